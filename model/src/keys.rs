@@ -1,0 +1,312 @@
+//! The layout of the store as one table: which key means what.
+//!
+//! | key | [`Key`] |
+//! |---|---|
+//! | `<network-prefix>/config` | `NetworkConfig` |
+//! | `<network-prefix>/subnets/10.244.3.0-24` | `Subnet` |
+//! | `<dns-prefix>/<labels from the root down>` | `Record` |
+//! | `<weft-prefix>/config` | `ClusterConfig` |
+//! | `<weft-prefix>/nodes/<node>` | `Node` |
+//! | `<weft-prefix>/namespaces/<namespace>` | `Namespace` |
+//! | `<weft-prefix>/services/<namespace>/<name>` | `Service` |
+//! | `<weft-prefix>/vips/<address>` | `Vip` |
+
+use std::fmt;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::BadValue;
+use crate::ids::{Namespace, NodeName, ServiceName};
+use crate::subnet::SubnetKey;
+
+/// Where a record stands below the DNS prefix: labels from the root down, joined by `/` (`local/skydns/myapp/web-1/4`).
+///
+/// Ordered as the store orders keys, so everything below a name follows it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordPath(String);
+
+impl RecordPath {
+    /// The path made of `labels`, which stand from the root down.
+    #[must_use]
+    pub fn from_labels<'a>(labels: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(labels.into_iter().collect::<Vec<_>>().join("/"))
+    }
+
+    /// The path as it stands in a key, without the prefix.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Labels from the root down.
+    pub fn labels(&self) -> impl DoubleEndedIterator<Item = &str> {
+        self.0.split('/').filter(|l| !l.is_empty())
+    }
+
+    /// The path one label further down.
+    #[must_use]
+    pub fn child(&self, label: &str) -> Self {
+        if self.0.is_empty() { Self(label.to_owned()) } else { Self(format!("{}/{label}", self.0)) }
+    }
+
+    /// The path one label up; none above the root.
+    #[must_use]
+    pub fn parent(&self) -> Option<Self> {
+        match self.0.rsplit_once('/') {
+            Some((parent, _)) => Some(Self(parent.to_owned())),
+            None if self.0.is_empty() => None,
+            None => Some(Self(String::new())),
+        }
+    }
+
+    /// The last label.
+    #[must_use]
+    pub fn last(&self) -> Option<&str> {
+        self.labels().next_back()
+    }
+
+    /// Whether `other` is this path or below it.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.0.is_empty()
+            || other.0 == self.0
+            || (other.0.starts_with(&self.0) && other.0.as_bytes().get(self.0.len()) == Some(&b'/'))
+    }
+
+    /// The DNS name, with its final dot.
+    #[must_use]
+    pub fn dns_name(&self) -> String {
+        let mut name = String::with_capacity(self.0.len() + 1);
+        for label in self.labels().rev() {
+            name.push_str(label);
+            name.push('.');
+        }
+        if name.is_empty() { ".".to_owned() } else { name }
+    }
+}
+
+impl fmt::Display for RecordPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a key of ours stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The network's configuration.
+    NetworkConfig,
+    /// A host's subnet.
+    Subnet(SubnetKey),
+    /// A DNS record.
+    Record(RecordPath),
+    /// Cluster-wide settings.
+    ClusterConfig,
+    /// A host.
+    Node(NodeName),
+    /// A declared namespace.
+    Namespace(Namespace),
+    /// A service.
+    Service(ServiceName),
+    /// The owner of a virtual IP.
+    Vip(IpAddr),
+    /// A key below our prefixes that this version has no use for.
+    Other,
+}
+
+/// The three prefixes. Each begins with `/` and does not end with one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    network: String,
+    dns: String,
+    weft: String,
+}
+
+impl Default for Layout {
+    fn default() -> Self {
+        Self { network: "/coreos.com/network".to_owned(), dns: "/skydns".to_owned(), weft: "/weft/v1".to_owned() }
+    }
+}
+
+impl Layout {
+    /// The layout below these prefixes.
+    ///
+    /// # Errors
+    /// A prefix that is empty, does not begin with `/`, or lies inside another one.
+    pub fn new(network: &str, dns: &str, weft: &str) -> Result<Self, String> {
+        let mut out: Vec<String> = Vec::with_capacity(3);
+        for (flag, given) in [("--network-prefix", network), ("--dns-prefix", dns), ("--weft-prefix", weft)] {
+            let prefix = given.trim_end_matches('/');
+            if !prefix.starts_with('/') || prefix.contains("//") {
+                return Err(format!("{flag} {given:?}: must be an absolute path in the store, such as /skydns"));
+            }
+            for other in &out {
+                let inside = |a: &str, b: &str| a == b || a.starts_with(&format!("{b}/"));
+                if inside(prefix, other) || inside(other, prefix) {
+                    return Err(format!(
+                        "{flag} {given:?}: lies inside {other:?} or the other way round; the three prefixes must be apart"
+                    ));
+                }
+            }
+            out.push(prefix.to_owned());
+        }
+        let mut out = out.into_iter();
+        match (out.next(), out.next(), out.next()) {
+            (Some(network), Some(dns), Some(weft)) => Ok(Self { network, dns, weft }),
+            _ => Err("three prefixes are needed".to_owned()),
+        }
+    }
+
+    /// The byte prefixes below which everything of ours stands.
+    #[must_use]
+    pub fn watched(&self) -> Vec<Vec<u8>> {
+        [&self.network, &self.dns, &self.weft].map(|p| format!("{p}/").into_bytes()).to_vec()
+    }
+
+    /// What `key` stands for.
+    ///
+    /// # Errors
+    /// A key below our prefixes that cannot be what its place says.
+    pub fn parse(&self, key: &[u8]) -> Result<Key, BadValue> {
+        let bad = |why: String| BadValue { key: String::from_utf8_lossy(key).into_owned(), why };
+        let text = std::str::from_utf8(key).map_err(|_| bad("the key is not UTF-8".to_owned()))?;
+        let below = |prefix: &str| text.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('/'));
+        if let Some(rest) = below(&self.dns) {
+            if rest.is_empty() || rest == "config" {
+                return Ok(Key::Other);
+            }
+            if rest.split('/').any(str::is_empty) {
+                return Err(bad("an empty label in the name".to_owned()));
+            }
+            return Ok(Key::Record(RecordPath(rest.to_owned())));
+        }
+        if let Some(rest) = below(&self.network) {
+            return match rest.split_once('/') {
+                None if rest == "config" => Ok(Key::NetworkConfig),
+                Some(("subnets", name)) => name.parse().map(Key::Subnet).map_err(bad),
+                _ => Ok(Key::Other),
+            };
+        }
+        if let Some(rest) = below(&self.weft) {
+            return match rest.split_once('/') {
+                None if rest == "config" => Ok(Key::ClusterConfig),
+                Some(("nodes", name)) => name.parse().map(Key::Node).map_err(|e| bad(e.to_string())),
+                Some(("namespaces", name)) => name.parse().map(Key::Namespace).map_err(|e| bad(e.to_string())),
+                Some(("services", name)) if !name.contains('/') => {
+                    Err(bad("a service key has a namespace and a name".to_owned()))
+                }
+                Some(("services", name)) => name.parse().map(Key::Service).map_err(|e| bad(e.to_string())),
+                Some(("vips", address)) => {
+                    address.parse().map(Key::Vip).map_err(|_| bad(format!("{address:?} is no IP address")))
+                }
+                _ => Ok(Key::Other),
+            };
+        }
+        Ok(Key::Other)
+    }
+
+    /// `<network-prefix>/config`.
+    #[must_use]
+    pub fn network_config(&self) -> String {
+        format!("{}/config", self.network)
+    }
+
+    /// The key of a subnet's lease.
+    #[must_use]
+    pub fn subnet(&self, key: &SubnetKey) -> String {
+        format!("{}/subnets/{key}", self.network)
+    }
+
+    /// The key of a record.
+    #[must_use]
+    pub fn record(&self, path: &RecordPath) -> String {
+        format!("{}/{path}", self.dns)
+    }
+
+    /// `<weft-prefix>/config`.
+    #[must_use]
+    pub fn cluster_config(&self) -> String {
+        format!("{}/config", self.weft)
+    }
+
+    /// The key of a node's entry.
+    #[must_use]
+    pub fn node(&self, node: &NodeName) -> String {
+        format!("{}/nodes/{node}", self.weft)
+    }
+
+    /// The key that declares a namespace.
+    #[must_use]
+    pub fn namespace(&self, namespace: &Namespace) -> String {
+        format!("{}/namespaces/{namespace}", self.weft)
+    }
+
+    /// The key of a service.
+    #[must_use]
+    pub fn service(&self, service: &ServiceName) -> String {
+        format!("{}/services/{service}", self.weft)
+    }
+
+    /// The key that says who owns a virtual IP.
+    #[must_use]
+    pub fn vip(&self, address: IpAddr) -> String {
+        format!("{}/vips/{address}", self.weft)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_key_that_we_write_parses_as_what_it_is() {
+        let l = Layout::default();
+        let subnet: SubnetKey = "10.244.3.0-24".parse().unwrap();
+        let path = RecordPath::from_labels(["local", "skydns", "myapp", "web-1", "4"]);
+        let service: ServiceName = "prod/myapp".parse().unwrap();
+        let node: NodeName = "h1.example".parse().unwrap();
+        for (key, is) in [
+            (l.network_config(), Key::NetworkConfig),
+            (l.subnet(&subnet), Key::Subnet(subnet)),
+            (l.record(&path), Key::Record(path)),
+            (l.cluster_config(), Key::ClusterConfig),
+            (l.node(&node), Key::Node(node)),
+            (l.service(&service), Key::Service(service)),
+            (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
+            ("/weft/v1/down/local/skydns/x".to_owned(), Key::Other),
+            ("/coreos.com/network/subnetsx".to_owned(), Key::Other),
+            ("/elsewhere".to_owned(), Key::Other),
+        ] {
+            assert_eq!(l.parse(key.as_bytes()).unwrap(), is, "{key}");
+        }
+    }
+
+    #[test]
+    fn junk_is_named_by_its_key() {
+        let l = Layout::default();
+        for key in
+            ["/coreos.com/network/subnets/foo", "/weft/v1/services/x", "/weft/v1/nodes/a b", "/skydns/a//b", "/weft/v1/vips/x"]
+        {
+            assert_eq!(l.parse(key.as_bytes()).unwrap_err().key, key);
+        }
+        assert!(l.parse(b"/skydns/\xff").is_err());
+    }
+
+    #[test]
+    fn prefixes_inside_each_other_are_refused() {
+        assert!(Layout::new("/a", "/a/b", "/c").is_err());
+        assert!(Layout::new("a", "/b", "/c").is_err());
+        assert!(Layout::new("/", "/b", "/c").is_err());
+        assert_eq!(Layout::new("/coreos.com/network/", "/skydns", "/weft/v1").unwrap(), Layout::default());
+    }
+
+    #[test]
+    fn a_path_covers_itself_and_what_is_below_but_no_namesake() {
+        let my = RecordPath::from_labels(["local", "my"]);
+        assert!(my.covers(&my) && my.covers(&my.child("x")) && !my.covers(&RecordPath::from_labels(["local", "myapp"])));
+        assert_eq!(my.child("x").dns_name(), "x.my.local.");
+        assert_eq!(my.parent().unwrap().parent().unwrap().parent(), None);
+    }
+}

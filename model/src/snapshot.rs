@@ -1,0 +1,471 @@
+//! The complete view of the cluster at one revision.
+//!
+//! A [`Snapshot`] is made from a complete listing and nothing else, so a half-read store cannot be acted on. Applying changes
+//! gives the next one; its maps are persistent (they share what did not change), so a copy costs nothing and readers keep
+//! theirs as long as they like. A value that does not parse is kept out, remembered in [`Snapshot::bad`], and hurts only
+//! itself: what stood under that key before stays, because unknown is never gone.
+//!
+//! ```text
+//!   Listing ─▶ Snapshot::complete ─▶ Snapshot ── apply(changes) ─▶ Snapshot ─▶ …
+//! ```
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use imbl::{OrdMap, OrdSet};
+use ipnet::Ipv4Net;
+
+use crate::cluster::ClusterConfig;
+use crate::endpoint::{Endpoint, EndpointKey, StoredRecord, key_of};
+use crate::ids::{LeaseId, Namespace, NodeName, Revision, ServiceLabel, ServiceName};
+use crate::keys::{Key, Layout, RecordPath};
+use crate::network::NetworkConfig;
+use crate::node::Node;
+use crate::record::{Kind, Record};
+use crate::service::{Service, VipOwner};
+use crate::stored::{Change, Entry};
+use crate::subnet::{Lease, SubnetKey};
+
+/// How many ended records are kept in mind to tell loss from withdrawal.
+const MAX_GRAVES: usize = 65_536;
+
+/// A value with what the store says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored<T> {
+    /// The value.
+    pub value: T,
+    /// The lease its key hangs on.
+    pub lease: Option<LeaseId>,
+    /// When its key was created.
+    pub created: Revision,
+    /// When its key was last written.
+    pub modified: Revision,
+}
+
+/// A record that has ended, and when.
+#[derive(Clone, Debug)]
+struct Grave {
+    record: StoredRecord,
+    revision: Revision,
+}
+
+/// The cluster at one revision.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    layout: Arc<Layout>,
+    revision: Revision,
+    network: Option<Stored<NetworkConfig>>,
+    cluster: Option<Stored<ClusterConfig>>,
+    leases: OrdMap<SubnetKey, Arc<Stored<Lease>>>,
+    nodes: OrdMap<NodeName, Arc<Stored<Node>>>,
+    namespaces: OrdSet<Namespace>,
+    services: OrdMap<ServiceName, Arc<Stored<Service>>>,
+    vips: OrdMap<IpAddr, Arc<Stored<VipOwner>>>,
+    records: OrdMap<RecordPath, Arc<StoredRecord>>,
+    endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
+    bad: OrdMap<String, String>,
+    record_graves: OrdMap<RecordPath, Grave>,
+    node_graves: OrdMap<NodeName, Revision>,
+}
+
+impl Snapshot {
+    /// The view that a complete listing at `revision` gives. With `before`, what is missing now although its host is
+    /// missing too counts as lost, as it would have if the changes had been seen one by one.
+    #[must_use]
+    pub fn complete(layout: Arc<Layout>, revision: Revision, entries: Vec<Entry>, before: Option<&Self>) -> Self {
+        let mut new = Self {
+            layout,
+            revision,
+            network: None,
+            cluster: None,
+            leases: OrdMap::new(),
+            nodes: OrdMap::new(),
+            namespaces: OrdSet::new(),
+            services: OrdMap::new(),
+            vips: OrdMap::new(),
+            records: OrdMap::new(),
+            endpoints: OrdMap::new(),
+            bad: OrdMap::new(),
+            record_graves: OrdMap::new(),
+            node_graves: OrdMap::new(),
+        };
+        for entry in entries {
+            new.keep_if_bad(before, &entry.key);
+            new.put(entry);
+        }
+        for (path, stored) in before.iter().flat_map(|b| &b.records) {
+            let Some(node) = owner(&stored.record).filter(|n| !new.nodes.contains_key(*n)) else {
+                continue;
+            };
+            if !new.records.contains_key(path) {
+                new.node_graves.insert(node.clone(), revision);
+                new.set_record(path.clone(), Some(StoredRecord { lost: true, ..(**stored).clone() }));
+                new.record_graves.insert(path.clone(), Grave { record: (**stored).clone(), revision });
+            }
+        }
+        new
+    }
+
+    /// Before a listing's value is read: if it will not parse, what the last snapshot knew under the key stays.
+    fn keep_if_bad(&mut self, before: Option<&Self>, key: &[u8]) {
+        let Some(before) = before else { return };
+        match self.layout.parse(key) {
+            Ok(Key::NetworkConfig) => self.network.clone_from(&before.network),
+            Ok(Key::ClusterConfig) => self.cluster.clone_from(&before.cluster),
+            Ok(Key::Subnet(k)) => copy(&mut self.leases, &before.leases, &k),
+            Ok(Key::Node(k)) => copy(&mut self.nodes, &before.nodes, &k),
+            Ok(Key::Service(k)) => copy(&mut self.services, &before.services, &k),
+            Ok(Key::Vip(k)) => copy(&mut self.vips, &before.vips, &k),
+            Ok(Key::Record(path)) => {
+                if let Some(stored) = before.records.get(&path).filter(|s| !s.lost) {
+                    self.set_record(path, Some((**stored).clone()));
+                }
+            }
+            Ok(Key::Namespace(_) | Key::Other) | Err(_) => {}
+        }
+    }
+
+    /// Takes in changes that reach `revision`.
+    pub fn apply(&mut self, revision: Revision, changes: Vec<Change>) {
+        for change in changes {
+            match change {
+                Change::Put(entry) => self.put(entry),
+                Change::Delete { key, revision } => self.delete(&key, revision),
+            }
+        }
+        self.revision = self.revision.max(revision);
+    }
+
+    fn put(&mut self, entry: Entry) {
+        let Entry { key, value, lease, created, modified } = entry;
+        let text = String::from_utf8_lossy(&key).into_owned();
+        let parsed = match self.layout.parse(&key) {
+            Ok(parsed) => parsed,
+            Err(bad) => {
+                self.bad.insert(text, bad.why);
+                return;
+            }
+        };
+        let result = match parsed {
+            Key::NetworkConfig => NetworkConfig::parse(&value)
+                .map(|value| self.network = Some(Stored { value, lease, created, modified }))
+                .map_err(|e| e.to_string()),
+            Key::ClusterConfig => {
+                ClusterConfig::parse(&value).map(|value| self.cluster = Some(Stored { value, lease, created, modified }))
+            }
+            Key::Subnet(k) => Lease::parse(&value)
+                .map(|value| drop(self.leases.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Node(k) => crate::parse_object::<Node>(&value, "no node entry").and_then(|value| {
+                if value.node != k {
+                    return Err(format!("the entry names node {}", value.node));
+                }
+                self.put_node(k, Stored { value, lease, created, modified });
+                Ok(())
+            }),
+            Key::Namespace(k) => {
+                self.namespaces.insert(k);
+                Ok(())
+            }
+            Key::Service(k) => Service::parse(&value)
+                .map(|value| drop(self.services.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Vip(k) => crate::parse_object(&value, "no owner of a virtual IP")
+                .map(|value| drop(self.vips.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Record(path) => Record::parse(&value).map(|record| {
+                self.record_graves.remove(&path);
+                self.set_record(path, Some(StoredRecord { record, lease, lost: false }));
+            }),
+            Key::Other => Ok(()),
+        };
+        match result {
+            Ok(()) => drop(self.bad.remove(&text)),
+            Err(why) => drop(self.bad.insert(text, why)),
+        }
+    }
+
+    fn delete(&mut self, key: &[u8], revision: Revision) {
+        self.bad.remove(String::from_utf8_lossy(key).as_ref());
+        match self.layout.parse(key) {
+            Ok(Key::NetworkConfig) => self.network = None,
+            Ok(Key::ClusterConfig) => self.cluster = None,
+            Ok(Key::Subnet(k)) => drop(self.leases.remove(&k)),
+            Ok(Key::Namespace(k)) => drop(self.namespaces.remove(&k)),
+            Ok(Key::Service(k)) => drop(self.services.remove(&k)),
+            Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
+            Ok(Key::Record(path)) => self.delete_record(path, revision),
+            Ok(Key::Node(k)) => self.delete_node(k, revision),
+            Ok(Key::Other) | Err(_) => {}
+        }
+    }
+
+    /// A record that ends in the same revision as its host's entry is lost; one that ends by itself is withdrawn. The two
+    /// deletions may be seen in either order (they come from two watches), so each remembers the other.
+    fn delete_record(&mut self, path: RecordPath, revision: Revision) {
+        let Some(stored) = self.records.get(&path).filter(|s| !s.lost).cloned() else {
+            return;
+        };
+        let Some(node) = owner(&stored.record).cloned() else {
+            self.set_record(path, None);
+            return;
+        };
+        self.bury(path.clone(), Grave { record: (*stored).clone(), revision });
+        let lost = self.node_graves.get(&node) == Some(&revision);
+        self.set_record(path, lost.then(|| StoredRecord { lost: true, ..(*stored).clone() }));
+    }
+
+    fn delete_node(&mut self, node: NodeName, revision: Revision) {
+        self.nodes.remove(&node);
+        let lost: Vec<(RecordPath, StoredRecord)> = self
+            .record_graves
+            .iter()
+            .filter(|(_, grave)| grave.revision == revision && owner(&grave.record.record) == Some(&node))
+            .map(|(path, grave)| (path.clone(), StoredRecord { lost: true, ..grave.record.clone() }))
+            .collect();
+        self.node_graves.insert(node, revision);
+        for (path, record) in lost {
+            self.set_record(path, Some(record));
+        }
+    }
+
+    /// A host that is back speaks for itself: what it does not register again is gone.
+    fn put_node(&mut self, name: NodeName, node: Stored<Node>) {
+        if self.node_graves.remove(&name).is_some() {
+            let gone: Vec<RecordPath> = self
+                .record_graves
+                .iter()
+                .filter(|(_, grave)| owner(&grave.record.record) == Some(&name))
+                .map(|(path, _)| path.clone())
+                .collect();
+            for path in gone {
+                self.record_graves.remove(&path);
+                if self.records.get(&path).is_some_and(|s| s.lost) {
+                    self.set_record(path, None);
+                }
+            }
+        }
+        self.nodes.insert(name, Arc::new(node));
+    }
+
+    fn bury(&mut self, path: RecordPath, grave: Grave) {
+        if self.record_graves.len() >= MAX_GRAVES {
+            let oldest = self.record_graves.iter().min_by_key(|(_, g)| g.revision).map(|(p, _)| p.clone());
+            if let Some(oldest) = oldest {
+                self.record_graves.remove(&oldest);
+            }
+        }
+        self.record_graves.insert(path, grave);
+    }
+
+    /// Sets or removes a record and makes the endpoints it touches anew.
+    fn set_record(&mut self, path: RecordPath, record: Option<StoredRecord>) {
+        let old = self.records.get(&path).map(|s| key_of(&path, &s.record));
+        let new = record.as_ref().map(|s| key_of(&path, &s.record));
+        match record {
+            Some(record) => drop(self.records.insert(path, Arc::new(record))),
+            None => drop(self.records.remove(&path)),
+        }
+        if old != new
+            && let Some(key) = old
+        {
+            self.remake_endpoint(key);
+        }
+        if let Some(key) = new {
+            self.remake_endpoint(key);
+        }
+    }
+
+    fn remake_endpoint(&mut self, key: EndpointKey) {
+        let endpoint = {
+            let parts = self
+                .records
+                .range(key.0.clone()..)
+                .take_while(|(path, _)| path.as_str().starts_with(key.0.as_str()))
+                .filter(|(path, stored)| key_of(path, &stored.record) == key)
+                .map(|(_, stored)| &**stored);
+            Endpoint::from_parts(&key, parts)
+        };
+        match endpoint {
+            Some(endpoint) => drop(self.endpoints.insert(key, Arc::new(endpoint))),
+            None => drop(self.endpoints.remove(&key)),
+        }
+    }
+}
+
+/// What it tells.
+impl Snapshot {
+    /// The revision it stands at.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The layout it was read by.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The network's configuration, if there is one that parses.
+    #[must_use]
+    pub fn network(&self) -> Option<&NetworkConfig> {
+        self.network.as_ref().map(|s| &s.value)
+    }
+
+    /// Settings equal everywhere; the defaults where none are stored.
+    #[must_use]
+    pub fn cluster(&self) -> ClusterConfig {
+        self.cluster.as_ref().map(|s| s.value.clone()).unwrap_or_default()
+    }
+
+    /// The stored settings with their revision, if there are any.
+    #[must_use]
+    pub fn stored_cluster(&self) -> Option<&Stored<ClusterConfig>> {
+        self.cluster.as_ref()
+    }
+
+    /// The hosts' subnets.
+    pub fn leases(&self) -> impl Iterator<Item = (&SubnetKey, &Stored<Lease>)> {
+        self.leases.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// The lease that a node owns. Where it owns several (it never makes a second), the lowest.
+    #[must_use]
+    pub fn lease_of(&self, node: &NodeName) -> Option<(&SubnetKey, &Stored<Lease>)> {
+        self.leases().find(|(_, lease)| lease.value.node() == Some(node))
+    }
+
+    /// Who has the subnet that overlaps `subnet`, if anyone.
+    #[must_use]
+    pub fn taken(&self, subnet: Ipv4Net) -> Option<&SubnetKey> {
+        self.leases.keys().find(|k| k.subnet.contains(&subnet) || subnet.contains(&k.subnet))
+    }
+
+    /// The hosts whose agents live.
+    pub fn nodes(&self) -> impl Iterator<Item = (&NodeName, &Stored<Node>)> {
+        self.nodes.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// One host.
+    #[must_use]
+    pub fn node(&self, name: &NodeName) -> Option<&Stored<Node>> {
+        self.nodes.get(name).map(|n| &**n)
+    }
+
+    /// The declared namespaces; `default` always is.
+    pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
+        self.namespaces.iter()
+    }
+
+    /// Whether `namespace` is declared.
+    #[must_use]
+    pub fn has_namespace(&self, namespace: &Namespace) -> bool {
+        namespace.is_default() || self.namespaces.contains(namespace)
+    }
+
+    /// The services.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceName, &Stored<Service>)> {
+        self.services.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// One service.
+    #[must_use]
+    pub fn service(&self, name: &ServiceName) -> Option<&Stored<Service>> {
+        self.services.get(name).map(|s| &**s)
+    }
+
+    /// Who owns which virtual IP.
+    pub fn vips(&self) -> impl Iterator<Item = (&IpAddr, &Stored<VipOwner>)> {
+        self.vips.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// All records, as the store orders their keys.
+    pub fn records(&self) -> impl Iterator<Item = (&RecordPath, &StoredRecord)> {
+        self.records.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// The record at one path.
+    #[must_use]
+    pub fn record(&self, path: &RecordPath) -> Option<&StoredRecord> {
+        self.records.get(path).map(|r| &**r)
+    }
+
+    /// All endpoints, by path.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.endpoints.values()
+    }
+
+    /// The endpoints at or below `path`.
+    pub fn endpoints_below<'a>(&'a self, path: &'a RecordPath) -> impl Iterator<Item = &'a Arc<Endpoint>> {
+        let start = (path.clone(), false);
+        self.endpoints
+            .range(start..)
+            .take_while(|((at, _), _)| at.as_str().starts_with(path.as_str()))
+            .filter(|((at, _), _)| path.covers(at))
+            .map(|(_, endpoint)| endpoint)
+    }
+
+    /// Values that do not parse: key and why.
+    pub fn bad(&self) -> impl Iterator<Item = (&String, &String)> {
+        self.bad.iter()
+    }
+
+    /// Where a service's own name stands.
+    #[must_use]
+    pub fn path_of(&self, service: &ServiceName) -> RecordPath {
+        let cluster = self.cluster();
+        let namespace = Some(service.namespace.as_str()).filter(|_| !service.namespace.is_default());
+        RecordPath::from_labels(cluster.domain_labels().chain(namespace).chain([service.name.as_str()]))
+    }
+
+    /// The service whose name the path is at or below, whether it is declared or not; none outside of the domain.
+    #[must_use]
+    pub fn service_at(&self, path: &RecordPath) -> Option<ServiceName> {
+        let cluster = self.cluster();
+        let mut labels = path.labels();
+        for label in cluster.domain_labels() {
+            if labels.next() != Some(label) {
+                return None;
+            }
+        }
+        let first = labels.next()?;
+        let namespace = first.parse::<Namespace>().ok().filter(|ns| self.namespaces.contains(ns));
+        let (namespace, name) = match namespace {
+            Some(namespace) => (namespace, labels.next()?),
+            None => (Namespace::default_namespace(), first),
+        };
+        let name: ServiceLabel = name.parse().ok()?;
+        Some(ServiceName { namespace, name })
+    }
+
+    /// The endpoints that a service stands for, whatever their state: those with its labels, else those below its name.
+    #[must_use]
+    pub fn endpoints_of(&self, name: &ServiceName, service: &Service) -> Vec<Arc<Endpoint>> {
+        let may_serve = |e: &&Arc<Endpoint>| e.kind == Kind::Service && e.network == service.network;
+        if service.selector.is_empty() {
+            let path = self.path_of(name);
+            return self
+                .endpoints_below(&path)
+                .filter(may_serve)
+                .filter(|e| self.service_at(&e.path).as_ref() == Some(name))
+                .cloned()
+                .collect();
+        }
+        let labelled = |e: &&Arc<Endpoint>| service.selector.iter().all(|(k, v)| e.labels.get(k) == Some(v));
+        let in_namespace = |e: &&Arc<Endpoint>| self.service_at(&e.path).is_some_and(|at| at.namespace == name.namespace);
+        self.endpoints().filter(may_serve).filter(labelled).filter(in_namespace).cloned().collect()
+    }
+}
+
+/// The host that writes the record and whose entry's end is the record's loss.
+fn owner(record: &Record) -> Option<&NodeName> {
+    record.weft.as_ref().and_then(|w| w.node.as_ref())
+}
+
+fn copy<K: Ord + Clone, V: Clone>(to: &mut OrdMap<K, V>, from: &OrdMap<K, V>, key: &K) {
+    if let Some(value) = from.get(key) {
+        to.insert(key.clone(), value.clone());
+    }
+}
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;

@@ -1,0 +1,144 @@
+//! What a snapshot keeps, forgets and tells apart.
+
+use super::*;
+use crate::endpoint::EndpointState;
+
+fn entry(key: &str, value: &str, revision: i64) -> Entry {
+    Entry { key: key.into(), value: value.into(), lease: None, created: Revision(revision), modified: Revision(revision) }
+}
+
+fn put(key: &str, value: &str, revision: i64) -> Change {
+    Change::Put(entry(key, value, revision))
+}
+
+fn delete(key: &str, revision: i64) -> Change {
+    Change::Delete { key: key.into(), revision: Revision(revision) }
+}
+
+fn empty() -> Snapshot {
+    Snapshot::complete(Arc::new(Layout::default()), Revision(1), Vec::new(), None)
+}
+
+const NODE: &str = "/weft/v1/nodes/h1";
+const NODE_VALUE: &str = r#"{"node":"h1"}"#;
+const PART: &str = "/skydns/local/skydns/myapp/web-1/4";
+const PART_VALUE: &str = r#"{"host":"10.244.1.2","port":80,"weft":{"id":"web-1","node":"h1"}}"#;
+
+fn with_web() -> Snapshot {
+    let mut s = empty();
+    s.apply(Revision(3), vec![put(NODE, NODE_VALUE, 2), put(PART, PART_VALUE, 3)]);
+    s
+}
+
+fn state(s: &Snapshot) -> Option<EndpointState> {
+    s.endpoints().next().map(|e| e.state)
+}
+
+#[test]
+fn records_that_end_with_their_host_are_lost_in_whichever_order_the_deletions_are_seen() {
+    for changes in [[delete(PART, 9), delete(NODE, 9)], [delete(NODE, 9), delete(PART, 9)]] {
+        let mut s = with_web();
+        for change in changes {
+            s.apply(Revision(9), vec![change]);
+        }
+        assert_eq!(state(&s), Some(EndpointState::Lost));
+        assert_eq!(s.nodes().count(), 0);
+    }
+}
+
+#[test]
+fn a_record_that_ends_by_itself_is_withdrawn() {
+    let mut s = with_web();
+    s.apply(Revision(8), vec![delete(PART, 8)]);
+    assert_eq!(state(&s), None);
+    s.apply(Revision(9), vec![delete(NODE, 9)]);
+    assert_eq!(state(&s), None, "its host's later end does not bring it back");
+}
+
+#[test]
+fn a_host_that_is_back_speaks_for_itself() {
+    let mut s = with_web();
+    s.apply(Revision(9), vec![delete(PART, 9), delete(NODE, 9)]);
+    s.apply(Revision(10), vec![put(NODE, NODE_VALUE, 10)]);
+    assert_eq!(state(&s), None);
+    s.apply(Revision(11), vec![put(PART, PART_VALUE, 11)]);
+    assert_eq!(state(&s), Some(EndpointState::Up));
+}
+
+#[test]
+fn a_new_listing_tells_loss_too() {
+    let before = with_web();
+    let after = Snapshot::complete(Arc::new(Layout::default()), Revision(20), Vec::new(), Some(&before));
+    assert_eq!(state(&after), Some(EndpointState::Lost));
+    let node_lives = vec![entry(NODE, NODE_VALUE, 2)];
+    let after = Snapshot::complete(Arc::new(Layout::default()), Revision(20), node_lives, Some(&before));
+    assert_eq!(state(&after), None);
+}
+
+#[test]
+fn a_value_that_does_not_parse_changes_nothing_but_the_list_of_bad_ones() {
+    let mut s = with_web();
+    s.apply(Revision(5), vec![put(PART, "{", 5), put("/coreos.com/network/subnets/foo", "bar", 5)]);
+    assert_eq!(state(&s), Some(EndpointState::Up));
+    assert_eq!(s.bad().map(|(k, _)| k.as_str()).collect::<Vec<_>>(), ["/coreos.com/network/subnets/foo", PART]);
+    let relisted = Snapshot::complete(
+        Arc::new(Layout::default()),
+        Revision(6),
+        vec![entry(PART, "{", 5), entry(NODE, NODE_VALUE, 2)],
+        Some(&s),
+    );
+    assert_eq!(state(&relisted), Some(EndpointState::Up));
+    s.apply(Revision(7), vec![put(PART, PART_VALUE, 7), delete("/coreos.com/network/subnets/foo", 7)]);
+    assert_eq!(s.bad().count(), 0);
+}
+
+#[test]
+fn a_service_without_selector_stands_for_what_is_below_its_name_in_its_namespace() {
+    let mut s = with_web();
+    s.apply(
+        Revision(9),
+        vec![
+            put("/weft/v1/namespaces/prod", "{}", 4),
+            put("/skydns/local/skydns/prod/myapp/x", r#"{"host":"10.9.0.1"}"#, 5),
+            put("/skydns/local/skydns/myapp/old", r#"{"host":"10.9.0.2","port":81}"#, 6),
+            put("/skydns/local/skydns/myapptwo/old", r#"{"host":"10.9.0.3"}"#, 7),
+            put("/skydns/local/skydns/myapp/n/4", r#"{"host":"10.9.0.4","weft":{"id":"n","kind":"name"}}"#, 8),
+        ],
+    );
+    let ids = |name: &str| {
+        let endpoints = s.endpoints_of(&name.parse().unwrap(), &Service::default());
+        endpoints.iter().map(|e| e.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("myapp"), ["old", "web-1"]);
+    assert_eq!(ids("prod/myapp"), ["x"]);
+    assert_eq!(ids("prod"), Vec::<String>::new(), "a namespace's names are not one of its namesake's");
+}
+
+#[test]
+fn a_selector_looks_at_labels_in_its_namespace() {
+    let mut s = empty();
+    s.apply(
+        Revision(9),
+        vec![
+            put("/skydns/local/skydns/a/x", r#"{"host":"10.9.0.1","labels":{"tier":"front"}}"#, 5),
+            put("/skydns/local/skydns/b/y/4", r#"{"host":"10.9.0.2","weft":{"id":"y","labels":{"tier":"front"}}}"#, 6),
+            put("/skydns/local/skydns/b/z/4", r#"{"host":"10.9.0.3","weft":{"id":"z","labels":{"tier":"back"}}}"#, 7),
+            put("/skydns/com/example/w", r#"{"host":"10.9.0.4","labels":{"tier":"front"}}"#, 8),
+        ],
+    );
+    let service = Service { selector: [("tier".to_owned(), "front".to_owned())].into(), ..Service::default() };
+    let endpoints = s.endpoints_of(&"web".parse().unwrap(), &service);
+    assert_eq!(endpoints.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["x", "y"]);
+}
+
+#[test]
+fn subnets_that_overlap_are_taken() {
+    let mut s = empty();
+    s.apply(
+        Revision(2),
+        vec![put("/coreos.com/network/subnets/10.244.3.0-24", r#"{"PublicIP":"192.0.2.1","BackendType":"host-gw"}"#, 2)],
+    );
+    assert!(s.taken("10.244.3.128/25".parse().unwrap()).is_some());
+    assert!(s.taken("10.244.0.0/16".parse().unwrap()).is_some());
+    assert!(s.taken("10.244.4.0/24".parse().unwrap()).is_none());
+}
