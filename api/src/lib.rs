@@ -1,1 +1,47 @@
-//! (being written)
+//! The contract of weftd's UNIX socket: HTTP/1.1 and JSON under `/v1/`.
+//!
+//! Request and response types, the paths, and the client that `netctl`, attach plugins and tests share. Nothing here knows
+//! the agent. Bodies that scripts rely on are named in ARCHITECTURE.md and change only by addition.
+//!
+//! | method and path | body in → out |
+//! |---|---|
+//! | `GET /v1/status` | → [`Status`] |
+//! | `GET /v1/network` | → [`Network`] |
+//! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
+//! | `GET /v1/config`, `PATCH /v1/config` | [`ConfigChange`] → [`Config`] |
+//! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | → list of [`NodeView`], [`NodeView`] |
+//! | `GET /v1/endpoints` | → list of [`EndpointView`] |
+//! | `POST /v1/endpoints` | [`EndpointAdd`] → [`EndpointView`] |
+//! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |
+//! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
+//! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
+//! | `DELETE /v1/services/{namespace}/{name}` | → [`ServiceView`] |
+//! | `GET /v1/attachments` | → list of [`Attached`] |
+//! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
+//! | `DELETE /v1/attachments/{id}` | → [`Attached`] |
+//! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
+//!
+//! Every refusal has a 4xx or 5xx status and an [`ErrorBody`].
+
+mod attach;
+mod client;
+mod dns;
+mod endpoints;
+mod error;
+mod network;
+mod nodes;
+mod services;
+mod status;
+
+pub use attach::{Attach, Attached};
+pub use client::{Client, ClientError};
+pub use dns::{DnsAnswer, DnsRecord};
+pub use endpoints::{EndpointAdd, EndpointView};
+pub use error::{Code, ErrorBody, ErrorDetail};
+pub use network::{Config, ConfigChange, Network, NetworkInit};
+pub use nodes::NodeView;
+pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
+pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+
+/// Where the socket is unless `--run-dir`, `--socket` or `WEFT_SOCKET` say otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";

@@ -1,0 +1,276 @@
+//! The client: one request, one connection, one answer, over the agent's socket.
+
+use std::path::{Path, PathBuf};
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::Bytes;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use weft_model::ids::{NodeName, ServiceName};
+
+use crate::{
+    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
+    NodeView, ServiceCreate, ServiceCreated, ServiceView, Status,
+};
+
+/// The largest answer that is read, bytes.
+const MAX_ANSWER: usize = 256 << 20;
+
+/// Why there is no answer, or not the one hoped for.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no agent at {}: is weftd running, and may you open its socket?", socket.display())]
+    NoAgent {
+        /// The socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The connection broke, or the answer is not one of ours.
+    #[error("{request}: no usable answer from the agent")]
+    Broken {
+        /// Method and path.
+        request: String,
+        /// What went wrong.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The agent says no.
+    #[error("{message}")]
+    Refused {
+        /// For programs.
+        code: Code,
+        /// For people.
+        message: String,
+    },
+}
+
+/// A handle on an agent. Cheap; connects anew for each request.
+#[derive(Clone, Debug)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    /// The agent whose socket is at `path`.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { socket: path.into() }
+    }
+
+    /// The socket's path.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// `GET /v1/status`.
+    ///
+    /// # Errors
+    /// See [`ClientError`], here and below.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        self.call(Method::GET, "/v1/status", NOTHING).await
+    }
+
+    /// `GET /v1/network`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network(&self) -> Result<Network, ClientError> {
+        self.call(Method::GET, "/v1/network", NOTHING).await
+    }
+
+    /// `PUT /v1/network`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_init(&self, init: &NetworkInit) -> Result<Network, ClientError> {
+        self.call(Method::PUT, "/v1/network", Some(init)).await
+    }
+
+    /// `GET /v1/config`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn config(&self) -> Result<Config, ClientError> {
+        self.call(Method::GET, "/v1/config", NOTHING).await
+    }
+
+    /// `PATCH /v1/config`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn config_change(&self, change: &ConfigChange) -> Result<Config, ClientError> {
+        self.call(Method::PATCH, "/v1/config", Some(change)).await
+    }
+
+    /// `GET /v1/nodes`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn nodes(&self) -> Result<Vec<NodeView>, ClientError> {
+        self.call(Method::GET, "/v1/nodes", NOTHING).await
+    }
+
+    /// `GET /v1/nodes/{node}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn node(&self, node: &NodeName) -> Result<NodeView, ClientError> {
+        self.call(Method::GET, &format!("/v1/nodes/{node}"), NOTHING).await
+    }
+
+    /// `GET /v1/endpoints`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn endpoints(&self) -> Result<Vec<EndpointView>, ClientError> {
+        self.call(Method::GET, "/v1/endpoints", NOTHING).await
+    }
+
+    /// `POST /v1/endpoints`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn endpoint_add(&self, add: &EndpointAdd) -> Result<EndpointView, ClientError> {
+        self.call(Method::POST, "/v1/endpoints", Some(add)).await
+    }
+
+    /// `DELETE /v1/endpoints/{id}`; the service decides between endpoints of one id.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn endpoint_rm(&self, id: &str, service: Option<&ServiceName>) -> Result<EndpointView, ClientError> {
+        let query = service.map(|s| format!("?service={}", escape(&s.to_string()))).unwrap_or_default();
+        self.call(Method::DELETE, &format!("/v1/endpoints/{}{query}", escape(id)), NOTHING).await
+    }
+
+    /// `GET /v1/services`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn services(&self) -> Result<Vec<ServiceView>, ClientError> {
+        self.call(Method::GET, "/v1/services", NOTHING).await
+    }
+
+    /// `GET /v1/services/{namespace}/{name}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn service(&self, service: &ServiceName) -> Result<ServiceView, ClientError> {
+        self.call(Method::GET, &format!("/v1/services/{service}"), NOTHING).await
+    }
+
+    /// `POST /v1/services`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn service_create(&self, create: &ServiceCreate) -> Result<ServiceCreated, ClientError> {
+        self.call(Method::POST, "/v1/services", Some(create)).await
+    }
+
+    /// `DELETE /v1/services/{namespace}/{name}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn service_rm(&self, service: &ServiceName) -> Result<ServiceView, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/services/{service}"), NOTHING).await
+    }
+
+    /// `GET /v1/attachments`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn attachments(&self) -> Result<Vec<Attached>, ClientError> {
+        self.call(Method::GET, "/v1/attachments", NOTHING).await
+    }
+
+    /// `POST /v1/attachments`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn attach(&self, attach: &Attach) -> Result<Attached, ClientError> {
+        self.call(Method::POST, "/v1/attachments", Some(attach)).await
+    }
+
+    /// `DELETE /v1/attachments/{id}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn detach(&self, id: &str) -> Result<Attached, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/attachments/{}", escape(id)), NOTHING).await
+    }
+
+    /// `GET /v1/dns/query`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dns_query(&self, name: &str, kind: &str) -> Result<DnsAnswer, ClientError> {
+        self.call(Method::GET, &format!("/v1/dns/query?name={}&type={}", escape(name), escape(kind)), NOTHING).await
+    }
+
+    async fn call<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, ClientError> {
+        let request = format!("{method} {path}");
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Broken { request: request.clone(), source };
+        let stream = tokio::net::UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| ClientError::NoAgent { socket: self.socket.clone(), source })?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(e.into()))?;
+        let body = match body {
+            Some(body) => serde_json::to_vec(body).map_err(|e| broken(e.into()))?,
+            None => Vec::new(),
+        };
+        let message = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "weft")
+            .header("content-type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|e| broken(e.into()))?;
+        let exchange = async {
+            let response = sender.send_request(message).await?;
+            let status = response.status();
+            let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+        };
+        let (status, body) = tokio::select! {
+            answer = exchange => answer.map_err(broken)?,
+            // The connection ends first only when it broke; the exchange then reports it, unless it was never polled again.
+            Err(e) = connection => return Err(broken(e.into())),
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|e| broken(e.into()));
+        }
+        match serde_json::from_slice::<ErrorBody>(&body) {
+            Ok(ErrorBody { error }) => Err(ClientError::Refused { code: error.code, message: error.message }),
+            Err(_) => Err(broken(format!("status {status}").into())),
+        }
+    }
+}
+
+const NOTHING: Option<&()> = None;
+
+/// Percent-encodes what has a meaning in a URI.
+fn escape(text: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String does not fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+    }
+    out
+}

@@ -1,0 +1,65 @@
+//! Endpoints: what can take traffic.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use weft_model::endpoint::{EndpointPort, EndpointState};
+use weft_model::ids::{EndpointId, NodeName, ServiceName};
+use weft_model::record::Kind;
+
+/// One endpoint: a row of `endpoint list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointView {
+    /// Its id.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<EndpointPort>,
+    /// The host that answers for it; none for one outside.
+    pub node: Option<NodeName>,
+    /// Whether it takes traffic.
+    pub state: EndpointState,
+    /// The service that its name is below.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    /// Whether it may be a backend.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Its full name.
+    #[serde(default)]
+    pub dns_name: String,
+    /// Labels for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// The names it stands for, where its host is one.
+    #[serde(default)]
+    pub host_names: Vec<String>,
+}
+
+/// `POST /v1/endpoints`: an endpoint outside of Weft's own containers. It stays until it is removed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EndpointAdd {
+    /// The service it is an instance of.
+    pub service: ServiceName,
+    /// Its id; none makes one of the address.
+    #[serde(default)]
+    pub id: Option<EndpointId>,
+    /// Its address.
+    pub address: IpAddr,
+    /// Its port.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// The port's name.
+    #[serde(default)]
+    pub port_name: String,
+    /// The port's protocol.
+    #[serde(default)]
+    pub proto: weft_model::record::Proto,
+    /// Labels for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}

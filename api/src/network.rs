@@ -1,0 +1,77 @@
+//! The network's configuration, and the settings that are equal on all hosts.
+
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+/// The network as configured.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Network {
+    /// The whole network.
+    pub cidr: Ipv4Net,
+    /// Prefix length of a host's subnet.
+    pub subnet_len: u8,
+    /// The first subnet that may be given.
+    pub subnet_min: Ipv4Addr,
+    /// The last subnet that may be given.
+    pub subnet_max: Ipv4Addr,
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// UDP port of the tunnel.
+    pub port: u16,
+    /// MTU of the underlay where it is not the uplink's own.
+    pub mtu: Option<u32>,
+    /// Subnets there are to give.
+    pub capacity: u32,
+    /// Subnets given.
+    pub taken: u32,
+}
+
+/// `PUT /v1/network`: writes the configuration where there is none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkInit {
+    /// The whole network.
+    pub cidr: Ipv4Net,
+    /// Prefix length of a host's subnet; none is flannel's default (24 where there is room).
+    #[serde(default)]
+    pub subnet_len: Option<u8>,
+    /// The first subnet that may be given.
+    #[serde(default)]
+    pub subnet_min: Option<Ipv4Addr>,
+    /// The last subnet that may be given.
+    #[serde(default)]
+    pub subnet_max: Option<Ipv4Addr>,
+    /// VXLAN network identifier; none is 1.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// UDP port; none is 8472.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// MTU of the underlay where it is not the uplink's own.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Replace a configuration that is there and differs.
+    #[serde(default)]
+    pub force: bool,
+}
+
+/// Settings that are equal on all hosts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Where virtual IPs are taken from.
+    pub service_cidrs: Vec<IpNet>,
+    /// The domain of names, with its final dot.
+    pub dns_domain: String,
+}
+
+/// `PATCH /v1/config`: what is named is changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigChange {
+    /// Where virtual IPs are taken from.
+    #[serde(default)]
+    pub service_cidrs: Option<Vec<IpNet>>,
+    /// The domain of names.
+    #[serde(default)]
+    pub dns_domain: Option<String>,
+}
