@@ -1,1 +1,26 @@
-//! (being written)
+//! Hosts made of network namespaces, real agents and a real etcd in them: what the scenarios in `tests/` and the demo stand on.
+//!
+//! Nothing here imitates a part of Weft: `weftd` and `netctl` run as the binaries that users get, etcd is etcd, a host is a
+//! network namespace with its own cgroup, bpffs, run and state directory. This crate knows Weft only by its command line,
+//! its JSON and its keys in etcd; it links neither the agent nor the store.
+//!
+//! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`mod@eventually`] (how to wait) and
+//! [`teardown`] (how nothing stays behind).
+
+pub mod cgroup;
+pub mod container;
+pub mod etcd;
+pub mod eventually;
+pub mod host;
+pub mod node;
+pub mod place;
+pub mod signals;
+pub mod teardown;
+pub mod topology;
+
+pub use container::Container;
+pub use eventually::eventually;
+pub use host::Host;
+pub use node::Node;
+pub use place::{Daemon, Output, Place};
+pub use topology::Topology;

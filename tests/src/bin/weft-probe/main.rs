@@ -1,0 +1,68 @@
+//! The traffic of the scenarios: small servers that say who they are, and clients that report what they saw as one line of
+//! JSON. It knows nothing of Weft: sockets only. The one exception is `hold-topology`, by which the harness tests itself.
+
+mod client;
+mod server;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Servers and clients for the scenarios; clients report as JSON")]
+struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Answers TCP connections with a line, then gives back every line that comes
+    ServeTcp {
+        /// Where to listen
+        listen: SocketAddr,
+        /// The first line of every connection
+        #[arg(long)]
+        say: String,
+    },
+    /// Answers every datagram with a text and what came
+    ServeUdp {
+        /// Where to listen
+        listen: SocketAddr,
+        /// What every answer begins with
+        #[arg(long)]
+        say: String,
+    },
+    /// Connects once, reads the first line, and reports how it went
+    Connect(client::Connect),
+    /// Keeps one TCP connection busy with numbered lines until SIGTERM or the end of its time, and reports what came back
+    Stream(client::Stream),
+    /// Sends numbered datagrams from one socket until SIGTERM or the end of its time, and reports what came back
+    Datagrams(client::Datagrams),
+    /// Makes a topology of two hosts, prints its name and waits for a signal
+    HoldTopology,
+}
+
+fn main() -> Result<()> {
+    match Args::parse().what {
+        What::ServeTcp { listen, say } => server::tcp(listen, &say),
+        What::ServeUdp { listen, say } => server::udp(listen, &say),
+        What::Connect(args) => args.run(),
+        What::Stream(args) => args.run(),
+        What::Datagrams(args) => args.run(),
+        What::HoldTopology => {
+            let topology = weft_tests::Topology::new(2)?;
+            let _busy = topology.host(1).spawn("busy", ["sleep", "1000"])?;
+            println!("{}", topology.name());
+            weft_tests::signals::wait_for_the_end()
+        }
+    }
+}
+
+/// Seconds, with a fraction if need be.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+}

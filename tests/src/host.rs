@@ -1,0 +1,168 @@
+//! A host: a network namespace with an uplink, a cgroup, and directories of its own. It can lose its cable and its power.
+
+use std::ffi::OsStr;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
+
+use crate::cgroup;
+use crate::container::Container;
+use crate::node::Node;
+use crate::place::{Daemon, Output, Place};
+use crate::teardown;
+use crate::topology::{FABRIC, Topology, ip, make_netns, make_place};
+
+/// The name of every host's uplink.
+pub const UPLINK: &str = "up0";
+
+/// One host of a topology.
+#[derive(Debug)]
+pub struct Host {
+    /// Its agent, which runs once it was started.
+    pub agent: Node,
+    name: String,
+    address: Ipv4Addr,
+    place: Place,
+    fabric: Place,
+    dir: PathBuf,
+}
+
+impl Host {
+    pub(crate) fn make(topology: &Topology, number: u8, lease_ttl: Duration) -> Result<Self> {
+        let name = format!("h{number}");
+        let [a, b, c, _] = FABRIC.octets();
+        let place = make_place(topology.name(), &name)?;
+        let dir = topology.dir().join(&name);
+        std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
+        let agent = Node::new(&name, place.clone(), dir.clone(), topology.etcd().endpoint(), lease_ttl);
+        let address = Ipv4Addr::new(a, b, c, number);
+        let host = Self { agent, name, address, place, fabric: topology.fabric().clone(), dir };
+        host.lay_cable()?;
+        Ok(host)
+    }
+
+    /// Its name, which is its agent's node name too.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its address on the fabric.
+    #[must_use]
+    pub fn address(&self) -> Ipv4Addr {
+        self.address
+    }
+
+    /// Where its commands run.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// A directory of its own for logs and files; it survives [`Host::power_off`].
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Runs a command on the host to its end.
+    ///
+    /// # Errors
+    /// As [`Place::exec`].
+    pub fn exec<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Output> {
+        self.place.exec(args)
+    }
+
+    /// Starts a command on the host that goes on in the background.
+    ///
+    /// # Errors
+    /// As [`Place::spawn`].
+    pub fn spawn<A: AsRef<OsStr>>(&self, name: &str, args: impl IntoIterator<Item = A>) -> Result<Daemon> {
+        self.place.spawn(&self.dir, name, args)
+    }
+
+    /// Runs `netctl` against the host's agent.
+    ///
+    /// # Errors
+    /// When it cannot be started or does not end.
+    pub fn netctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Output> {
+        self.agent.netctl(args)
+    }
+
+    /// Starts a container with `netctl run OPTIONS -- COMMAND` and waits until its command runs.
+    ///
+    /// # Errors
+    /// When it does not come up; what `netctl` said is in the error.
+    pub fn container<'a>(
+        &self,
+        options: impl IntoIterator<Item = &'a str>,
+        command: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Container> {
+        Container::start(self, options.into_iter().collect(), command.into_iter().collect())
+    }
+
+    /// Puts the cable in: the link to the fabric and its addresses.
+    fn lay_cable(&self) -> Result<()> {
+        let name = &self.name;
+        let netns = self.place.netns().file_name().context("a namespace has a name")?.to_string_lossy();
+        ip(&self.fabric, &format!("link add {name} type veth peer name {UPLINK} netns {netns}"))?;
+        ip(&self.fabric, &format!("link set {name} master br0 up"))?;
+        ip(&self.place, &format!("address add {}/24 dev {UPLINK}", self.address))?;
+        ip(&self.place, &format!("link set {UPLINK} up"))?;
+        ip(&self.place, &format!("route add default via {FABRIC}"))
+    }
+
+    /// Pulls the cable: the far end of the uplink goes down, everything on the host lives on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn pull_cable(&self) -> Result<()> {
+        ip(&self.fabric, &format!("link set {} down", self.name))
+    }
+
+    /// Puts the cable back in.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn plug_cable(&self) -> Result<()> {
+        ip(&self.fabric, &format!("link set {} up", self.name))
+    }
+
+    /// Cuts the power: no process of the host runs on, and no packet comes out of it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn power_off(&self) -> Result<()> {
+        // The cable first: a dying process's last words (a TCP reset, say) would not get out of a machine without power.
+        self.pull_cable()?;
+        ip(&self.place, &format!("link set {UPLINK} down"))?;
+        cgroup::kill_all(self.place.cgroup())?;
+        self.agent.reap();
+        Ok(())
+    }
+
+    /// Gives power back: a fresh kernel, as it were (namespace and bpffs are new), with the disk as it was. Nothing runs yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn power_on(&self) -> Result<()> {
+        for (point, _) in cgroup::mounts()?.into_iter().rev().filter(|(point, _)| point.starts_with(&self.dir)) {
+            umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
+        }
+        // The link goes here and now; with its namespace it would go some time later.
+        ip(&self.fabric, &format!("link delete {}", self.name))?;
+        teardown::remove_netns(self.place.netns())?;
+        // The agent's groups below the host's, and the programs attached to them, are memory too.
+        cgroup::remove_tree(self.place.cgroup())?;
+        std::fs::create_dir(self.place.cgroup()).with_context(|| format!("create {}", self.place.cgroup().display()))?;
+        match std::fs::remove_dir_all(self.agent.run_dir()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e).context("empty the run directory"),
+            _ => {}
+        }
+        make_netns(&self.place)?;
+        self.lay_cable()
+    }
+}
