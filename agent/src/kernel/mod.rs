@@ -1,0 +1,2 @@
+//! The only code that touches a kernel: `observe` reads back what is ours, `apply` carries out an action. No choices are made
+//! here; `weft-plan` makes them.
