@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::mount::{MntFlags, umount2};
 
 use crate::cgroup;
 use crate::container::Container;
@@ -36,7 +35,6 @@ impl Host {
         let [a, b, c, _] = FABRIC.octets();
         let place = make_place(topology.name(), &name)?;
         let dir = topology.dir().join(&name);
-        std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
         let agent = Node::new(&name, place.clone(), dir.clone(), topology.etcd().endpoint(), lease_ttl);
         let address = Ipv4Addr::new(a, b, c, number);
         let host = Self { agent, name, address, place, fabric: topology.fabric().clone(), dir };
@@ -107,7 +105,7 @@ impl Host {
     /// Puts the cable in: the link to the fabric and its addresses.
     fn lay_cable(&self) -> Result<()> {
         let name = &self.name;
-        let netns = self.place.netns().file_name().context("a namespace has a name")?.to_string_lossy();
+        let netns = self.place.netns().display();
         ip(&self.fabric, &format!("link add {name} type veth peer name {UPLINK} netns {netns}"))?;
         ip(&self.fabric, &format!("link set {name} master br0 up"))?;
         ip(&self.place, &format!("address add {}/24 dev {UPLINK}", self.address))?;
@@ -149,12 +147,9 @@ impl Host {
     /// # Errors
     /// When the kernel refuses.
     pub fn power_on(&self) -> Result<()> {
-        for (point, _) in cgroup::mounts()?.into_iter().rev().filter(|(point, _)| point.starts_with(&self.dir)) {
-            umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()))?;
-        }
         // The link goes here and now; with its namespace it would go some time later.
         ip(&self.fabric, &format!("link delete {}", self.name))?;
-        teardown::remove_netns(self.place.netns())?;
+        teardown::unmount_below(&self.dir)?;
         // The agent's groups below the host's, and the programs attached to them, are memory too.
         cgroup::remove_tree(self.place.cgroup())?;
         std::fs::create_dir(self.place.cgroup()).with_context(|| format!("create {}", self.place.cgroup().display()))?;

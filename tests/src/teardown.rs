@@ -7,9 +7,8 @@
 //! | what | where |
 //! |---|---|
 //! | files, sockets, logs, lock | `<temp>/<name>/` |
-//! | network namespaces | `/run/netns/<name>-<host>` |
 //! | cgroups | `<cgroup v2 root>/<name>/<host>` |
-//! | mounts (bpffs of the agents) | below `<temp>/<name>/` |
+//! | mounts (network namespaces, bpffs of the agents) | below `<temp>/<name>/` |
 //! | links | inside those namespaces only |
 //! | processes | in those cgroups; environment has the name |
 
@@ -29,9 +28,6 @@ use crate::signals;
 
 /// What all names begin with.
 pub const PREFIX: &str = "weft-t-";
-
-/// Where network namespaces have names; `ip netns` has the same folder.
-pub const NETNS_DIR: &str = "/run/netns";
 
 /// The names of topologies of this process that are up.
 static UP: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -104,14 +100,8 @@ pub fn wreck(name: &str) -> Result<()> {
             cgroup::remove_tree(&group)
         }));
     }
-    for netns in netns_of(name) {
-        keep_first(remove_netns(&netns));
-    }
     let dir = dir(name);
-    // Last mounted, first unmounted.
-    for point in mounts_below(&dir).into_iter().rev() {
-        keep_first(umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display())));
-    }
+    keep_first(unmount_below(&dir));
     match fs::remove_dir_all(&dir) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             keep_first(Err(e).with_context(|| format!("remove {}", dir.display())));
@@ -122,20 +112,18 @@ pub fn wreck(name: &str) -> Result<()> {
     first
 }
 
-/// Takes a named network namespace away; what lives in it keeps it alive until it ends.
+/// Unmounts all that is mounted below a directory. A network namespace lives on for as long as something lives in it.
 ///
 /// # Errors
-/// When the kernel refuses. That it is gone already is fine.
-pub fn remove_netns(path: &Path) -> Result<()> {
-    // Not mounted (EINVAL) is what an interrupted `ip netns add` leaves: a plain file.
-    match umount2(path, MntFlags::MNT_DETACH) {
-        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT) => {}
-        Err(e) => return Err(e).with_context(|| format!("unmount {}", path.display())),
+/// The first that the kernel refuses; the others are unmounted nevertheless.
+pub fn unmount_below(dir: &Path) -> Result<()> {
+    let mut first = Ok(());
+    // Last mounted, first unmounted.
+    for point in mounts_below(dir).into_iter().rev() {
+        let done = umount2(&point, MntFlags::MNT_DETACH).with_context(|| format!("unmount {}", point.display()));
+        first = first.and(done);
     }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(|| format!("remove {}", path.display())),
-        _ => Ok(()),
-    }
+    first
 }
 
 /// Undoes the topologies of processes that are gone (killed too hard to do it themselves).
@@ -167,7 +155,6 @@ pub fn left(name: &str) -> Result<Vec<String>> {
     if dir.exists() {
         found.push(format!("directory {}", dir.display()));
     }
-    found.extend(netns_of(name).iter().map(|p| format!("network namespace {}", p.display())));
     found.extend(mounts_below(&dir).iter().map(|p| format!("mount {}", p.display())));
     let group = cgroup::root()?.join(name);
     if group.exists() {
@@ -175,12 +162,6 @@ pub fn left(name: &str) -> Result<Vec<String>> {
     }
     found.extend(processes_of(name)?);
     Ok(found)
-}
-
-fn netns_of(name: &str) -> Vec<PathBuf> {
-    let begins = format!("{name}-");
-    let Ok(entries) = fs::read_dir(NETNS_DIR) else { return Vec::new() };
-    entries.flatten().filter(|e| e.file_name().to_string_lossy().starts_with(&begins)).map(|e| e.path()).collect()
 }
 
 fn mounts_below(dir: &Path) -> Vec<PathBuf> {

@@ -1,7 +1,7 @@
 //! Hosts as network namespaces, joined by a bridge that stands in a namespace of its own.
 //!
 //! ```text
-//!   namespace <T>-h1          namespace <T>-h2          namespace <T>-h3
+//!   namespace h1              namespace h2              namespace h3
 //!  ┌──────────────────────┐  ┌──────────────────────┐  ┌──────────────────────┐
 //!  │ weftd   containers…  │  │ weftd   containers…  │  │ weftd   containers…  │
 //!  │ up0 10.77.0.1/24     │  │ up0 10.77.0.2/24     │  │ up0 10.77.0.3/24     │
@@ -12,16 +12,17 @@
 //!  │  └────────────── br0 10.77.0.254/24 ────────────────┘                    │
 //!  │ etcd :2379            upstream DNS :53 (when asked for)                  │
 //!  └──────────────────────────────────────────────────────────────────────────┘
-//!   namespace <T>-fabric
+//!   namespace fabric
 //! ```
 //!
 //! `<T>` is the topology's name, `weft-t-<pid>-<n>`. Every host has a cgroup `<cgroup v2 root>/<T>/<host>` and a directory
-//! `<temp>/<T>/<host>` with its run directory, state directory, bpffs and logs. The default route of a host leads to the
-//! fabric, which forwards nothing. No link, route or address is made in the namespace that the tests run in, so that any
+//! `<temp>/<T>/<host>` with its network namespace (the file `net`, for `nsenter --net=`), run directory, state directory,
+//! bpffs and logs. The default route of a host leads to the fabric, which forwards nothing. No link, route or address is made in the namespace that the tests run in, so that any
 //! number of topologies stand side by side.
 //!
 //! A topology undoes itself when it is dropped; how, and what of other ends of a process, is in [`crate::teardown`].
 
+use std::fs::File;
 use std::net::Ipv4Addr;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -29,12 +30,14 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::etcd::EtcdHandle;
 use crate::eventually::{SOON, eventually};
 use crate::host::Host;
-use crate::place::{Daemon, Output, Place, finish, tail};
-use crate::teardown::{self, Claim, NETNS_DIR};
+use crate::place::{Daemon, Place, tail};
+use crate::teardown::{self, Claim};
 use crate::{cgroup, signals};
 
 /// The fabric's address, where what is outside of the hosts is to be found.
@@ -296,38 +299,40 @@ impl Drop for Shared {
     }
 }
 
-/// Makes a network namespace with `lo` up, and a cgroup.
+/// Makes a directory, a network namespace with `lo` up, and a cgroup.
 pub(crate) fn make_place(topology: &str, host: &str) -> Result<Place> {
+    let dir = teardown::dir(topology).join(host);
     let place = Place {
         topology: topology.to_owned(),
-        netns: PathBuf::from(NETNS_DIR).join(format!("{topology}-{host}")),
+        netns: dir.join("net"),
         mounts: None,
         cgroup: cgroup::root()?.join(topology).join(host),
     };
-    make_netns(&place)?;
+    let _gate = signals::gate()?;
+    std::fs::create_dir(&dir).with_context(|| format!("create {}", dir.display()))?;
     std::fs::create_dir_all(&place.cgroup).with_context(|| format!("create cgroup {}", place.cgroup.display()))?;
+    make_netns(&place)?;
     Ok(place)
 }
 
-/// Makes the network namespace of a place.
+/// Makes the network namespace of a place: a fresh one, kept by mounting it on the place's file.
+///
+/// `ip netns add` would do, but turns /run/netns into a mount that stays when the last namespace has gone.
 pub(crate) fn make_netns(place: &Place) -> Result<()> {
-    let _gate = signals::gate()?;
-    let name = place.netns.file_name().context("a namespace has a name")?.to_string_lossy();
-    run_ip(&["netns", "add", &name])?;
+    let file = &place.netns;
+    File::create(file).with_context(|| format!("create {}", file.display()))?;
+    let kept = file.clone();
+    // A thread of its own, which takes the new namespace with it when it ends.
+    let made = std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET)?;
+        mount(Some("/proc/thread-self/ns/net"), &kept, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+    });
+    let made = made.join().map_err(|_| anyhow::anyhow!("the thread panicked"))?;
+    made.with_context(|| format!("make network namespace {}", file.display()))?;
     ip(place, "link set lo up")
 }
 
-/// Runs `ip` with these words on what is in a place's network namespace.
+/// Runs `ip` with these words in a place.
 pub(crate) fn ip(place: &Place, words: &str) -> Result<()> {
-    let name = place.netns.file_name().context("a namespace has a name")?.to_string_lossy().into_owned();
-    let mut args = vec!["-n", &name];
-    args.extend(words.split(' '));
-    run_ip(&args)
-}
-
-fn run_ip(args: &[&str]) -> Result<()> {
-    let mut command = std::process::Command::new("ip");
-    command.args(args);
-    let output: Output = finish(command, &format!("ip {}", args.join(" ")), SOON)?;
-    output.success().map(drop)
+    place.exec_within(SOON, ["ip"].into_iter().chain(words.split(' ')))?.success().map(drop)
 }

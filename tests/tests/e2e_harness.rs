@@ -121,7 +121,7 @@ fn what_is_left_is_seen() {
     let t = Topology::new(1).unwrap();
     let _busy = t.host(1).spawn("busy", ["sleep", "1000"]).unwrap();
     let left = teardown::left(t.name()).unwrap().join("\n");
-    for what in ["directory", "network namespace", "cgroup", "process"] {
+    for what in ["directory", "mount", "cgroup", "process"] {
         assert!(left.contains(what), "{what} is missing in:\n{left}");
     }
     assert!(assert_nothing_left(t.name()).is_err());

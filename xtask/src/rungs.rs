@@ -1,0 +1,181 @@
+//! The three rungs of tests, and the demo.
+//!
+//! | rung | what | needs |
+//! |---|---|---|
+//! | unit | unit tests, documentation tests, and integration tests that touch no kernel | nothing |
+//! | kernel | `*/tests/kernel_*.rs`, and the store's `tests/*.rs` against a real etcd | root |
+//! | e2e | `tests/tests/*.rs`: whole hosts | root |
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+use crate::counts::Counts;
+use crate::leftovers::{Before, RUN_MARK};
+use crate::metadata::Workspace;
+use crate::sh;
+
+/// A rung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Rung {
+    /// No root, milliseconds
+    Unit,
+    /// Programs and tables in a real kernel; the store against a real etcd
+    Kernel,
+    /// Whole hosts
+    E2e,
+}
+
+impl Rung {
+    /// All of them, cheapest first.
+    pub const ALL: [Self; 3] = [Self::Unit, Self::Kernel, Self::E2e];
+
+    /// Those that were asked for, or all.
+    pub fn chosen(asked: &[Self]) -> Vec<Self> {
+        if asked.is_empty() { Self::ALL.to_vec() } else { asked.to_vec() }
+    }
+
+    /// Where an integration test belongs.
+    fn of(package: &str, test: &str) -> Self {
+        match package {
+            "weft-tests" => Self::E2e,
+            "weft-store" => Self::Kernel,
+            _ if test.starts_with("kernel_") => Self::Kernel,
+            _ => Self::Unit,
+        }
+    }
+
+    /// The integration tests of this rung: cargo's words that choose them; none if there are none.
+    fn targets(self, workspace: &Workspace) -> Vec<String> {
+        let mut words = BTreeSet::new();
+        for package in &workspace.packages {
+            for test in package.tests.iter().filter(|test| Self::of(&package.name, test) == self) {
+                words.insert(format!("--package={}", package.name));
+                words.insert(format!("--test={test}"));
+            }
+        }
+        words.into_iter().collect()
+    }
+}
+
+/// Where the tests find our binaries.
+const BIN_DIR: &str = "WEFT_BIN_DIR";
+
+/// Builds, runs and counts. What is left behind on the machine counts as a failed test.
+///
+/// # Errors
+/// When a rung needs root and we are not, or cargo cannot be run.
+pub fn run(rungs: &[Rung], filter: Option<&str>) -> Result<Counts> {
+    if rungs.iter().any(|r| *r != Rung::Unit) && !nix::unistd::geteuid().is_root() {
+        bail!("the kernel and e2e rungs need root (`cargo xtask test unit` does not)");
+    }
+    sh::outlive_interrupts()?;
+    let workspace = Workspace::read()?;
+    if !sh::open(sh::cargo().arg("build"))? {
+        return Ok(Counts { passed: 0, failed: 1 });
+    }
+    let mut counts = Counts::default();
+    // Built first, so that what the compiler leaves running (a build cache, say) does not bear the mark of the tests.
+    for rung in rungs {
+        for mut words in invocations(*rung, &workspace) {
+            // Documentation tests are built as they are run.
+            if !words.iter().any(|w| w == "--doc") {
+                words.push("--no-run".to_owned());
+                if !sh::open(sh::cargo().args(["test", "--quiet"]).args(words))? {
+                    return Ok(Counts { passed: 0, failed: 1 });
+                }
+            }
+        }
+    }
+    let before = Before::look()?;
+    for rung in rungs {
+        for words in invocations(*rung, &workspace) {
+            if sh::interrupted() {
+                break;
+            }
+            let mut test = sh::cargo();
+            test.args(["test", "--no-fail-fast"]).args(words);
+            test.env(BIN_DIR, workspace.binaries()).env(RUN_MARK, before.mark());
+            let colour = if std::io::stdout().is_terminal() { "always" } else { "never" };
+            test.args(["--color", colour, "--", "--color", colour]);
+            if *rung == Rung::E2e {
+                // Each is a few hosts, and most of their time is spent waiting.
+                test.arg("--test-threads=2");
+            }
+            test.args(filter);
+            counts.add(sh::count_tests(&mut test)?);
+        }
+    }
+    let left = before.left()?;
+    if !left.is_empty() {
+        println!("left behind on this machine:\n  {}", left.join("\n  "));
+        counts.failed += 1;
+    }
+    if sh::interrupted() {
+        println!("interrupted");
+        counts.failed += 1;
+    }
+    if counts == Counts::default()
+        && let Some(filter) = filter
+    {
+        println!("no test has {filter:?} in its name");
+    }
+    Ok(counts)
+}
+
+/// The `cargo test` command lines of a rung, without the flags that all have.
+fn invocations(rung: Rung, workspace: &Workspace) -> Vec<Vec<String>> {
+    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let mut lines = Vec::new();
+    if rung == Rung::Unit {
+        lines.push(words(&["--workspace", "--lib", "--bins"]));
+    }
+    let targets = rung.targets(workspace);
+    if !targets.is_empty() {
+        lines.push(targets);
+    }
+    if rung == Rung::Unit {
+        lines.push(words(&["--workspace", "--doc"]));
+    }
+    lines
+}
+
+/// Builds and becomes the demo, so that Ctrl-C and the exit code are its own.
+///
+/// # Errors
+/// When we are not root, or it cannot be built or started.
+pub fn demo(keep: bool) -> Result<bool> {
+    if !nix::unistd::geteuid().is_root() {
+        bail!("the demo makes network namespaces, which needs root");
+    }
+    let workspace = Workspace::read()?;
+    for words in [&["build"][..], &["build", "--package=weft-tests", "--bin=weft-demo"]] {
+        if !sh::open(sh::cargo().args(words))? {
+            return Ok(false);
+        }
+    }
+    let mut demo = Command::new(workspace.binaries().join("weft-demo"));
+    demo.env(BIN_DIR, workspace.binaries());
+    if keep {
+        demo.arg("--keep");
+    }
+    let error = demo.exec();
+    bail!("start {}: {error}", demo.get_program().to_string_lossy())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_integration_test_belongs_to_a_rung() {
+        assert_eq!(Rung::of("weft-tests", "e2e_names"), Rung::E2e);
+        assert_eq!(Rung::of("weft-store", "conformance"), Rung::Kernel);
+        assert_eq!(Rung::of("weft-agent", "kernel_netlink"), Rung::Kernel);
+        assert_eq!(Rung::of("weft-plan", "data"), Rung::Unit);
+    }
+}

@@ -1,0 +1,237 @@
+//! Makes a machine able to build and test Weft: says what it does, asks nothing, and is done at once when nothing is missing.
+//!
+//! eBPF in Rust needs a compiler with its library sources (`-Z build-std=core`) and bpf-linker. There are two ways to them:
+//!
+//! * rustup's nightly with `rust-src`, and any bpf-linker: taken when both are there;
+//! * Debian's `rustc-web`, which comes with its sources and stands in /usr/bin beside rustup's, made known to rustup as the
+//!   toolchain `weft-ebpf`; and bpf-linker built against Debian's LLVM of the same release.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{packages, sh};
+
+/// bpf-linker must speak the LLVM of the compiler: this one, LLVM 22, which is rustc-web's.
+const LINKER_VERSION: &str = "0.13.0";
+const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
+
+/// The toolchain by which rustup knows Debian's compiler; the agent's build script asks for it.
+const TOOLCHAIN: &str = "weft-ebpf";
+
+/// How much to say when nothing is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Voice {
+    /// That nothing is.
+    Full,
+    /// Nothing.
+    Quiet,
+}
+
+/// The way to eBPF that is there, or that is made.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// rustup's nightly.
+    Nightly,
+    /// Debian's compiler.
+    Debian,
+}
+
+impl Way {
+    /// Nightly where it will do, else Debian's.
+    ///
+    /// # Errors
+    /// When rustup's directory is unknown.
+    pub fn find() -> Result<Self> {
+        Ok(if nightly_will_do()? { Self::Nightly } else { Self::Debian })
+    }
+
+    /// What rustup calls it.
+    #[must_use]
+    pub fn toolchain(self) -> &'static str {
+        match self {
+            Self::Nightly => "nightly",
+            Self::Debian => TOOLCHAIN,
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Nightly => "rustup's nightly with rust-src",
+            Self::Debian => "Debian's rustc-web, as rustup's toolchain weft-ebpf",
+        })
+    }
+}
+
+/// What is missing.
+struct Missing {
+    way: Way,
+    packages: BTreeSet<&'static str>,
+    linker: bool,
+    toolchain: bool,
+}
+
+impl Missing {
+    fn look() -> Result<Self> {
+        let way = Way::find()?;
+        if way == Way::Nightly {
+            return Ok(Self { way, packages: packages::missing(false), linker: false, toolchain: false });
+        }
+        Ok(Self {
+            way,
+            packages: packages::missing(true),
+            linker: linker_version() != Some(format!("bpf-linker {LINKER_VERSION}")),
+            toolchain: !toolchains()?.join(TOOLCHAIN).join("bin/rustc").exists(),
+        })
+    }
+
+    fn nothing(&self) -> bool {
+        self.packages.is_empty() && !self.linker && !self.toolchain
+    }
+
+    /// The commands that would install it, in order.
+    fn commands(&self) -> Vec<String> {
+        let mut commands = Vec::new();
+        if !self.packages.is_empty() {
+            commands.push("apt-get update".to_owned());
+            commands.push(format!("apt-get {}", apt_words(&self.packages).join(" ")));
+        }
+        if self.linker {
+            commands.push(format!("LLVM_PREFIX={LLVM_PREFIX} cargo {}", linker_words().join(" ")));
+        }
+        if self.toolchain {
+            commands.push(format!("rustup toolchain link {TOOLCHAIN} /usr"));
+        }
+        commands
+    }
+}
+
+/// Says what is missing. Whether nothing is.
+///
+/// # Errors
+/// When the machine cannot be looked at.
+pub fn check() -> Result<bool> {
+    let missing = Missing::look()?;
+    println!("eBPF toolchain: {}", missing.way);
+    if missing.nothing() {
+        println!("nothing is missing");
+    } else {
+        println!("missing; `cargo xtask setup` would run:\n  {}", missing.commands().join("\n  "));
+    }
+    Ok(missing.nothing())
+}
+
+/// Installs what is missing.
+///
+/// # Errors
+/// When root is needed and we are not (the commands are in the error), or a step fails.
+pub fn install(voice: Voice) -> Result<()> {
+    let missing = Missing::look()?;
+    if missing.nothing() {
+        if voice == Voice::Full {
+            eprintln!("setup: nothing is missing (eBPF toolchain: {})", missing.way);
+        }
+        return Ok(());
+    }
+    if !missing.packages.is_empty() {
+        install_packages(&missing)?;
+    }
+    if missing.linker {
+        let mut cargo = sh::cargo();
+        cargo.args(linker_words()).env("LLVM_PREFIX", LLVM_PREFIX);
+        // What a caller chose for our own build is not for this one.
+        cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+        sh::quiet(&format!("build bpf-linker {LINKER_VERSION} (a minute or two)"), &mut cargo)?;
+    }
+    if missing.toolchain {
+        let mut rustup = Command::new("rustup");
+        rustup.args(["toolchain", "link", TOOLCHAIN, "/usr"]);
+        sh::quiet(&format!("make /usr/bin/rustc known to rustup as {TOOLCHAIN}"), &mut rustup)?;
+    }
+    let still = Missing::look()?;
+    if !still.nothing() {
+        bail!("setup ran, and this is still missing:\n  {}", still.commands().join("\n  "));
+    }
+    eprintln!("setup: all there (eBPF toolchain: {})", still.way);
+    Ok(())
+}
+
+fn install_packages(missing: &Missing) -> Result<()> {
+    let list = missing.packages.iter().copied().collect::<Vec<_>>().join(" ");
+    if sh::which("apt-get").is_none() {
+        bail!(
+            "this is no Debian, so install by hand what these packages bring: {list}\n\
+             For the eBPF part, rustup's nightly will do instead of rustc-web and llvm:\n  \
+             rustup toolchain install nightly --component rust-src\n  cargo install bpf-linker"
+        );
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!(
+            "installing packages needs root. Run as root, then `cargo xtask setup` again:\n  {}",
+            missing.commands().join("\n  ")
+        );
+    }
+    eprintln!("setup: missing Debian packages: {list}");
+    if missing.packages.contains("etcd-server") {
+        eprintln!("setup: (on a machine with systemd, etcd-server also starts a service of its own, which Weft leaves alone)");
+    }
+    sh::quiet("refresh the package lists", Command::new("apt-get").arg("update").env("DEBIAN_FRONTEND", "noninteractive"))?;
+    let mut apt = Command::new("apt-get");
+    apt.args(apt_words(&missing.packages)).env("DEBIAN_FRONTEND", "noninteractive");
+    sh::quiet(&format!("install {} packages", missing.packages.len()), &mut apt).context(
+        "install Debian packages (if rustc-web or llvm-22-dev is not to be had: rustup's nightly with rust-src and bpf-linker will do)",
+    )
+}
+
+/// Never removes anything: that would be the user's.
+fn apt_words<'a>(packages: &BTreeSet<&'a str>) -> Vec<&'a str> {
+    let mut words = vec!["install", "--yes", "--no-install-recommends", "--no-remove"];
+    words.extend(packages);
+    words
+}
+
+fn linker_words() -> Vec<&'static str> {
+    let mut words = vec!["install", "bpf-linker", "--version", LINKER_VERSION];
+    words.extend(["--no-default-features", "--features", "llvm-22", "--force"]);
+    words
+}
+
+/// Whether rustup's nightly has its sources and there is a bpf-linker.
+fn nightly_will_do() -> Result<bool> {
+    if linker_version().is_none() {
+        return Ok(false);
+    }
+    let Ok(entries) = std::fs::read_dir(toolchains()?) else { return Ok(false) };
+    let core = |e: std::fs::DirEntry| e.path().join("lib/rustlib/src/rust/library/core/Cargo.toml");
+    // `nightly-2026-01-01-…` is not what `nightly` means.
+    let is_nightly = |e: &std::fs::DirEntry| {
+        let name = e.file_name();
+        let host = name.to_string_lossy().strip_prefix("nightly-").map(str::to_owned);
+        host.is_some_and(|host| host.starts_with(char::is_alphabetic))
+    };
+    Ok(entries.flatten().filter(is_nightly).any(|e| core(e).exists()))
+}
+
+/// What bpf-linker calls itself.
+fn linker_version() -> Option<String> {
+    let in_cargo = home("CARGO_HOME", ".cargo").ok()?.join("bin/bpf-linker");
+    let program = if in_cargo.exists() { in_cargo } else { sh::which("bpf-linker")? };
+    Some(sh::read(Command::new(program).arg("--version")).ok()?.trim().to_owned())
+}
+
+fn toolchains() -> Result<PathBuf> {
+    Ok(home("RUSTUP_HOME", ".rustup")?.join("toolchains"))
+}
+
+fn home(variable: &str, default: &str) -> Result<PathBuf> {
+    if let Some(dir) = std::env::var_os(variable) {
+        return Ok(PathBuf::from(dir));
+    }
+    let home = std::env::home_dir().with_context(|| format!("neither {variable} nor HOME is set"))?;
+    Ok(home.join(default))
+}
