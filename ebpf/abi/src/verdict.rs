@@ -136,39 +136,41 @@ verdicts! {
     UplinkInnerOptions = 23, Uplink, Stack, "uplink_inner_options";
     /// The inner destination is no container here: the host's own overlay address, or one that is gone.
     UplinkNotContainer = 24, Uplink, Stack, "uplink_not_container";
+    /// The inner frame is not for our VXLAN device's Ethernet address, so the device does not take it either.
+    UplinkOtherMac = 25, Uplink, Stack, "uplink_other_mac";
     /// From a peer, but the inner source is in no subnet of the common length: a host address, or a subnet of another length.
-    UplinkOtherSource = 25, Uplink, Stack, "uplink_other_source";
+    UplinkOtherSource = 26, Uplink, Stack, "uplink_other_source";
     /// The inner TTL is 1 or 0: the stack answers time exceeded.
-    UplinkTtl = 26, Uplink, Stack, "uplink_ttl";
+    UplinkTtl = 27, Uplink, Stack, "uplink_ttl";
     /// A GSO packet that is not TCP keeps its tunnel marks after a pop and would be lost (seen on kernel 6.18).
-    UplinkGsoNotTcp = 27, Uplink, Stack, "uplink_gso_not_tcp";
+    UplinkGsoNotTcp = 28, Uplink, Stack, "uplink_gso_not_tcp";
     /// The kernel did not take the outer headers away (bpf_skb_adjust_room).
-    UplinkRoomRefused = 28, Uplink, Stack, "uplink_room_refused";
+    UplinkRoomRefused = 29, Uplink, Stack, "uplink_room_refused";
     /// The outer source is no peer's address.
-    UplinkUnknownPeer = 29, Uplink, Drop, "uplink_unknown_peer";
+    UplinkUnknownPeer = 30, Uplink, Drop, "uplink_unknown_peer";
     /// The inner source belongs to another host's subnet, or to ours.
-    UplinkSpoofed = 30, Uplink, Drop, "uplink_spoofed_source";
+    UplinkSpoofed = 31, Uplink, Drop, "uplink_spoofed_source";
     /// An overlay packet for us whose headers are cut short or contradict themselves.
-    UplinkMalformed = 31, Uplink, Drop, "uplink_malformed";
+    UplinkMalformed = 32, Uplink, Drop, "uplink_malformed";
     /// The outer header says congestion experienced, the inner is not ECN-capable (RFC 6040 4.2).
-    UplinkEcn = 32, Uplink, Drop, "uplink_ecn";
+    UplinkEcn = 33, Uplink, Drop, "uplink_ecn";
     /// The inner packet could not be rewritten after the pop; cannot happen, and is counted if it does.
-    UplinkInternal = 33, Uplink, Drop, "uplink_internal_error";
+    UplinkInternal = 34, Uplink, Drop, "uplink_internal_error";
 
     /// Destination changed from a virtual address to a backend.
-    SocketTranslated = 34, Socket, Fast, "socket_translated";
+    SocketTranslated = 35, Socket, Fast, "socket_translated";
     /// A backend's address shown to the application as the virtual address it used.
-    SocketReverse = 35, Socket, Fast, "socket_reverse_translated";
+    SocketReverse = 36, Socket, Fast, "socket_reverse_translated";
     /// Destination in no service range, or no address to change back.
-    SocketPassed = 36, Socket, Stack, "socket_passed";
+    SocketPassed = 37, Socket, Stack, "socket_passed";
     /// The socket's network namespace is not one of ours.
-    SocketOtherNetns = 37, Socket, Stack, "socket_other_netns";
+    SocketOtherNetns = 38, Socket, Stack, "socket_other_netns";
     /// The frontend has no backend.
-    SocketNoBackend = 38, Socket, Drop, "socket_no_backend";
+    SocketNoBackend = 39, Socket, Drop, "socket_no_backend";
     /// The address is in a service range, but no service has it, or not this port, or not in the caller's network.
-    SocketUnlisted = 39, Socket, Drop, "socket_unlisted";
+    SocketUnlisted = 40, Socket, Drop, "socket_unlisted";
     /// A row that must be there is not, or a record could not be written; the call goes on untouched.
-    SocketInternal = 40, Socket, Stack, "socket_internal_error";
+    SocketInternal = 41, Socket, Stack, "socket_internal_error";
 }
 
 impl Verdict {

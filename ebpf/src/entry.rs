@@ -1,0 +1,255 @@
+//! The programs. Each ends in one verdict, which is counted once and says what the kernel does next.
+
+use aya_ebpf::bindings::{
+    BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+    TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+};
+use aya_ebpf::helpers::generated::{
+    bpf_csum_level, bpf_get_hash_recalc, bpf_get_smp_processor_id, bpf_redirect_neigh, bpf_redirect_peer, bpf_set_retval,
+    bpf_skb_adjust_room,
+};
+use aya_ebpf::macros::{cgroup_sock_addr, classifier};
+use aya_ebpf::programs::{SockAddrContext, TcContext};
+use weft_abi::{Action, Config, ENCAP_OVERHEAD, Endpoint, ReverseKey, Verdict};
+use weft_ebpf::container::{self, Next, Remote};
+use weft_ebpf::deliver::{HandOver, hand_over};
+use weft_ebpf::encap::{self, Stamp};
+use weft_ebpf::packet::Packet;
+use weft_ebpf::uplink::{self, Arrival};
+use weft_ebpf::{sockets, wire};
+
+use crate::maps::{self, PacketTables};
+use crate::skb::Skb;
+use crate::sock_addr::{Family, SockAddr};
+
+/// Both directions keep the segment size: without it the kernel lowers gso_size and refuses UDP GSO (seen on 6.18).
+const KEEP: u64 = (BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET) as u64;
+
+/// What is pushed: IPv4, UDP, and (as its "inner L2" header) VXLAN with the inner Ethernet header's 14 bytes.
+const PUSH: u64 = KEEP
+    | (BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH) as u64
+    | (wire::eth::LEN as u64) << 56;
+
+/// What is left after a pop: IPv4.
+const POP: u64 = KEEP | BPF_F_ADJ_ROOM_DECAP_L3_IPV4 as u64;
+
+/// The longest run of IPv4 identifications that one CPU uses before it would meet the next one's; odd, so that all
+/// CPUs' beginnings differ.
+const ID_STRIDE: u32 = 0x4e35;
+
+/// ECONNREFUSED (asm-generic/errno.h), as a helper takes it.
+const REFUSED: i32 = -111;
+
+/// What a container sends, at the ingress of the host side of its veth.
+#[classifier]
+pub fn from_container(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(ctx.skb.skb);
+    // Before the push: the same packets and bytes that the container sent.
+    let (packets, bytes) = (skb.segments(), u64::from(skb.len()));
+    let verdict = match container::decide(&mut skb, &PacketTables) {
+        Err(verdict) => verdict,
+        Ok(Next::Local(to)) => match deliver_locally(&mut skb, &to) {
+            Some(()) => {
+                maps::count(Verdict::DeliveredLocally, packets, bytes);
+                return to_peer(to.ifindex);
+            }
+            None => Verdict::ContainerInternal,
+        },
+        Ok(Next::Remote(to)) => match push(&mut skb, &to, packets, bytes) {
+            Ok(uplink) => return to_uplink(uplink),
+            Err(verdict) => verdict,
+        },
+    };
+    maps::count(verdict, packets, bytes);
+    action(verdict)
+}
+
+/// What arrives, at the ingress of the uplink.
+#[classifier]
+pub fn from_uplink(ctx: TcContext) -> i32 {
+    let mut skb = Skb::new(ctx.skb.skb);
+    let (packets, bytes) = (skb.segments(), u64::from(skb.len()));
+    let verdict = match uplink::decide(&mut skb, &PacketTables) {
+        Err(verdict) => verdict,
+        Ok(arrival) => match pop(&mut skb, &arrival) {
+            Ok(()) => {
+                maps::count(Verdict::Decapsulated, packets, bytes);
+                return to_peer(arrival.to.ifindex);
+            }
+            Err(verdict) => verdict,
+        },
+    };
+    maps::count(verdict, packets, bytes);
+    action(verdict)
+}
+
+/// The kernel's word for a verdict that the program does not carry out itself. "Unspecified" lets other owners'
+/// programs on the hook run, then the stack.
+#[inline(always)]
+fn action(verdict: Verdict) -> i32 {
+    match verdict.action() {
+        Action::Drop => TC_ACT_SHOT,
+        Action::Fast | Action::Stack => TC_ACT_UNSPEC,
+    }
+}
+
+#[inline(always)]
+fn deliver_locally(skb: &mut Skb, to: &Endpoint) -> Option<()> {
+    // The sender named the host's Ethernet address, so the host is who hands it on.
+    let from = skb.head::<{ wire::eth::LEN }>()?.mac::<{ wire::eth::DST }>();
+    hand_over(skb, &HandOver { to: to.mac, from, tos: None })
+}
+
+/// Pushes the outer headers. Returns the uplink. An error before the room is made leaves the packet as it came.
+#[inline(always)]
+fn push(skb: &mut Skb, to: &Remote, packets: u64, bytes: u64) -> Result<u32, Verdict> {
+    let config: &Config = container::Tables::config(&PacketTables).ok_or(Verdict::ContainerInternal)?;
+    // SAFETY: the context is valid while the program runs, and no window is alive.
+    let (flow_hash, made) = unsafe {
+        let hash = bpf_get_hash_recalc(skb.ctx());
+        (hash, bpf_skb_adjust_room(skb.ctx(), ENCAP_OVERHEAD as i32, BPF_ADJ_ROOM_MAC, PUSH))
+    };
+    if made != 0 {
+        return Err(Verdict::ContainerRoomRefused);
+    }
+    // Each CPU counts the packets it sends; that is the identification, begun at another place on each.
+    let sent = maps::count(Verdict::Encapsulated, packets, bytes) as u32;
+    // SAFETY: the helper takes nothing.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let id = sent.wrapping_add(cpu.wrapping_mul(ID_STRIDE)) as u16;
+    encap::write(skb, config, to, Stamp { flow_hash, id }).ok_or(Verdict::ContainerInternal)?;
+    Ok(config.uplink)
+}
+
+/// Pops the outer headers and readies the packet for its container.
+#[inline(always)]
+fn pop(skb: &mut Skb, arrival: &Arrival) -> Result<(), Verdict> {
+    let config: &Config = uplink::Tables::config(&PacketTables).ok_or(Verdict::UplinkRoomRefused)?;
+    // SAFETY: the context is valid while the program runs, and no window is alive.
+    let taken = unsafe { bpf_skb_adjust_room(skb.ctx(), -(ENCAP_OVERHEAD as i32), BPF_ADJ_ROOM_MAC, POP) };
+    if taken != 0 {
+        return Err(Verdict::UplinkRoomRefused);
+    }
+    // One checksum fewer is known to be right: the outer one. An error says that none was, which is as good.
+    // SAFETY: as above.
+    let _ = unsafe { bpf_csum_level(skb.ctx(), u64::from(BPF_CSUM_LEVEL_DEC)) };
+    let how = HandOver { to: arrival.to.mac, from: config.vtep_mac, tos: arrival.tos };
+    hand_over(skb, &how).ok_or(Verdict::UplinkInternal)
+}
+
+/// Into the container behind a host-side veth, without passing the host's stack.
+#[inline(always)]
+fn to_peer(ifindex: u32) -> i32 {
+    // SAFETY: the helper takes numbers only.
+    unsafe { bpf_redirect_peer(ifindex, 0) as i32 }
+}
+
+/// Out of the uplink; the neighbour table gives the outer Ethernet addresses, and resolves them if need be.
+#[inline(always)]
+fn to_uplink(ifindex: u32) -> i32 {
+    // SAFETY: no next hop is given (null, 0 bytes): the kernel looks the outer destination up.
+    unsafe { bpf_redirect_neigh(ifindex, core::ptr::null_mut(), 0, 0) as i32 }
+}
+
+/// connect() and sendmsg(): 1 lets the call go on, 0 refuses it.
+#[inline(always)]
+fn outbound(ctx: SockAddrContext, family: Family, via: u8) -> i32 {
+    let addr = SockAddr::new(ctx.sock_addr, family);
+    let verdict = match addr.call(via) {
+        None => Verdict::SocketPassed,
+        Some(call) => match sockets::outbound(&addr, &call) {
+            Ok(target) => {
+                addr.set(target);
+                Verdict::SocketTranslated
+            }
+            Err(verdict) => verdict,
+        },
+    };
+    maps::count(verdict, 1, 0);
+    match verdict.action() {
+        Action::Drop => {
+            // Without this the caller would see EPERM. Kernels before 5.18 lack the helper, and this object.
+            // SAFETY: the helper takes a number only.
+            unsafe { bpf_set_retval(REFUSED) };
+            0
+        }
+        Action::Fast | Action::Stack => 1,
+    }
+}
+
+/// recvmsg() and getpeername(), which must always go on.
+#[inline(always)]
+fn inbound(ctx: SockAddrContext, family: Family, via: Option<u8>) -> i32 {
+    let addr = SockAddr::new(ctx.sock_addr, family);
+    let verdict = match addr.call(ReverseKey::DATAGRAM) {
+        None => Verdict::SocketPassed,
+        Some(mut call) => {
+            call.via = match via {
+                Some(via) => via,
+                None if addr.is_connected_to(call.addr, call.port) => ReverseKey::CONNECTED,
+                None => ReverseKey::DATAGRAM,
+            };
+            match sockets::inbound(&addr, &call) {
+                Ok(target) => {
+                    addr.set(target);
+                    Verdict::SocketReverse
+                }
+                Err(verdict) => verdict,
+            }
+        }
+    };
+    maps::count(verdict, 1, 0);
+    1
+}
+
+#[cgroup_sock_addr(connect4)]
+pub fn connect4(ctx: SockAddrContext) -> i32 {
+    outbound(ctx, Family::V4, ReverseKey::CONNECTED)
+}
+
+#[cgroup_sock_addr(connect6)]
+pub fn connect6(ctx: SockAddrContext) -> i32 {
+    outbound(ctx, Family::V6, ReverseKey::CONNECTED)
+}
+
+#[cgroup_sock_addr(sendmsg4)]
+pub fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    outbound(ctx, Family::V4, ReverseKey::DATAGRAM)
+}
+
+#[cgroup_sock_addr(sendmsg6)]
+pub fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    outbound(ctx, Family::V6, ReverseKey::DATAGRAM)
+}
+
+#[cgroup_sock_addr(recvmsg4)]
+pub fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    inbound(ctx, Family::V4, None)
+}
+
+#[cgroup_sock_addr(recvmsg6)]
+pub fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    inbound(ctx, Family::V6, None)
+}
+
+#[cgroup_sock_addr(getpeername4)]
+pub fn getpeername4(ctx: SockAddrContext) -> i32 {
+    inbound(ctx, Family::V4, Some(ReverseKey::CONNECTED))
+}
+
+#[cgroup_sock_addr(getpeername6)]
+pub fn getpeername6(ctx: SockAddrContext) -> i32 {
+    inbound(ctx, Family::V6, Some(ReverseKey::CONNECTED))
+}
+
+/// The verifier refuses the endless loop, and with it any program that could come here.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+/// Which helpers the kernel lets us use.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,257 @@
+//! A world for tests: hosts 1 and 2 with a subnet each, and packets between their containers.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use weft_abi::{Be16, Be32, Config, Endpoint, Mac, Peer, Verdict};
+
+use crate::packet::testing::Bytes;
+use crate::{container, uplink};
+
+pub(crate) fn ip(a: u8, b: u8, c: u8, d: u8) -> Be32 {
+    Ipv4Addr::new(a, b, c, d).into()
+}
+
+/// The tables of one host. Host n has subnet 10.244.n.0/24, VTEP 192.168.50.n and a container 10.244.n.5 on device 70+n.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) config: Config,
+    pub(crate) endpoints: BTreeMap<Be32, Endpoint>,
+    pub(crate) peers: BTreeMap<Be32, Peer>,
+    pub(crate) vteps: Vec<Be32>,
+}
+
+pub(crate) fn vtep_mac(host: u8) -> Mac {
+    [2, 0x22, 0, 0, 0, host]
+}
+
+pub(crate) fn container_mac(host: u8) -> Mac {
+    [2, 0xcc, 0, 0, 0, host]
+}
+
+impl World {
+    pub(crate) fn host(n: u8) -> Self {
+        let other = 3 - n;
+        let mut world = Self {
+            config: Config {
+                vtep: ip(192, 168, 50, n),
+                subnet: ip(10, 244, n, 0),
+                subnet_mask: Be32::mask_of(24),
+                network: ip(10, 244, 0, 0),
+                network_mask: Be32::mask_of(16),
+                uplink: 3,
+                vni: 1,
+                uplink_mtu: 1500,
+                port: Be16::from_native(8472),
+                vtep_mac: vtep_mac(n),
+                ..Config::default()
+            },
+            endpoints: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            vteps: vec![ip(192, 168, 50, other)],
+        };
+        let row = Endpoint { ifindex: 70 + u32::from(n), mac: container_mac(n), flags: 0 };
+        world.endpoints.insert(ip(10, 244, n, 5), row);
+        world.peers.insert(ip(10, 244, other, 0), world.peer_row(other));
+        world
+    }
+
+    pub(crate) fn peer_row(&self, host: u8) -> Peer {
+        Peer { vtep: ip(192, 168, 50, host), mac: vtep_mac(host), pad: 0, mtu: 0 }
+    }
+}
+
+impl container::Tables for World {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
+        self.endpoints.get(&addr).copied()
+    }
+    fn peer(&self, subnet: Be32) -> Option<Peer> {
+        self.peers.get(&subnet).copied()
+    }
+}
+
+impl uplink::Tables for World {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
+    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
+        self.endpoints.get(&addr).copied()
+    }
+    fn peer(&self, subnet: Be32) -> Option<Peer> {
+        self.peers.get(&subnet).copied()
+    }
+    fn is_vtep(&self, addr: Be32) -> bool {
+        self.vteps.contains(&addr)
+    }
+}
+
+/// Builds an Ethernet frame with IPv4 in it; what a test does not name is a sound UDP packet from container 1 to 2.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    src: Be32,
+    dst: Be32,
+    tos: u8,
+    ttl: u8,
+    proto: u8,
+    fragment: u16,
+    options: usize,
+    payload: Vec<u8>,
+    total_len: Option<u16>,
+}
+
+pub(crate) fn udp_packet() -> Frame {
+    Frame {
+        src: ip(10, 244, 1, 5),
+        dst: ip(10, 244, 2, 5),
+        tos: 0,
+        ttl: 64,
+        proto: 17,
+        fragment: 0x4000,
+        options: 0,
+        payload: Vec::new(),
+        total_len: None,
+    }
+    .ports(40_000, 7)
+}
+
+pub(crate) fn tcp_packet() -> Frame {
+    let mut frame = udp_packet();
+    frame.proto = 6;
+    frame.payload = vec![0; 32 + 100];
+    frame.payload[12] = 8 << 4;
+    frame
+}
+
+impl Frame {
+    pub(crate) fn src(mut self, src: Be32) -> Self {
+        self.src = src;
+        self
+    }
+    pub(crate) fn dst(mut self, dst: Be32) -> Self {
+        self.dst = dst;
+        self
+    }
+    pub(crate) fn tos(mut self, tos: u8) -> Self {
+        self.tos = tos;
+        self
+    }
+    pub(crate) fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+    pub(crate) fn proto(mut self, proto: u8) -> Self {
+        self.proto = proto;
+        self
+    }
+    /// Flags and offset as the header holds them.
+    pub(crate) fn fragment(mut self, fragment: u16) -> Self {
+        self.fragment = fragment;
+        self
+    }
+    /// So many bytes of options, a multiple of four.
+    pub(crate) fn options(mut self, options: usize) -> Self {
+        self.options = options;
+        self
+    }
+    pub(crate) fn total_len(mut self, total_len: u16) -> Self {
+        self.total_len = Some(total_len);
+        self
+    }
+    pub(crate) fn ports(mut self, src: u16, dst: u16) -> Self {
+        let mut payload = Vec::new();
+        payload.extend(src.to_be_bytes());
+        payload.extend(dst.to_be_bytes());
+        payload.extend([0, 28, 0, 0]);
+        payload.extend([0x55; 20]);
+        self.payload = payload;
+        self
+    }
+    pub(crate) fn payload(mut self, payload: Vec<u8>) -> Self {
+        self.payload = payload;
+        self
+    }
+    /// Pads the payload until the IPv4 packet has this length.
+    pub(crate) fn ip_len(mut self, len: usize) -> Self {
+        self.payload.resize(len - 20 - self.options, 0x55);
+        self
+    }
+
+    pub(crate) fn build(&self) -> Vec<u8> {
+        let mut ip = vec![0x45 + (self.options / 4) as u8, self.tos];
+        let total = 20 + self.options + self.payload.len();
+        ip.extend(self.total_len.unwrap_or(total as u16).to_be_bytes());
+        ip.extend([0x12, 0x34]);
+        ip.extend(self.fragment.to_be_bytes());
+        ip.extend([self.ttl, self.proto, 0, 0]);
+        ip.extend(self.src.to_bytes());
+        ip.extend(self.dst.to_bytes());
+        ip.extend(vec![1; self.options]);
+        let sum = sum(&ip);
+        ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
+        let mut frame = vec![2, 0xee, 0, 0, 0, 1, 2, 0xcc, 0, 0, 0, 1, 8, 0];
+        frame.extend(ip);
+        frame.extend(&self.payload);
+        frame
+    }
+
+    pub(crate) fn from_device(&self, ifindex: u32) -> Bytes {
+        Bytes::new(self.build(), ifindex)
+    }
+}
+
+fn sum(header: &[u8]) -> u16 {
+    let mut sum: u32 = header.chunks(2).map(|w| u32::from(u16::from_be_bytes([w[0], w[1]]))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Whether an IPv4 header's checksum is right.
+pub(crate) fn checksum_holds(header: &[u8]) -> bool {
+    sum(header) == 0xffff
+}
+
+/// What bpf_skb_adjust_room does on the way out: room between Ethernet and IPv4.
+pub(crate) fn make_room(frame: &[u8]) -> Vec<u8> {
+    let mut out = frame[..14].to_vec();
+    out.extend([0xff; 50]);
+    out.extend(&frame[14..]);
+    out
+}
+
+/// What bpf_skb_adjust_room does on the way in.
+pub(crate) fn take_room(frame: &[u8]) -> Vec<u8> {
+    let mut out = frame[..14].to_vec();
+    out.extend(&frame[64..]);
+    out
+}
+
+/// The outcome of `container::decide`, or its verdict.
+pub(crate) fn leave(world: &World, packet: &mut Bytes) -> Result<container::Next, Verdict> {
+    let before = packet.bytes.clone();
+    let next = container::decide(packet, world);
+    assert_eq!(packet.bytes, before, "deciding changes nothing");
+    next
+}
+
+/// The outcome of `uplink::decide`, or its verdict.
+pub(crate) fn arrive(world: &World, packet: &mut Bytes) -> Result<uplink::Arrival, Verdict> {
+    let before = packet.bytes.clone();
+    let next = uplink::decide(packet, world);
+    assert_eq!(packet.bytes, before, "deciding changes nothing");
+    next
+}
+
+/// A packet of container 1 as it is on the wire to host 2.
+pub(crate) fn on_the_wire(frame: &Frame) -> Bytes {
+    let world = World::host(1);
+    let bytes = frame.build();
+    let to = container::Remote { peer: world.peer_row(2), tos: bytes[15], inner_len: bytes.len() as u32 - 14 };
+    let mut packet = Bytes::new(make_room(&bytes), 3);
+    crate::encap::write(&mut packet, &world.config, &to, crate::encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
+    packet
+}
