@@ -34,7 +34,7 @@ enum What {
         #[arg(long)]
         check: bool,
     },
-    /// Build the eBPF object alone and say where it is
+    /// Build the eBPF object and say where it is
     BuildEbpf,
     /// Run the tests; all rungs unless named (kernel and e2e need root)
     Test {

@@ -33,7 +33,7 @@ pub enum Voice {
 
 /// The way to eBPF that is there, or that is made.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+enum Way {
     /// rustup's nightly.
     Nightly,
     /// Debian's compiler.
@@ -45,17 +45,8 @@ impl Way {
     ///
     /// # Errors
     /// When rustup's directory is unknown.
-    pub fn find() -> Result<Self> {
+    fn find() -> Result<Self> {
         Ok(if nightly_will_do()? { Self::Nightly } else { Self::Debian })
-    }
-
-    /// What rustup calls it.
-    #[must_use]
-    pub fn toolchain(self) -> &'static str {
-        match self {
-            Self::Nightly => "nightly",
-            Self::Debian => TOOLCHAIN,
-        }
     }
 }
 
