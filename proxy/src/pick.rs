@@ -1,0 +1,245 @@
+//! Which endpoints stand behind each port of a service.
+//!
+//! Endpoints are asked in tiers: those that are up; if none is, those that drain; if none does, those whose host went silent
+//! (a lost one may well be alive, and the caller has nothing better). Starting ones and those marked down are never asked. The
+//! tier is found for each port and address family by itself, because a virtual IP leads to backends of its own family only.
+//!
+//! Order is by address and port, so the same snapshot always gives the same text and rows.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::endpoint::{Endpoint, EndpointState};
+use weft_model::ids::{NetworkName, NodeName, ServiceName};
+use weft_model::keys::RecordPath;
+use weft_model::service::{Service, ServicePort, Target};
+use weft_model::snapshot::Snapshot;
+
+use crate::context::{Context, Reason, VipFault};
+use crate::members::Members;
+
+/// All services of a snapshot, resolved.
+pub type Services = BTreeMap<ServiceName, Resolved>;
+
+/// What one service stands for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resolved {
+    /// The network it belongs to; none is the default one.
+    pub network: Option<NetworkName>,
+    /// The virtual IPs that stand for it, as the service lists them.
+    pub vips: Vec<IpAddr>,
+    /// The virtual IPs that it lists and that do not stand for it.
+    pub vip_faults: Vec<(IpAddr, VipFault)>,
+    /// A row per port, as the service lists them.
+    pub frontends: Vec<Frontend>,
+    /// What would be a backend but for its address or port; by path, then address.
+    pub rejected: Vec<Rejected>,
+    /// A row per endpoint, whatever its state; by path.
+    pub members: Vec<Member>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// The port.
+    pub port: ServicePort,
+    /// What could answer for it, in use or not; by address and port, none twice.
+    pub backends: Vec<Backend>,
+}
+
+/// An address and port that can answer for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Whose address it is.
+    pub endpoint: Arc<Endpoint>,
+    /// The address.
+    pub address: IpAddr,
+    /// The port.
+    pub port: u16,
+    /// Whether new connections may come to it: its state is the best there is.
+    pub in_use: bool,
+}
+
+/// An endpoint of a service, for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// Whether new connections to some port of the service may come to it.
+    pub in_use: bool,
+}
+
+/// An endpoint's address, or the name or port in its place, that is no backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejected {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
+    /// The address, unless the record holds a name, or the fault is the endpoint's as a whole.
+    pub address: Option<IpAddr>,
+    /// Why.
+    pub reason: Reason,
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "rejected: {}", self.reason)
+    }
+}
+
+impl Frontend {
+    /// The backends that new connections may come to.
+    pub fn in_use(&self) -> impl Iterator<Item = &Backend> {
+        self.backends.iter().filter(|b| b.in_use)
+    }
+}
+
+impl Backend {
+    /// The endpoint's id, the last label of its path.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        &self.endpoint.id
+    }
+
+    /// The endpoint's own name as a path.
+    #[must_use]
+    pub fn path(&self) -> &RecordPath {
+        &self.endpoint.path
+    }
+
+    /// The host that answers for it.
+    #[must_use]
+    pub fn node(&self) -> Option<&NodeName> {
+        self.endpoint.node.as_ref()
+    }
+
+    /// The endpoint's state.
+    #[must_use]
+    pub fn state(&self) -> EndpointState {
+        self.endpoint.state
+    }
+}
+
+/// What every service of the snapshot stands for. `context` is [`Context::of`] the same snapshot.
+#[must_use]
+pub fn resolve(snapshot: &Snapshot, context: &Context) -> Services {
+    let members = Members::of(snapshot);
+    let resolved = |(name, service): (&ServiceName, &weft_model::snapshot::Stored<Service>)| {
+        let endpoints = members.endpoints_of(name, &service.value);
+        (name.clone(), over(endpoints, name, &service.value, context))
+    };
+    snapshot.services().map(resolved).collect()
+}
+
+/// What one service stands for. `context` is [`Context::of`] the same snapshot; the service need not be stored yet.
+#[must_use]
+pub fn backends(snapshot: &Snapshot, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
+    over(snapshot.endpoints_of(name, service), name, service, context)
+}
+
+/// Chooses among `endpoints`, which come by path.
+fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
+    let mut resolved = Resolved { network: service.network.clone(), ..Resolved::default() };
+    for vip in &service.vips {
+        match context.vip_fault(*vip, name) {
+            None => resolved.vips.push(*vip),
+            Some(fault) => resolved.vip_faults.push((*vip, fault)),
+        }
+    }
+    let mut usable: Vec<(usize, IpAddr)> = Vec::with_capacity(endpoints.len());
+    for (at, endpoint) in endpoints.iter().enumerate() {
+        for address in &endpoint.addresses {
+            match context.reject(*address, service.allow_hosts) {
+                None => usable.push((at, *address)),
+                Some(reason) => resolved.rejected.push(reject(endpoint, Some(*address), reason)),
+            }
+        }
+        for host in &endpoint.host_names {
+            resolved.rejected.push(reject(endpoint, None, Reason::HostName(host.clone())));
+        }
+        for port in &service.ports {
+            if let Err(reason) = backend_port(endpoint, port) {
+                let rejected = reject(endpoint, None, reason);
+                // Two ports of the service may ask for the same name.
+                if !resolved.rejected.iter().rev().take(service.ports.len()).any(|r| *r == rejected) {
+                    resolved.rejected.push(rejected);
+                }
+            }
+        }
+    }
+    let mut used = vec![false; endpoints.len()];
+    for port in &service.ports {
+        resolved.frontends.push(frontend(port, &endpoints, &usable, &mut used));
+    }
+    let member = |(endpoint, in_use)| Member { endpoint, in_use };
+    resolved.members = endpoints.into_iter().zip(used).map(member).collect();
+    resolved
+}
+
+fn reject(endpoint: &Arc<Endpoint>, address: Option<IpAddr>, reason: Reason) -> Rejected {
+    Rejected { endpoint: Arc::clone(endpoint), address, reason }
+}
+
+/// One port's row; marks in `used` the endpoints that are in use.
+fn frontend(port: &ServicePort, endpoints: &[Arc<Endpoint>], usable: &[(usize, IpAddr)], used: &mut [bool]) -> Frontend {
+    // Of several endpoints with one address and port the one in the best state speaks, the first by path among equals.
+    let mut best: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
+    for (at, address) in usable {
+        let Ok(number) = backend_port(&endpoints[*at], port) else { continue };
+        match best.entry((*address, number)) {
+            Entry::Vacant(free) => drop(free.insert(*at)),
+            Entry::Occupied(mut other) => {
+                if rank(endpoints[*at].state) < rank(endpoints[*other.get()].state) {
+                    other.insert(*at);
+                }
+            }
+        }
+    }
+    let tier = |v4: bool| {
+        let of_family = best.iter().filter(|((address, _), _)| address.is_ipv4() == v4);
+        of_family.filter_map(|(_, at)| endpoints[*at].state.tier()).min()
+    };
+    let (tier4, tier6) = (tier(true), tier(false));
+    let is_in_use = |address: IpAddr, state: EndpointState| {
+        let asked = if address.is_ipv4() { tier4 } else { tier6 };
+        asked.is_some() && state.tier() == asked
+    };
+    for (at, address) in usable {
+        if backend_port(&endpoints[*at], port).is_ok() && is_in_use(*address, endpoints[*at].state) {
+            used[*at] = true;
+        }
+    }
+    let backend = |((address, port), at): ((IpAddr, u16), usize)| {
+        let endpoint = Arc::clone(&endpoints[at]);
+        let in_use = is_in_use(address, endpoint.state);
+        Backend { endpoint, address, port, in_use }
+    };
+    Frontend { port: port.clone(), backends: best.into_iter().map(backend).collect() }
+}
+
+/// Lower is better; states that are never asked come last.
+fn rank(state: EndpointState) -> (u8, EndpointState) {
+    (state.tier().unwrap_or(u8::MAX), state)
+}
+
+/// The port that `endpoint` serves for `port`: the target if it is given, else the record's own, else the service's.
+///
+/// Of an endpoint with several ports the record's own is the one that bears the service port's name, else its unnamed one.
+fn backend_port(endpoint: &Endpoint, port: &ServicePort) -> Result<u16, Reason> {
+    match &port.target {
+        // A stored target of 0 is no port; it counts as none given.
+        Some(Target::Number(number)) if *number != 0 => Ok(*number),
+        Some(Target::Name(name)) => endpoint.port(Some(name), port.proto).ok_or_else(|| Reason::NoPort(name.clone(), port.proto)),
+        Some(Target::Number(_)) | None => {
+            let same_name = Some(port.name.as_str()).filter(|n| !n.is_empty());
+            let own = same_name.and_then(|name| endpoint.port(Some(name), port.proto));
+            Ok(own.or_else(|| endpoint.port(None, port.proto)).unwrap_or(port.port))
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "pick_tests.rs"]
+mod tests;
