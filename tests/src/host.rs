@@ -102,6 +102,16 @@ impl Host {
         Container::start(self, options.into_iter().collect(), command.into_iter().collect())
     }
 
+    /// A fresh network namespace on this host, as an orchestrator would make it, for `netctl attach --netns`.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn bare_namespace(&self, name: &str) -> Result<Place> {
+        let place = Place { netns: self.dir.join(name), ..self.place.clone() };
+        make_netns(&place)?;
+        Ok(place)
+    }
+
     /// Puts the cable in: the link to the fabric and its addresses.
     fn lay_cable(&self) -> Result<()> {
         let name = &self.name;

@@ -4,11 +4,12 @@
 //! network namespace with its own cgroup, bpffs, run and state directory. This crate knows Weft only by its command line,
 //! its JSON and its keys in etcd; it links neither the agent nor the store.
 //!
-//! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`mod@eventually`] (how to wait) and
-//! [`teardown`] (how nothing stays behind).
+//! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`traffic`] and [`dns`] (what goes on
+//! in them), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
 
 pub mod cgroup;
 pub mod container;
+pub mod dns;
 pub mod etcd;
 pub mod eventually;
 pub mod host;
@@ -17,6 +18,7 @@ pub mod place;
 pub mod signals;
 pub mod teardown;
 pub mod topology;
+pub mod traffic;
 
 pub use container::Container;
 pub use eventually::eventually;

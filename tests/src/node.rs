@@ -56,6 +56,10 @@ struct State {
     flags: BTreeMap<String, String>,
     /// Flags of which there may be several, as typed.
     more: Vec<OsString>,
+    /// Environment variables.
+    env: BTreeMap<String, String>,
+    /// A command that starts it, as `setpriv …` does.
+    wrapper: Vec<OsString>,
 }
 
 impl Node {
@@ -74,7 +78,7 @@ impl Node {
             ("log", "info".to_owned()),
         ];
         let flags = flags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let state = Mutex::new(State { process: None, flags, more: Vec::new() });
+        let state = Mutex::new(State { process: None, flags, more: Vec::new(), env: BTreeMap::new(), wrapper: Vec::new() });
         Self { name: name.to_owned(), place, dir, state }
     }
 
@@ -95,6 +99,20 @@ impl Node {
     /// Adds arguments as they are for the next start.
     pub fn add_args<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) {
         self.state().more.extend(args.into_iter().map(|a| a.as_ref().to_owned()));
+    }
+
+    /// Takes all flags away for the next start and sets environment variables in their place: the flag `run-dir` becomes
+    /// `WEFT_RUN_DIR`.
+    pub fn flags_into_environment(&self) {
+        let mut state = self.state();
+        let flags = std::mem::take(&mut state.flags);
+        let name = |flag: String| format!("WEFT_{}", flag.to_uppercase().replace('-', "_"));
+        state.env.extend(flags.into_iter().map(|(flag, value)| (name(flag), value)));
+    }
+
+    /// Starts it through another command from now on, which gets the command line as its last arguments.
+    pub fn set_wrapper<A: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = A>) {
+        self.state().wrapper = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
     }
 
     /// The run directory.
@@ -121,13 +139,19 @@ impl Node {
         self.run_dir().join("weft.sock")
     }
 
-    /// The whole command line.
+    /// The whole command line, wrapper and environment included.
     ///
     /// # Errors
     /// When the binary is missing.
     pub fn command_line(&self) -> Result<Vec<OsString>> {
         let state = self.state();
-        let mut args = vec![binary("weftd")?.into_os_string()];
+        let mut args = Vec::new();
+        if !state.env.is_empty() {
+            args.push("env".into());
+            args.extend(state.env.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))));
+        }
+        args.extend(state.wrapper.iter().cloned());
+        args.push(binary("weftd")?.into_os_string());
         for (flag, value) in &state.flags {
             args.push(format!("--{flag}={value}").into());
         }

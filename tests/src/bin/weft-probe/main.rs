@@ -2,6 +2,7 @@
 //! JSON. It knows nothing of Weft: sockets only. The one exception is `hold-topology`, by which the harness tests itself.
 
 mod client;
+mod confine;
 mod server;
 
 use std::net::SocketAddr;
@@ -41,6 +42,12 @@ enum What {
     Stream(client::Stream),
     /// Sends numbered datagrams from one socket until SIGTERM or the end of its time, and reports what came back
     Datagrams(client::Datagrams),
+    /// Becomes a command that the kernel allows no bpf(2), as on a host whose administrator forbids it
+    WithoutBpf {
+        /// The command
+        #[arg(trailing_var_arg = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     /// Makes a topology of two hosts, prints its name and waits for a signal
     HoldTopology,
 }
@@ -52,6 +59,7 @@ fn main() -> Result<()> {
         What::Connect(args) => args.run(),
         What::Stream(args) => args.run(),
         What::Datagrams(args) => args.run(),
+        What::WithoutBpf { command } => confine::without_bpf(&command),
         What::HoldTopology => {
             let topology = weft_tests::Topology::new(2)?;
             let _busy = topology.host(1).spawn("busy", ["sleep", "1000"])?;

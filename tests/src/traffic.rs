@@ -1,0 +1,134 @@
+//! Servers in containers and clients beside them, by our own `weft-probe`: it says who it is, and reports as JSON.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::container::Container;
+use crate::eventually::{SOON, eventually};
+use crate::host::Host;
+use crate::node::binary;
+use crate::place::{Daemon, Place};
+
+/// The path of the probe.
+///
+/// # Errors
+/// When it was not built.
+pub fn probe() -> Result<String> {
+    Ok(binary("weft-probe")?.to_string_lossy().into_owned())
+}
+
+/// A container whose TCP server on `port` begins every connection with the line `say`.
+///
+/// # Errors
+/// When it does not come up and answer.
+pub fn tcp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
+    server(host, options, "serve-tcp", port, say)
+}
+
+/// A container whose UDP server on `port` begins every answer with `say`.
+///
+/// # Errors
+/// When it does not come up and answer.
+pub fn udp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
+    server(host, options, "serve-udp", port, say)
+}
+
+fn server(host: &Host, options: &[&str], kind: &str, port: u16, say: &str) -> Result<Container> {
+    let listen = format!("0.0.0.0:{port}");
+    let container = host.container(options.iter().copied(), [probe()?.as_str(), kind, &listen, "--say", say])?;
+    let to = format!("127.0.0.1:{port}");
+    let udp: &[&str] = if kind == "serve-udp" { &["--udp"] } else { &[] };
+    eventually(&format!("{say} serves"), SOON, || {
+        // A fresh namespace's lo is down until someone puts it up, so by the container's own address if need be.
+        let to = container.address().map_or(to.clone(), |a| format!("{a}:{port}"));
+        let report = connect(container.place(), &to, udp)?;
+        ensure!(report["result"] == "answered", "{report}");
+        Ok(())
+    })?;
+    Ok(container)
+}
+
+/// A container that does nothing, to be a client in.
+///
+/// # Errors
+/// When it does not come up.
+pub fn idle(host: &Host, options: &[&str]) -> Result<Container> {
+    host.container(options.iter().copied(), ["sleep", "100000"])
+}
+
+/// Connects once from a place; the report's `result` is `answered`, `refused`, `timeout`, `unreachable` or the kernel's words.
+///
+/// # Errors
+/// When the probe cannot be run.
+pub fn connect(from: &Place, to: &str, options: &[&str]) -> Result<Value> {
+    let probe = probe()?;
+    let words = [&[probe.as_str(), "connect", to], options].concat();
+    from.exec(words)?.json()
+}
+
+/// Who answers a connection.
+///
+/// # Errors
+/// When nobody does.
+pub fn who_answers(from: &Place, to: &str) -> Result<String> {
+    let report = connect(from, to, &[])?;
+    match report["result"].as_str() {
+        Some("answered") => Ok(report["said"].as_str().unwrap_or_default().to_owned()),
+        _ => bail!("connection to {to}: {report}"),
+    }
+}
+
+/// Connects this many times, each on its own, and counts who answered.
+///
+/// # Errors
+/// When one of them is not answered.
+pub fn tally(from: &Place, to: &str, times: usize) -> Result<BTreeMap<String, usize>> {
+    let mut counts = BTreeMap::new();
+    for number in 1..=times {
+        let who = who_answers(from, to).with_context(|| format!("connection {number} of {times}"))?;
+        *counts.entry(who).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// A long TCP connection in the background; it stands when this returns.
+///
+/// # Errors
+/// When it does not come about.
+pub fn stream(from: &Container, name: &str, to: &str) -> Result<Daemon> {
+    background(from, name, "stream", to)
+}
+
+/// Datagrams from one socket in the background.
+///
+/// # Errors
+/// When it does not start.
+pub fn datagrams(from: &Container, name: &str, to: &str) -> Result<Daemon> {
+    background(from, name, "datagrams", to)
+}
+
+fn background(from: &Container, name: &str, kind: &str, to: &str) -> Result<Daemon> {
+    let daemon = from.spawn(name, [probe()?.as_str(), kind, to])?;
+    eventually(&format!("{name} is connected to {to}"), SOON, || {
+        if let Some(status) = daemon.ended()? {
+            bail!("it ended: {status}: {}", daemon.stderr());
+        }
+        ensure!(daemon.stderr().contains("connected to"), "not yet: {}", daemon.stderr());
+        Ok(())
+    })?;
+    Ok(daemon)
+}
+
+/// Ends what [`stream`] or [`datagrams`] began, and gives its report.
+///
+/// # Errors
+/// When it does not end or report.
+pub fn report(daemon: &Daemon) -> Result<Value> {
+    if daemon.ended()?.is_none() {
+        daemon.stop(SOON)?;
+    }
+    let line = daemon.stdout();
+    serde_json::from_str(&line).with_context(|| format!("{} reported {line:?}: {}", daemon.command(), daemon.stderr()))
+}
