@@ -7,6 +7,7 @@
 //!
 //! What an id means is read from the maps, never from memory: an agent that restarts goes on with the same ids.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -238,8 +239,8 @@ struct Placing<'a> {
     claimed: HashSet<u32>,
     /// The backends that `actual` has and those given out since: id, and whether a list has it by now.
     known: HashMap<Backend, (u32, bool)>,
-    /// Ids that slots name and no backend has.
-    dangling: HashSet<u32>,
+    /// Ids that slots name and no backend has; looked for once a new id is needed.
+    dangling: OnceCell<HashSet<u32>>,
     frontends: Vec<(FrontendKey, Frontend)>,
     slots: Vec<(SlotKey, u32)>,
     backends: Vec<(u32, Backend)>,
@@ -253,7 +254,6 @@ impl<'a> Placing<'a> {
         }
         let mut lists: HashSet<u32> = actual.frontends.values().map(|f| f.service).collect();
         lists.extend(actual.slots.keys().map(|k| k.service));
-        let dangling = actual.slots.values().filter(|id| !actual.backends.contains_key(id)).copied().collect();
         Self {
             actual,
             ids,
@@ -261,7 +261,7 @@ impl<'a> Placing<'a> {
             lists,
             claimed: HashSet::new(),
             known,
-            dangling,
+            dangling: OnceCell::new(),
             frontends: Vec::new(),
             slots: Vec::new(),
             backends: Vec::new(),
@@ -323,7 +323,12 @@ impl<'a> Placing<'a> {
         let id = match self.known.get(backend) {
             Some((id, true)) => return *id,
             Some((id, false)) => *id,
-            None => take(&mut self.ids.next_backend, |id| self.actual.backends.contains_key(&id) || self.dangling.contains(&id)),
+            None => {
+                let actual = self.actual;
+                let named = || actual.slots.values().filter(|id| !actual.backends.contains_key(id)).copied().collect();
+                let dangling = self.dangling.get_or_init(named);
+                take(&mut self.ids.next_backend, |id| actual.backends.contains_key(&id) || dangling.contains(&id))
+            }
         };
         self.known.insert(*backend, (id, true));
         self.backends.push((id, *backend));

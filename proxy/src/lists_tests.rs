@@ -134,9 +134,10 @@ fn an_id_that_was_freed_is_not_given_again_even_after_a_restart() {
 fn ids_wrap_past_those_in_use_and_never_are_0() {
     let mut host = Host::with(&[(1, "a", &[1, 2])]);
     (host.ids.next_list, host.ids.next_backend) = (u32::MAX, u32::MAX);
+    host.maps.slots.insert(SlotKey { service: 2, index: 9 }, 3);
     host.sync(&world(&[(1, "a", &[1, 2]), (2, "b", &[3, 4]), (3, "c", &[5])]));
-    assert_eq!(host.maps.backends.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, u32::MAX]);
-    assert_eq!([1, 2, 3].map(|vip| host.maps.frontends[&key(vip)].service), [1, u32::MAX, 2]);
+    assert_eq!(host.maps.backends.keys().copied().collect::<Vec<_>>(), [1, 2, 4, 5, u32::MAX]);
+    assert_eq!([1, 2, 3].map(|vip| host.maps.frontends[&key(vip)].service), [1, u32::MAX, 3]);
 }
 
 #[test]

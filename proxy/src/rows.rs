@@ -59,23 +59,17 @@ pub enum Action {
 pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     let mut actions = Vec::new();
     let mut fronts_later = Vec::new();
-    // How far programs can read into each list once the first step is done.
-    let mut readable: HashMap<u32, u32> = HashMap::with_capacity(actual.frontends.len());
-    let mut still_reads = |f: &Frontend| {
-        let count = readable.entry(f.service).or_default();
-        *count = f.count.max(*count);
-    };
+    // Lists that programs read until their frontend points at another, and how far.
+    let mut left_behind: HashMap<u32, u32> = HashMap::new();
     let shrinks = |new: &Frontend, old: &Frontend| new.service == old.service && new.count < old.count;
     for change in pairs(&desired.frontends, &actual.frontends) {
         match change {
-            Pair::Same(now) => still_reads(now),
-            Pair::Put(key, new, Some(old)) if shrinks(new, old) => {
-                still_reads(new);
-                actions.push(Action::PutFrontend(*key, *new));
-            }
+            Pair::Same => {}
+            Pair::Put(key, new, Some(old)) if shrinks(new, old) => actions.push(Action::PutFrontend(*key, *new)),
             Pair::Put(key, new, old) => {
-                if let Some(old) = old {
-                    still_reads(old);
+                if let Some(old) = old.filter(|old| old.service != new.service) {
+                    let count = left_behind.entry(old.service).or_default();
+                    *count = old.count.max(*count);
                 }
                 fronts_later.push(Action::PutFrontend(*key, *new));
             }
@@ -88,12 +82,12 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     let mut held: HashSet<u32> = HashSet::new();
     for change in pairs(&desired.slots, &actual.slots) {
         match change {
-            Pair::Same(..) => {}
+            Pair::Same => {}
             Pair::Put(key, backend, old) => {
                 held.extend(old);
                 slots.push(Action::PutSlot(*key, *backend));
             }
-            Pair::Delete(key, old) if readable.get(&key.service).is_some_and(|count| key.index < *count) => {
+            Pair::Delete(key, old) if left_behind.get(&key.service).is_some_and(|count| key.index < *count) => {
                 held.insert(*old);
                 slots_later.push(Action::DeleteSlot(*key));
             }
@@ -104,7 +98,7 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     let mut backends_later = Vec::new();
     for change in pairs(&desired.backends, &actual.backends) {
         match change {
-            Pair::Same(..) => {}
+            Pair::Same => {}
             Pair::Put(id, backend, _) => backends.push(Action::PutBackend(*id, *backend)),
             Pair::Delete(id, _) if held.contains(id) => backends_later.push(Action::DeleteBackend(*id)),
             Pair::Delete(id, _) => actions.push(Action::DeleteBackend(*id)),
@@ -169,7 +163,7 @@ impl fmt::Display for Proto {
 
 /// One key of two maps: what is wanted, and what is there.
 enum Pair<'a, K, V> {
-    Same(&'a V),
+    Same,
     Put(&'a K, &'a V, Option<&'a V>),
     Delete(&'a K, &'a V),
 }
@@ -194,7 +188,7 @@ fn pairs<'a, K: Ord, V: PartialEq>(
             Ordering::Equal => desired
                 .next()
                 .zip(actual.next())
-                .map(|((key, new), (_, old))| if new == old { Pair::Same(old) } else { Pair::Put(key, new, Some(old)) }),
+                .map(|((key, new), (_, old))| if new == old { Pair::Same } else { Pair::Put(key, new, Some(old)) }),
         }
     })
 }
