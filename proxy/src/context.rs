@@ -16,16 +16,8 @@ use weft_model::snapshot::Snapshot;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     service_cidrs: Vec<IpNet>,
-    vips: BTreeMap<IpAddr, Owner>,
+    vips: BTreeMap<IpAddr, ServiceName>,
     hosts: BTreeMap<IpAddr, HostAddress>,
-}
-
-/// Whose a virtual IP is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Owner {
-    service: ServiceName,
-    /// Whether `<weft-prefix>/vips/<address>` says so, or only the service itself.
-    recorded: bool,
 }
 
 /// What an address is on a host of the cluster.
@@ -71,7 +63,7 @@ pub enum Reason {
 pub enum VipFault {
     /// Another service has it.
     Taken(ServiceName),
-    /// It lies in no service range, and no key below `<weft-prefix>/vips/` gives it to the service.
+    /// It lies in no service range.
     OutOfRange,
     /// It is an address that has another meaning.
     Reserved(Reason),
@@ -83,14 +75,12 @@ impl Context {
     pub fn of(snapshot: &Snapshot) -> Self {
         let mut context = Self { service_cidrs: snapshot.cluster().service_cidrs, ..Self::default() };
         for (vip, owner) in snapshot.vips() {
-            let service = owner.value.service.clone();
-            context.vips.insert(vip.to_canonical(), Owner { service, recorded: true });
+            context.vips.insert(vip.to_canonical(), owner.value.service.clone());
         }
         for (name, service) in snapshot.services() {
             for vip in &service.value.vips {
                 // Two services that claim one address, with no key to tell whose it is: the first by name has it.
-                let owner = || Owner { service: name.clone(), recorded: false };
-                context.vips.entry(vip.to_canonical()).or_insert_with(owner);
+                context.vips.entry(vip.to_canonical()).or_insert_with(|| name.clone());
             }
         }
         for (key, lease) in snapshot.leases() {
@@ -136,8 +126,8 @@ impl Context {
         if let Some(range) = self.service_cidrs.iter().find(|r| r.contains(&address)) {
             return Some(Reason::InServiceRange(address, *range));
         }
-        if let Some(owner) = self.vips.get(&address) {
-            return Some(Reason::VirtualIp(address, owner.service.clone()));
+        if let Some(service) = self.vips.get(&address) {
+            return Some(Reason::VirtualIp(address, service.clone()));
         }
         if allow_hosts { None } else { self.host(address) }
     }
@@ -155,22 +145,18 @@ impl Context {
 
     /// Why `vip` does not stand for `service`; `None` if it does.
     ///
-    /// A virtual IP takes traffic away from whoever has the address, so a service's own word is enough inside the service
-    /// ranges only. Outside of them the key below `<weft-prefix>/vips/` must say so too (a range that was given up), and never
-    /// is an address of a host or one with a meaning of its own taken.
+    /// A virtual IP takes traffic away from whoever has the address, so it must lie in a service range, where nobody has one.
+    /// The programs hold to the same ranges.
     #[must_use]
     pub fn vip_fault(&self, vip: IpAddr, service: &ServiceName) -> Option<VipFault> {
         let vip = vip.to_canonical();
-        let owner = self.vips.get(&vip);
-        if let Some(other) = owner.filter(|o| o.service != *service) {
-            return Some(VipFault::Taken(other.service.clone()));
+        if let Some(other) = self.vips.get(&vip).filter(|owner| *owner != service) {
+            return Some(VipFault::Taken(other.clone()));
         }
         if let Some(reason) = meaningless(vip).or_else(|| self.host(vip)) {
             return Some(VipFault::Reserved(reason));
         }
-        let in_range = self.service_cidrs.iter().any(|r| r.contains(&vip));
-        let recorded = owner.is_some_and(|o| o.recorded);
-        (!in_range && !recorded).then_some(VipFault::OutOfRange)
+        (!self.service_cidrs.iter().any(|r| r.contains(&vip))).then_some(VipFault::OutOfRange)
     }
 }
 

@@ -16,7 +16,7 @@ use weft_model::endpoint::{Endpoint, EndpointState};
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::service::{Service, ServicePort, Target};
-use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::{Snapshot, Stored};
 
 use crate::context::{Context, Reason, VipFault};
 use crate::members::Members;
@@ -126,7 +126,7 @@ impl Backend {
 #[must_use]
 pub fn resolve(snapshot: &Snapshot, context: &Context) -> Services {
     let members = Members::of(snapshot);
-    let resolved = |(name, service): (&ServiceName, &weft_model::snapshot::Stored<Service>)| {
+    let resolved = |(name, service): (&ServiceName, &Stored<Service>)| {
         let endpoints = members.endpoints_of(name, &service.value);
         (name.clone(), over(endpoints, name, &service.value, context))
     };

@@ -12,8 +12,8 @@
 //! 6. slots of lists that no frontend points at since step 5;
 //! 7. backends that no slot names since steps 4 and 6.
 //!
-//! A program that is in the middle of its reads while several actions pass may still find a slot or a backend gone; it is to
-//! read the frontend once more. What each row should hold is decided in [`crate::lists`].
+//! A program that is in the middle of its reads while several actions pass may still find a slot or a backend gone: what it
+//! does then is its own affair. What each row should hold is decided in [`crate::lists`].
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap, HashSet};
