@@ -1,0 +1,226 @@
+//! Network devices: the VXLAN device of the overlay, and the host ends of containers' veth pairs.
+//!
+//! The VXLAN device is flannel-shaped: one fixed VNI, `nolearning`, a stored Ethernet address. Veth pairs are made by attach,
+//! not by a plan, because a plan has no namespace at hand: what is planned here is that they are up, and that pairs which no
+//! attachment lists are swept away.
+//!
+//! What Linux 6.18 changes in place (seen): local address, lower device, learning, Ethernet address, MTU, up and down. It
+//! refuses another VNI ("Cannot change VNI") and another port ("Cannot change port"): those need a new device.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use weft_model::mac::Mac;
+
+use crate::diff::{Row, Step, Table};
+use crate::host::Host;
+
+/// What the names of all our devices begin with.
+pub const PREFIX: &str = "weft";
+
+/// Hexadecimal digits in the name of a veth's host end: with [`PREFIX`] 15 bytes, the longest name there is (`IFNAMSIZ`).
+const VETH_DIGITS: usize = 11;
+
+/// A device of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// Whether it is set up.
+    pub up: bool,
+}
+
+/// What a device is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The overlay's device.
+    Vxlan(Vxlan),
+    /// The host end of a container's veth pair.
+    Veth,
+}
+
+/// A VXLAN device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vxlan {
+    /// VXLAN network identifier.
+    pub vni: u32,
+    /// The source of outer headers; unspecified if it has none.
+    pub local: Ipv4Addr,
+    /// The lower device, by ifindex; 0 if it has none. When that device goes, the kernel removes this one with it.
+    pub parent: u32,
+    /// UDP port.
+    pub port: u16,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// In bytes.
+    pub mtu: u32,
+    /// Whether it takes FDB entries from the packets it sees; ours never does.
+    pub learning: bool,
+    /// Whether it has an option that we never set, such as a default remote or `external`.
+    pub foreign: bool,
+}
+
+impl Link {
+    /// Whether the kernel can turn this device into `to` without a new device.
+    #[must_use]
+    pub fn can_become(&self, to: &Self) -> bool {
+        match (&self.kind, &to.kind) {
+            (Kind::Vxlan(from), Kind::Vxlan(to)) => from.vni == to.vni && from.port == to.port && from.foreign == to.foreign,
+            (Kind::Veth, Kind::Veth) => true,
+            _ => false,
+        }
+    }
+
+    /// Its Ethernet address, where we set it.
+    pub(crate) fn mac(&self) -> Option<Mac> {
+        match &self.kind {
+            Kind::Vxlan(vxlan) => Some(vxlan.mac),
+            Kind::Veth => None,
+        }
+    }
+}
+
+impl Row for Link {
+    type Key = String;
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, kind, up } = self;
+        let state = if *up { "up" } else { "down" };
+        match kind {
+            Kind::Vxlan(Vxlan { vni, local, parent, port, mac, mtu, learning, foreign }) => {
+                let learning = if *learning { "learning" } else { "nolearning" };
+                let foreign = if *foreign { " foreign" } else { "" };
+                write!(
+                    f,
+                    "link {name} vxlan id {vni} local {local} parent {parent} port {port} address {mac} mtu {mtu} \
+                     {learning}{foreign} {state}"
+                )
+            }
+            Kind::Veth => write!(f, "link {name} veth {state}"),
+        }
+    }
+}
+
+/// The devices that `host` should have.
+#[must_use]
+pub fn desired(host: &Host) -> Table<Link> {
+    let veth = |name: &String| Link { name: name.clone(), kind: Kind::Veth, up: true };
+    let mut rows: Table<Link> = host.attachments.iter().map(|a| veth(&a.host_ifname)).collect();
+    if let Some(overlay) = host.overlay() {
+        let backend = &overlay.config.backend;
+        let vxlan = Vxlan {
+            vni: backend.vni,
+            local: overlay.uplink.address,
+            parent: overlay.uplink.index,
+            port: backend.port,
+            mac: host.vtep_mac,
+            mtu: overlay.mtu(),
+            learning: false,
+            foreign: false,
+        };
+        rows.insert(Link { name: overlay.device(), kind: Kind::Vxlan(vxlan), up: true });
+    }
+    rows
+}
+
+/// The steps for devices: a device that cannot be changed in place is removed and made anew; a veth pair that is missing is
+/// attach's to make.
+pub(crate) fn diff(desired: &Table<Link>, actual: &Table<Link>) -> Vec<Step<Link>> {
+    let mut steps = Vec::new();
+    for step in crate::diff::diff(desired, actual) {
+        match step {
+            Step::Change { from, to } if !from.can_become(&to) => {
+                steps.push(Step::Remove(from));
+                if to.kind != Kind::Veth {
+                    steps.push(Step::Add(to));
+                }
+            }
+            Step::Add(Link { kind: Kind::Veth, .. }) => {}
+            other => steps.push(other),
+        }
+    }
+    steps
+}
+
+/// The name of the VXLAN device of a VNI.
+#[must_use]
+pub fn vxlan_name(vni: u32) -> String {
+    format!("{PREFIX}.{vni}")
+}
+
+/// The name of a veth's host end: the same for the same container and interface, so that a restarted agent and one without
+/// its state find it. Two containers may, once in many millions, be given one name; the caller checks.
+#[must_use]
+pub fn veth_name(id: &str, ifname: &str) -> String {
+    let hash = hash_of([id, ifname]) >> (64 - 4 * VETH_DIGITS);
+    format!("{PREFIX}{hash:0VETH_DIGITS$x}")
+}
+
+/// The Ethernet address of a veth's host end, made from its name. It is given at creation: systemd-udevd changes addresses
+/// that the kernel made up, and the container has this one as a permanent neighbour.
+#[must_use]
+pub fn veth_mac(host_ifname: &str) -> Mac {
+    let [a, b, c, d, e, g, ..] = hash_of([host_ifname, "mac"]).to_be_bytes();
+    Mac::local_from([a, b, c, d, e, g])
+}
+
+/// Whether a VXLAN device of this name is ours.
+#[must_use]
+pub fn is_vxlan_name(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('.'));
+    digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Whether a veth of this name is ours.
+#[must_use]
+pub fn is_veth_name(name: &str) -> bool {
+    let digits = name.strip_prefix(PREFIX);
+    digits.is_some_and(|d| d.len() == VETH_DIGITS && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
+}
+
+/// FNV-1a of the parts, each closed by a zero byte, with the bits spread at the end. It is written down here because names
+/// made from it must be the same in every later version, which the standard library's hasher does not promise.
+fn hash_of<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
+    let bytes = parts.into_iter().flat_map(|part| part.bytes().chain([0]));
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    hash ^ (hash >> 32)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_ours_fit_the_kernel_and_do_not_collide_soon() {
+        let names: BTreeSet<String> = (0..20_000).map(|n| veth_name(&format!("web-{n}"), "eth0")).collect();
+        assert_eq!(names.len(), 20_000);
+        assert!(names.iter().all(|n| n.len() == 15 && is_veth_name(n) && !is_vxlan_name(n)));
+        assert_ne!(veth_name("ab", "c"), veth_name("a", "bc"));
+        assert!(vxlan_name(0xff_ffff).len() <= 15 && is_vxlan_name(&vxlan_name(0xff_ffff)));
+    }
+
+    #[test]
+    fn names_stay_what_they_were() {
+        assert_eq!(veth_name("web-1", "eth0"), "weft588b4df41b0");
+        assert_eq!(veth_mac("weft0123456789a").to_string(), "52:23:1d:1d:e9:2b");
+    }
+
+    #[test]
+    fn devices_of_others_are_not_ours() {
+        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789ab", "weftXYZ45678901", "flannel.1", "eth0"]
+        {
+            assert!(!is_vxlan_name(name) && !is_veth_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! The order of map writes, and the rows of special hosts.
+
+use ipnet::Ipv4Net;
+use proptest::prelude::*;
+use weft_model::network::{Backend, NetworkConfig};
+
+use super::*;
+use crate::host::{Attachment, Uplink};
+use crate::peers::Peer as HostPeer;
+
+fn rows() -> impl Strategy<Value = Rows> {
+    let key = || (0..6u32).prop_map(Be32::from_native);
+    (
+        0..3u32,
+        prop::collection::btree_map(key(), 0..3u32, 0..5),
+        prop::collection::btree_map(key(), 0..2u32, 0..5),
+        prop::collection::btree_map(key(), 0..3u32, 0..5),
+        prop::collection::btree_map(0..6u64, 0..3u32, 0..5),
+    )
+        .prop_map(|(vni, peers, vteps, endpoints, netns)| Rows {
+            config: Config { vni, ..Config::default() },
+            peers: peers.into_iter().map(|(k, mtu)| (k, Peer { mtu, ..Peer::default() })).collect(),
+            vteps: vteps.into_iter().map(|(k, flags)| (k, Vtep { flags })).collect(),
+            endpoints: endpoints.into_iter().map(|(k, ifindex)| (k, Endpoint { ifindex, ..Endpoint::default() })).collect(),
+            netns,
+        })
+}
+
+proptest! {
+    #[test]
+    fn applying_reaches_the_desired_rows_from_any_point(desired in rows(), mut actual in rows(), stop in 0..30usize) {
+        for action in diff(&desired, &actual).iter().take(stop) {
+            actual.apply(action);
+        }
+        for action in diff(&desired, &actual) {
+            actual.apply(&action);
+        }
+        prop_assert_eq!(&actual, &desired);
+        prop_assert!(diff(&desired, &actual).is_empty());
+    }
+}
+
+fn net(text: &str) -> Ipv4Net {
+    text.parse().unwrap()
+}
+
+fn host() -> Host {
+    Host {
+        node: "h1".parse().unwrap(),
+        config: Some(NetworkConfig::new(net("10.244.0.0/16"), 24, None, None, Backend::default()).unwrap()),
+        subnet: Some(net("10.244.1.0/24")),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        uplink: Some(Uplink {
+            name: "eth0".into(),
+            index: 2,
+            address: [192, 0, 2, 1].into(),
+            public_ip: [192, 0, 2, 1].into(),
+            mtu: 1500,
+            ethernet: true,
+        }),
+        attachments: vec![Attachment {
+            id: "web-1".into(),
+            address: [10, 244, 1, 2].into(),
+            mac: Mac([10, 88, 10, 244, 1, 2]),
+            host_ifname: "weft00000000001".into(),
+            host_index: Some(7),
+            netns_cookie: 42,
+            network: 1,
+        }],
+        netns_cookie: 1,
+    }
+}
+
+fn peers() -> Peers {
+    let peer = |n: u8, subnet: &str, mtu| HostPeer {
+        subnet: net(subnet),
+        public_ip: [192, 0, 2, n].into(),
+        mac: Mac([2, 0, 0, 0, 0, n]),
+        node: None,
+        mtu,
+        fast: subnet.ends_with("/24"),
+    };
+    let used = vec![peer(2, "10.244.2.0/24", None), peer(3, "10.244.4.0/23", None), peer(4, "10.244.8.0/24", Some(1400))];
+    Peers { used, skipped: Vec::new() }
+}
+
+#[test]
+fn a_subnet_of_another_length_has_a_vtep_but_no_fast_path() {
+    let rows = desired(&ClusterConfig::default(), &host(), &peers());
+    assert_eq!(rows.vteps.len(), 3);
+    let mtus: Vec<_> = rows.peers.iter().map(|(subnet, peer)| (subnet.to_string(), peer.mtu)).collect();
+    assert_eq!(mtus, [("10.244.2.0".to_owned(), 1450), ("10.244.8.0".to_owned(), 1400)]);
+    assert_eq!(rows.netns, BTreeMap::from([(1, NETWORK_ALL), (42, 1)]));
+    assert_eq!(rows.endpoints.len(), 1);
+}
+
+#[test]
+fn over_an_uplink_that_is_not_ethernet_nothing_is_pushed() {
+    let mut host = host();
+    host.uplink.as_mut().unwrap().ethernet = false;
+    let config = desired(&ClusterConfig::default(), &host, &peers()).config;
+    assert!(config.vtep.is_zero() && config.uplink == 0);
+    assert_eq!(config.subnet.to_string(), "10.244.1.0");
+}
+
+#[test]
+fn without_an_uplink_containers_and_service_ranges_stay() {
+    let mut host = host();
+    host.uplink = None;
+    let rows = desired(&ClusterConfig::default(), &host, &peers());
+    assert!(rows.peers.is_empty() && rows.vteps.is_empty() && rows.config.vtep.is_zero());
+    assert_eq!((rows.endpoints.len(), rows.netns.len(), rows.config.service_cidr_count), (1, 2, 1));
+}
+
+#[test]
+fn a_pair_that_is_not_made_yet_has_no_endpoint_row() {
+    let mut host = host();
+    host.attachments[0].host_index = None;
+    assert!(desired(&ClusterConfig::default(), &host, &peers()).endpoints.is_empty());
+}
+
+#[test]
+fn service_ranges_beyond_what_the_programs_hold_are_named() {
+    let mut cluster = ClusterConfig::default();
+    let range = |n: usize| format!("10.{}.0.0/16", 100 + n).parse().unwrap();
+    cluster.service_cidrs = (0..SERVICE_CIDRS + 2).map(range).collect();
+    assert_eq!(desired(&cluster, &host(), &peers()).config.service_cidr_count, 8);
+    assert_eq!(ranges_left_out(&cluster).collect::<Vec<_>>(), [range(8), range(9)]);
+}
+
+#[test]
+fn actions_print_what_is_written() {
+    let rows = desired(&ClusterConfig::default(), &host(), &peers());
+    let said: Vec<String> = diff(&rows, &Rows::default()).iter().map(Action::to_string).collect();
+    assert_eq!(
+        said,
+        [
+            "put weft_vteps 192.0.2.2",
+            "put weft_vteps 192.0.2.3",
+            "put weft_vteps 192.0.2.4",
+            "put weft_peers 10.244.2.0 vtep 192.0.2.2 address 02:00:00:00:00:02 mtu 1450",
+            "put weft_peers 10.244.8.0 vtep 192.0.2.4 address 02:00:00:00:00:04 mtu 1400",
+            "put weft_endpoints 10.244.1.2 ifindex 7 address 0a:58:0a:f4:01:02",
+            "put weft_netns 1 network 0",
+            "put weft_netns 42 network 1",
+            "put weft_config network 10.244.0.0/16 subnet 10.244.1.0/24 vni 1 port 8472 vtep 192.0.2.1 \
+             address 02:00:00:00:00:01 uplink 2 mtu 1500 services 10.112.0.0/16",
+        ]
+    );
+}

@@ -1,0 +1,115 @@
+//! IPv4 routes of the main table, all marked with our protocol number.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use weft_model::cluster::ClusterConfig;
+
+use crate::diff::{Row, Table};
+use crate::host::Host;
+use crate::ipam;
+use crate::peers::Peers;
+
+/// The routing protocol number that marks our routes and addresses (`rtm_protocol`, `IFA_PROTO`): `w`. Neither Linux
+/// (`include/uapi/linux/rtnetlink.h`) nor iproute2 (`etc/iproute2/rt_protos`) gives it to anybody. A restarted agent knows its
+/// routes by it, so it never changes.
+pub const PROTOCOL: u8 = 119;
+
+/// A route.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where to.
+    pub destination: Ipv4Net,
+    /// Its metric; ours is 0, which wins over all others.
+    pub metric: u32,
+    /// How.
+    pub via: Via,
+    /// The longest packet that gets there, in bytes, where that is less than the device's MTU.
+    pub mtu: Option<u32>,
+}
+
+/// How a route leads to its destination.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Through a gateway that is taken to be on the device's link (`onlink`).
+    Gateway {
+        /// The gateway.
+        gateway: Ipv4Addr,
+        /// The device.
+        device: String,
+    },
+    /// The destination is on the device's link.
+    Device(String),
+    /// Nowhere: the sender is told that the host is unreachable.
+    Unreachable,
+    /// In some way that we never set up, although it bears our number.
+    Foreign,
+}
+
+impl Via {
+    /// The device that the route needs.
+    #[must_use]
+    pub fn device(&self) -> Option<&str> {
+        match self {
+            Self::Gateway { device, .. } | Self::Device(device) => Some(device),
+            Self::Unreachable | Self::Foreign => None,
+        }
+    }
+}
+
+impl Row for Route {
+    type Key = (Ipv4Net, u32);
+
+    fn key(&self) -> Self::Key {
+        (self.destination, self.metric)
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { destination, metric, via, mtu } = self;
+        match via {
+            Via::Gateway { gateway, device } => write!(f, "route {destination} via {gateway} dev {device} onlink")?,
+            Via::Device(device) => write!(f, "route {destination} dev {device}")?,
+            Via::Unreachable => write!(f, "route {destination} unreachable")?,
+            Via::Foreign => write!(f, "route {destination} foreign")?,
+        }
+        if let Some(mtu) = mtu {
+            write!(f, " mtu {mtu}")?;
+        }
+        if *metric != 0 {
+            write!(f, " metric {metric}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The routes that `host` should have:
+/// * to each peer's subnet, by its network address on the VXLAN device;
+/// * to each container that is here;
+/// * `unreachable` for the own subnet, so that an address without a container does not go to the default route;
+/// * `unreachable` for each service range, so that nothing untranslated leaks.
+#[must_use]
+pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Route> {
+    let route = |destination: Ipv4Net, via: Via| Route { destination, metric: 0, via, mtu: None };
+    let mut rows = Table::default();
+    if let Some(overlay) = host.overlay() {
+        for peer in &peers.used {
+            let via = Via::Gateway { gateway: ipam::device_address(peer.subnet), device: overlay.device() };
+            let mtu = peer.mtu.filter(|mtu| *mtu < overlay.mtu());
+            rows.insert(Route { mtu, ..route(peer.subnet, via) });
+        }
+    }
+    for attachment in host.attachments.iter().filter(|a| a.host_index.is_some()) {
+        rows.insert(route(attachment.address.into(), Via::Device(attachment.host_ifname.clone())));
+    }
+    let ranges = cluster.service_cidrs.iter().filter_map(|cidr| match cidr {
+        IpNet::V4(cidr) => Some(*cidr),
+        IpNet::V6(_) => None,
+    });
+    for nowhere in host.subnet.into_iter().chain(ranges) {
+        rows.insert_new(route(nowhere, Via::Unreachable));
+    }
+    rows
+}
