@@ -1,2 +1,87 @@
-//! (being written)
-fn main() {}
+//! `netctl`: the command line of Weft.
+//!
+//! A thin client of the agent's socket: it parses arguments, asks, and prints. It never speaks to the store, and to the kernel
+//! only for `netctl run`, which makes the namespace and the cgroup that the agent then attaches.
+//!
+//! [`cmd`] has a file per noun (arguments, the call, what to print); [`format`] prints; [`run`] starts commands. Exit codes:
+//! 0 done, 1 refused or not found, 2 usage, 3 no agent; `run` hands back the command's own.
+
+mod agent;
+mod cmd;
+mod error;
+mod format;
+mod netns;
+mod parse;
+mod resolv;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::agent::Agent;
+use crate::cmd::{Command, Context};
+use crate::error::Error;
+use crate::format::{Output, Printer};
+
+/// The command line of Weft: one flat network, names and virtual IPs for containers on many hosts.
+#[derive(Debug, Parser)]
+#[command(name = "netctl", version, propagate_version = false, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 refused or not found, 2 usage, 3 no agent.")]
+pub struct Cli {
+    /// The agent's socket
+    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH", default_value = weft_api::DEFAULT_SOCKET)]
+    socket: PathBuf,
+    /// The form of what is printed
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t, hide_possible_values = false)]
+    output: Output,
+    /// What to do
+    #[command(subcommand)]
+    command: Command,
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => {
+            // Help into a closed pipe is no error.
+            let _ = e.print();
+            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(error::USAGE));
+        }
+    };
+    let name = cli.command.name();
+    // One thread: `netctl run` blocks signals and must know that no other thread takes them.
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => {
+            error::say(name, &format!("start: {e}"));
+            return ExitCode::from(error::REFUSED);
+        }
+    };
+    let mut context = Context { agent: Agent::at(cli.socket), printer: Printer::stdout(cli.output) };
+    match runtime.block_on(cli.command.execute(&mut context)) {
+        Ok(code) => ExitCode::from(code),
+        Err(e) if e.is_broken_pipe() => ExitCode::from(error::DONE),
+        Err(Error::Usage(message)) => {
+            let mut command = Cli::command();
+            let error = command.error(clap::error::ErrorKind::ValueValidation, message);
+            let _ = error.print();
+            ExitCode::from(error::USAGE)
+        }
+        Err(e) => {
+            error::say(name, &e.chain());
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

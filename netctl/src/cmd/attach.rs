@@ -1,0 +1,298 @@
+//! `netctl attach`, `detach` and `attachment`: network namespaces that others made.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use weft_api::{Attach, Attached};
+use weft_model::ids::EndpointId;
+
+use super::Context;
+use crate::error::{DONE, Error};
+use crate::format::{Cell, Page, Tone, cell, col, list, wide};
+use crate::parse::{self, Instance};
+use crate::{netns, resolv};
+
+/// What is wished for a namespace; `run` has the same options.
+#[derive(Debug, Args)]
+pub struct Wishes {
+    /// The interface to make
+    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    ifname: String,
+    /// The endpoint's id [default: made of the name, or of the namespace]
+    #[arg(long)]
+    id: Option<EndpointId>,
+    /// What people call it; without --service the name resolves
+    #[arg(long)]
+    name: Option<String>,
+    /// The service it is an instance of, and the port it serves there
+    #[arg(long, value_name = "NAME[:PORT]")]
+    service: Option<Instance>,
+    /// A label for selectors; repeat it for several
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+    /// How long to wait until the agent is ready
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
+    pub timeout: Duration,
+}
+
+impl Wishes {
+    /// The request, for a namespace.
+    ///
+    /// # Errors
+    /// When a label is given twice.
+    pub fn request(self, netns: PathBuf) -> Result<Attach, Error> {
+        let (service, port) = self.service.map_or((None, None), |i| (Some(i.service), i.port));
+        Ok(Attach {
+            netns,
+            ifname: self.ifname,
+            id: self.id,
+            name: self.name,
+            service,
+            port,
+            labels: parse::labels(&self.labels).map_err(Error::Usage)?,
+            timeout_ms: Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)),
+        })
+    }
+}
+
+/// Arguments of `attach`.
+#[derive(Debug, Args)]
+pub struct AttachArgs {
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    wishes: Wishes,
+    /// Also write a resolv.conf there, for example /etc/netns/NAME/resolv.conf; detach leaves it
+    #[arg(long, value_name = "PATH")]
+    resolv_conf: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Target {
+    /// The network namespace: a name of `ip netns`, or a path
+    #[arg(long, value_name = "PATH")]
+    netns: Option<PathBuf>,
+    /// The process whose network namespace is meant
+    #[arg(long)]
+    pid: Option<u32>,
+}
+
+impl Target {
+    fn path(&self) -> Result<PathBuf, Error> {
+        match (&self.netns, self.pid) {
+            (Some(netns), _) => Ok(netns::by_path(netns)?),
+            (None, Some(pid)) => Ok(netns::by_pid(pid)?),
+            (None, None) => Err(Error::Usage("one of --netns and --pid is needed".to_owned())),
+        }
+    }
+}
+
+impl AttachArgs {
+    /// Does it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let patience = self.wishes.timeout;
+        let attach = self.wishes.request(self.target.path()?)?;
+        let resolv = self.resolv_conf.as_deref().map(resolv::prepare).transpose()?;
+        let attached = context.agent.ask_patiently(patience, context.agent.client().attach(&attach)).await?;
+        if let Some(file) = resolv {
+            let id = attached.id.to_string();
+            file.write(&resolv::text(&attached)).map_err(|source| Error::AttachedWithoutResolv { id, source })?;
+        }
+        context.printer.show(&attached, draw)?;
+        Ok(DONE)
+    }
+}
+
+/// Arguments of `detach`.
+#[derive(Debug, Args)]
+pub struct DetachArgs {
+    /// The endpoint's id, as attach printed it
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+impl DetachArgs {
+    /// Does it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let detached = context.agent.ask(context.agent.client().detach(&self.id)).await?;
+        context.printer.show(&detached, draw_detached)?;
+        Ok(DONE)
+    }
+}
+
+/// `netctl attachment …`
+#[derive(Debug, Subcommand)]
+pub enum AttachmentCommand {
+    /// List what is attached
+    List,
+}
+
+impl AttachmentCommand {
+    /// Does it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let Self::List = self;
+        let attachments = context.agent.ask(context.agent.client().attachments()).await?;
+        context.printer.show(&attachments, |attachments, page| draw_list(attachments, page))?;
+        Ok(DONE)
+    }
+}
+
+fn draw(attached: &Attached, page: &mut Page) {
+    page.field("id", cell(&attached.id));
+    page.field("netns", cell(attached.netns.display()));
+    page.field("interface", cell(format_args!("{}, mac {}, mtu {}", attached.ifname, attached.mac, attached.mtu)));
+    page.field("addresses", list(&attached.addresses));
+    page.field("gateway", cell(attached.gateway));
+    page.field("dns", list(&attached.dns));
+    page.field("search", list(&attached.search));
+    page.field("names", list(&attached.names));
+    page.field("network", cell(&attached.network));
+    page.field("host side", cell(&attached.host_ifname));
+    page.field("cgroup", cell(attached.cgroup.display()));
+    page.field("record", record(attached));
+}
+
+/// A record that is still to be written is nothing to worry about, but something to know.
+fn record(attached: &Attached) -> Cell {
+    let tone = if attached.record == "pending" { Tone::Warn } else { Tone::Plain };
+    Cell::toned(&attached.record, tone)
+}
+
+fn draw_detached(attached: &Attached, page: &mut Page) {
+    page.field("id", cell(&attached.id));
+    page.field("netns", cell(attached.netns.display()));
+    page.field("addresses", list(&attached.addresses));
+    page.field("state", cell("detached"));
+}
+
+fn draw_list(attachments: &[Attached], page: &mut Page) {
+    page.table(
+        [
+            col("ID"),
+            col("ADDRESSES"),
+            col("INTERFACE"),
+            col("NETNS"),
+            col("NAMES"),
+            col("RECORD"),
+            wide("HOST SIDE"),
+            wide("MAC"),
+            wide("MTU"),
+            wide("NETWORK"),
+        ],
+        attachments.iter().map(|a| {
+            [
+                cell(&a.id),
+                list(&a.addresses),
+                cell(&a.ifname),
+                cell(a.netns.display()),
+                list(&a.names),
+                record(a),
+                cell(&a.host_ifname),
+                cell(a.mac),
+                cell(a.mtu),
+                cell(&a.network),
+            ]
+        }),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::drawn;
+    use clap::Parser;
+
+    fn attached() -> Attached {
+        serde_json::from_str(
+            r#"{"id":"web-1","netns":"/run/netns/web","ifname":"eth0","addresses":["10.244.3.5/32"],"gateway":"10.244.3.1",
+                "mac":"0a:58:0a:f4:03:05","mtu":1450,"host_ifname":"weft0a1b","dns":["10.244.3.1"],"search":["skydns.local"],
+                "names":["web-1.myapp.skydns.local."],"network":"default","cgroup":"/sys/fs/cgroup","record":"written"}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn an_attachment_shows_what_it_was_given() {
+        assert_eq!(
+            drawn(false, |p| draw(&attached(), p)),
+            "\
+id         web-1
+netns      /run/netns/web
+interface  eth0, mac 0a:58:0a:f4:03:05, mtu 1450
+addresses  10.244.3.5/32
+gateway    10.244.3.1
+dns        10.244.3.1
+search     skydns.local
+names      web-1.myapp.skydns.local.
+network    default
+host side  weft0a1b
+cgroup     /sys/fs/cgroup
+record     written
+"
+        );
+        assert_eq!(
+            drawn(false, |p| draw_list(&[attached()], p)),
+            "\
+ID     ADDRESSES      INTERFACE  NETNS           NAMES                      RECORD
+web-1  10.244.3.5/32  eth0       /run/netns/web  web-1.myapp.skydns.local.  written
+"
+        );
+    }
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: AttachArgs,
+    }
+
+    fn parse(words: &[&str]) -> Result<AttachArgs, clap::Error> {
+        Line::try_parse_from([&["attach"], words].concat()).map(|line| line.args)
+    }
+
+    #[test]
+    fn a_request_is_what_was_typed() {
+        let args = parse(&[
+            "--netns",
+            "/run/netns/x",
+            "--ifname",
+            "net1",
+            "--id",
+            "web-1",
+            "--name",
+            "web",
+            "--service",
+            "myapp:8080",
+            "--label",
+            "a=1",
+            "--label",
+            "b=2",
+            "--timeout",
+            "2s",
+        ])
+        .unwrap();
+        let request = args.wishes.request(args.target.path().unwrap()).unwrap();
+        assert_eq!(request.netns, PathBuf::from("/run/netns/x"));
+        assert_eq!((request.ifname.as_str(), request.port, request.timeout_ms), ("net1", Some(8080), Some(2000)));
+        assert_eq!(request.service.unwrap().to_string(), "default/myapp");
+        assert_eq!((request.id.unwrap().as_str(), request.name.as_deref(), request.labels.len()), ("web-1", Some("web"), 2));
+    }
+
+    #[test]
+    fn a_namespace_is_named_once() {
+        assert!(parse(&[]).is_err());
+        assert!(parse(&["--netns", "a", "--pid", "1"]).is_err());
+        let args = parse(&["--pid", &std::process::id().to_string()]).unwrap();
+        assert_eq!(args.target.path().unwrap(), PathBuf::from(format!("/proc/{}/ns/net", std::process::id())));
+    }
+}

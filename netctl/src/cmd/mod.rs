@@ -1,0 +1,113 @@
+//! The commands, one file per noun: arguments, the call, what to print.
+
+pub mod attach;
+pub mod config;
+pub mod dns;
+pub mod endpoint;
+pub mod network;
+pub mod node;
+pub mod run;
+pub mod service;
+pub mod shell;
+pub mod status;
+pub mod version;
+
+use clap::Subcommand;
+
+use crate::agent::Agent;
+use crate::error::Error;
+use crate::format::Printer;
+
+/// What commands work with.
+pub struct Context {
+    /// The agent.
+    pub agent: Agent,
+    /// Standard output.
+    pub printer: Printer,
+}
+
+/// The command tree.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Show what the agent is, has, waits for and cannot do
+    Status,
+    /// The network that hosts take their subnets from
+    #[command(subcommand)]
+    Network(network::Command),
+    /// Settings that are equal on all hosts
+    #[command(subcommand)]
+    Config(config::Command),
+    /// Hosts
+    #[command(subcommand)]
+    Node(node::Command),
+    /// What can take traffic: containers, and addresses outside
+    #[command(subcommand)]
+    Endpoint(endpoint::Command),
+    /// Virtual IPs over endpoints
+    #[command(subcommand)]
+    Service(service::Command),
+    /// Give a network namespace an address, routes, names
+    Attach(attach::AttachArgs),
+    /// Take back what attach gave
+    Detach(attach::DetachArgs),
+    /// Network namespaces attached on this host
+    #[command(subcommand)]
+    Attachment(attach::AttachmentCommand),
+    /// Start a command in a network namespace of its own, attached; detach when it ends
+    Run(run::RunArgs),
+    /// Names
+    #[command(subcommand)]
+    Dns(dns::Command),
+    /// Print a shell's completion script
+    Completion(shell::CompletionArgs),
+    /// Print the manual page, or write all of them to a directory
+    Man(shell::ManArgs),
+    /// Show the versions of netctl and of the agent
+    Version,
+}
+
+impl Command {
+    /// How it is called, for messages.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Network(command) => command.name(),
+            Self::Config(command) => command.name(),
+            Self::Node(command) => command.name(),
+            Self::Endpoint(command) => command.name(),
+            Self::Service(command) => command.name(),
+            Self::Attach(_) => "attach",
+            Self::Detach(_) => "detach",
+            Self::Attachment(_) => "attachment list",
+            Self::Run(_) => "run",
+            Self::Dns(command) => command.name(),
+            Self::Completion(_) => "completion",
+            Self::Man(_) => "man",
+            Self::Version => "version",
+        }
+    }
+
+    /// Does it. What comes back is the exit code of a command that did its work.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        match self {
+            Self::Status => status::execute(context).await,
+            Self::Network(command) => command.execute(context).await,
+            Self::Config(command) => command.execute(context).await,
+            Self::Node(command) => command.execute(context).await,
+            Self::Endpoint(command) => command.execute(context).await,
+            Self::Service(command) => command.execute(context).await,
+            Self::Attach(args) => args.execute(context).await,
+            Self::Detach(args) => args.execute(context).await,
+            Self::Attachment(command) => command.execute(context).await,
+            Self::Run(args) => args.execute(context).await,
+            Self::Dns(command) => command.execute(context).await,
+            Self::Completion(args) => args.execute(context),
+            Self::Man(args) => args.execute(context),
+            Self::Version => version::execute(context).await,
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! `netctl service`: virtual IPs over endpoints.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use weft_api::{ServiceCreate, ServiceCreated, ServiceView};
+use weft_model::ids::ServiceName;
+use weft_model::service::{ServicePort, check_ports};
+
+use super::Context;
+use super::endpoint::state;
+use crate::error::{DONE, Error};
+use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
+use crate::parse;
+
+/// `netctl service …`
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create a service: a name with a virtual IP over its endpoints
+    Create(CreateArgs),
+    /// List services
+    List,
+    /// Show a service and its backends
+    Show(NameArgs),
+    /// Remove a service and free its virtual IP; its endpoints stay
+    Rm(NameArgs),
+}
+
+/// Arguments of `service create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name: NAME or NAMESPACE/NAME
+    #[arg(value_name = "NAME")]
+    service: ServiceName,
+    /// A port of the virtual IP, and the backends' port or port name where that differs; repeat it for several
+    #[arg(long = "port", value_name = "[NAME=]PORT[:TARGET][/tcp|udp]", required_unless_present = "headless")]
+    ports: Vec<ServicePort>,
+    /// Only endpoints with this label, from the whole namespace, instead of those below the service's name; repeat it for several
+    #[arg(long = "selector", value_name = "KEY=VALUE", value_parser = parse::label)]
+    selector: Vec<(String, String)>,
+    /// This virtual IP [default: a free one of the service CIDRs]
+    #[arg(long, value_name = "ADDRESS")]
+    vip: Option<IpAddr>,
+    /// No virtual IP: the name stands for the instances
+    #[arg(long, conflicts_with = "vip")]
+    headless: bool,
+    /// Addresses of hosts may be backends
+    #[arg(long)]
+    allow_hosts: bool,
+    /// How long to wait until the agent can do it
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
+    timeout: Duration,
+}
+
+/// A service's name.
+#[derive(Debug, Args)]
+pub struct NameArgs {
+    /// Its name: NAME or NAMESPACE/NAME
+    #[arg(value_name = "NAME")]
+    service: ServiceName,
+}
+
+impl Command {
+    /// How it is called.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "service create",
+            Self::List => "service list",
+            Self::Show(_) => "service show",
+            Self::Rm(_) => "service rm",
+        }
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let client = context.agent.client();
+        match self {
+            Self::Create(args) => {
+                let patience = args.timeout;
+                let create = args.request()?;
+                let created = context.agent.ask_until_ready(patience, || client.service_create(&create)).await?;
+                context.printer.show(&created, draw_created)?;
+            }
+            Self::List => {
+                let services = context.agent.ask(client.services()).await?;
+                context.printer.show(&services, |services, page| draw_list(services, page))?;
+            }
+            Self::Show(args) => {
+                let service = context.agent.ask(client.service(&args.service)).await?;
+                context.printer.show(&service, draw)?;
+            }
+            Self::Rm(args) => {
+                let removed = context.agent.ask(client.service_rm(&args.service)).await?;
+                context.printer.show(&removed, draw_removed)?;
+            }
+        }
+        Ok(DONE)
+    }
+}
+
+impl CreateArgs {
+    fn request(self) -> Result<ServiceCreate, Error> {
+        check_ports(&self.ports).map_err(Error::Usage)?;
+        Ok(ServiceCreate {
+            service: self.service,
+            ports: self.ports,
+            selector: parse::labels(&self.selector).map_err(Error::Usage)?,
+            vip: self.vip,
+            headless: self.headless,
+            allow_hosts: self.allow_hosts,
+        })
+    }
+}
+
+fn draw_list(services: &[ServiceView], page: &mut Page) {
+    page.table(
+        [col("NAME"), col("VIP"), col("PORTS"), col("BACKENDS"), col("DNS NAME"), wide("SELECTOR"), wide("REJECTED")],
+        services.iter().map(|s| {
+            [
+                cell(s.full_name()),
+                vips(s),
+                list(&s.ports),
+                backends(s),
+                cell(&s.dns_name),
+                labels(&s.selector),
+                cell(s.rejected.len()),
+            ]
+        }),
+    );
+}
+
+/// How many take traffic, of how many.
+fn backends(service: &ServiceView) -> Cell {
+    let used = service.backends.iter().filter(|b| b.used).count();
+    let tone = if used == 0 { Tone::Warn } else { Tone::Plain };
+    Cell::toned(format_args!("{used}/{}", service.backends.len()), tone)
+}
+
+fn vips(service: &ServiceView) -> Cell {
+    // An older or thinner answer may have the one without the list.
+    let all = if service.vips.is_empty() { service.vip.as_slice() } else { service.vips.as_slice() };
+    if all.is_empty() { Cell::toned("headless", Tone::Weak) } else { list(all) }
+}
+
+fn draw_fields(service: &ServiceView, page: &mut Page) {
+    page.field("service", cell(service.full_name()));
+    page.field("dns name", cell(&service.dns_name));
+    page.field("vip", vips(service));
+    page.field("ports", list(&service.ports));
+    if !service.selector.is_empty() {
+        page.field("selector", labels(&service.selector));
+    }
+}
+
+fn draw_backends(service: &ServiceView, page: &mut Page) {
+    page.heading("BACKENDS");
+    page.table(
+        [col("ID"), col("ADDRESS"), col("PORT"), col("NODE"), col("STATE"), col("USED")],
+        service.backends.iter().map(|b| {
+            [
+                cell(&b.id),
+                cell(b.address),
+                cell(b.port),
+                or_none(b.node.as_ref()),
+                state(b.state),
+                cell(if b.used { "yes" } else { "no" }),
+            ]
+        }),
+    );
+    if !service.rejected.is_empty() {
+        page.heading("REJECTED");
+        page.table(
+            [col("ID"), col("ADDRESS"), col("REASON")],
+            service.rejected.iter().map(|r| [cell(&r.id), or_none(r.address), Cell::toned(&r.reason, Tone::Warn)]),
+        );
+    }
+}
+
+fn draw(service: &ServiceView, page: &mut Page) {
+    draw_fields(service, page);
+    draw_backends(service, page);
+}
+
+fn draw_created(created: &ServiceCreated, page: &mut Page) {
+    draw_fields(&created.service, page);
+    page.field("before", before(created));
+    for warning in &created.warnings {
+        page.field("warning", Cell::toned(warning, Tone::Warn));
+    }
+    draw_backends(&created.service, page);
+}
+
+/// What the name answered until now: whoever asked it then notices the change.
+fn before(created: &ServiceCreated) -> Cell {
+    if created.answered_before.is_empty() {
+        cell("the name had no address")
+    } else {
+        cell(format_args!(
+            "the name answered {}",
+            created.answered_before.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ))
+    }
+}
+
+fn draw_removed(removed: &ServiceView, page: &mut Page) {
+    draw_fields(removed, page);
+    page.field("state", cell("removed"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::drawn;
+    use clap::Parser;
+
+    fn created() -> ServiceCreated {
+        serde_json::from_str(
+            r#"{"namespace":"default","name":"myapp","vip":"10.112.0.7","vips":["10.112.0.7"],
+                "ports":[{"name":"","port":80,"target":8080,"proto":"tcp"}],"dns_name":"myapp.skydns.local.",
+                "backends":[{"id":"web-1","address":"10.244.3.5","port":8080,"node":"h1","state":"up","used":true},
+                            {"id":"web-2","address":"10.244.4.5","port":8080,"node":"h2","state":"lost"}],
+                "rejected":[{"id":"x","address":"127.0.0.1","reason":"loopback"}],
+                "answered_before":["10.244.3.5","10.244.4.5"],"warnings":["it takes the name from web-9"]}"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_new_service_shows_its_address_and_what_the_name_answered_before() {
+        assert_eq!(
+            drawn(false, |p| draw_created(&created(), p)),
+            "\
+service   default/myapp
+dns name  myapp.skydns.local.
+vip       10.112.0.7
+ports     80:8080/tcp
+before    the name answered 10.244.3.5, 10.244.4.5
+warning   it takes the name from web-9
+
+BACKENDS
+ID     ADDRESS     PORT  NODE  STATE  USED
+web-1  10.244.3.5  8080  h1    up     yes
+web-2  10.244.4.5  8080  h2    lost   no
+
+REJECTED
+ID  ADDRESS    REASON
+x   127.0.0.1  loopback
+"
+        );
+    }
+
+    #[test]
+    fn the_list_counts_backends_in_use() {
+        let mut headless = created().service;
+        headless.vip = None;
+        headless.vips.clear();
+        headless.ports.clear();
+        headless.backends.clear();
+        assert_eq!(
+            drawn(false, |p| draw_list(&[created().service, headless], p)),
+            "\
+NAME           VIP         PORTS        BACKENDS  DNS NAME
+default/myapp  10.112.0.7  80:8080/tcp  1/2       myapp.skydns.local.
+default/myapp  headless    -            0/0       myapp.skydns.local.
+"
+        );
+    }
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: CreateArgs,
+    }
+
+    fn request(words: &[&str]) -> Result<ServiceCreate, Error> {
+        Line::try_parse_from([&["create"], words].concat()).map_err(|e| Error::Usage(e.to_string()))?.args.request()
+    }
+
+    #[test]
+    fn ports_selector_and_address_are_what_was_typed() {
+        let create = request(&[
+            "prod/myapp",
+            "--port",
+            "http=80:8080",
+            "--port",
+            "dns=53/udp",
+            "--selector",
+            "tier=web",
+            "--vip",
+            "10.112.0.9",
+        ])
+        .unwrap();
+        assert_eq!(create.service.to_string(), "prod/myapp");
+        assert_eq!(create.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http=80:8080/tcp", "dns=53/udp"]);
+        assert_eq!(create.selector["tier"], "web");
+        assert_eq!(create.vip, Some("10.112.0.9".parse().unwrap()));
+        assert!(request(&["myapp", "--headless"]).unwrap().ports.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_a_usage_error_that_shows_the_form() {
+        for (words, why) in [
+            (&["myapp"][..], "--port"),
+            (&["myapp", "--port", "http"], "the form is [NAME=]PORT[:TARGET][/tcp|udp]"),
+            (&["myapp", "--port", "80", "--port", "81"], "each needs a name"),
+            (&["myapp", "--port", "80/sctp"], "tcp or udp"),
+            (&["tasks", "--port", "80"], "is reserved"),
+            (&["myapp", "--headless", "--vip", "10.0.0.1"], "cannot be used with"),
+            (&["myapp", "--port", "80", "--selector", "tier"], "the form is KEY=VALUE"),
+            (&["myapp", "--port", "80", "--timeout", "soon"], "the form is 500ms, 30s or 2m"),
+        ] {
+            match request(words) {
+                Err(Error::Usage(text)) => assert!(text.contains(why), "{words:?}: {text}"),
+                other => panic!("{words:?}: {other:?}"),
+            }
+        }
+    }
+}
