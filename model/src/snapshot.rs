@@ -56,6 +56,8 @@ pub struct Snapshot {
     revision: Revision,
     network: Option<Stored<NetworkConfig>>,
     cluster: Option<Stored<ClusterConfig>>,
+    /// What holds: the stored settings, or the defaults.
+    settings: Arc<ClusterConfig>,
     leases: OrdMap<SubnetKey, Arc<Stored<Lease>>>,
     nodes: OrdMap<NodeName, Arc<Stored<Node>>>,
     namespaces: OrdSet<Namespace>,
@@ -78,6 +80,7 @@ impl Snapshot {
             revision,
             network: None,
             cluster: None,
+            settings: Arc::default(),
             leases: OrdMap::new(),
             nodes: OrdMap::new(),
             namespaces: OrdSet::new(),
@@ -111,7 +114,7 @@ impl Snapshot {
         let Some(before) = before else { return };
         match self.layout.parse(key) {
             Ok(Key::NetworkConfig) => self.network.clone_from(&before.network),
-            Ok(Key::ClusterConfig) => self.cluster.clone_from(&before.cluster),
+            Ok(Key::ClusterConfig) => self.set_cluster(before.cluster.clone()),
             Ok(Key::Subnet(k)) => copy(&mut self.leases, &before.leases, &k),
             Ok(Key::Node(k)) => copy(&mut self.nodes, &before.nodes, &k),
             Ok(Key::Service(k)) => copy(&mut self.services, &before.services, &k),
@@ -151,7 +154,7 @@ impl Snapshot {
                 .map(|value| self.network = Some(Stored { value, lease, created, modified }))
                 .map_err(|e| e.to_string()),
             Key::ClusterConfig => {
-                ClusterConfig::parse(&value).map(|value| self.cluster = Some(Stored { value, lease, created, modified }))
+                ClusterConfig::parse(&value).map(|value| self.set_cluster(Some(Stored { value, lease, created, modified })))
             }
             Key::Subnet(k) => Lease::parse(&value)
                 .map(|value| drop(self.leases.insert(k, Arc::new(Stored { value, lease, created, modified })))),
@@ -186,7 +189,7 @@ impl Snapshot {
         self.bad.remove(String::from_utf8_lossy(key).as_ref());
         match self.layout.parse(key) {
             Ok(Key::NetworkConfig) => self.network = None,
-            Ok(Key::ClusterConfig) => self.cluster = None,
+            Ok(Key::ClusterConfig) => self.set_cluster(None),
             Ok(Key::Subnet(k)) => drop(self.leases.remove(&k)),
             Ok(Key::Namespace(k)) => drop(self.namespaces.remove(&k)),
             Ok(Key::Service(k)) => drop(self.services.remove(&k)),
@@ -243,6 +246,11 @@ impl Snapshot {
             }
         }
         self.nodes.insert(name, Arc::new(node));
+    }
+
+    fn set_cluster(&mut self, cluster: Option<Stored<ClusterConfig>>) {
+        self.settings = Arc::new(cluster.as_ref().map(|s| s.value.clone()).unwrap_or_default());
+        self.cluster = cluster;
     }
 
     fn bury(&mut self, path: RecordPath, grave: Grave) {
@@ -312,8 +320,8 @@ impl Snapshot {
 
     /// Settings equal everywhere; the defaults where none are stored.
     #[must_use]
-    pub fn cluster(&self) -> ClusterConfig {
-        self.cluster.as_ref().map(|s| s.value.clone()).unwrap_or_default()
+    pub fn cluster(&self) -> Arc<ClusterConfig> {
+        Arc::clone(&self.settings)
     }
 
     /// The stored settings with their revision, if there are any.
@@ -411,7 +419,7 @@ impl Snapshot {
     /// Where a service's own name stands.
     #[must_use]
     pub fn path_of(&self, service: &ServiceName) -> RecordPath {
-        let cluster = self.cluster();
+        let cluster = &self.settings;
         let namespace = Some(service.namespace.as_str()).filter(|_| !service.namespace.is_default());
         RecordPath::from_labels(cluster.domain_labels().chain(namespace).chain([service.name.as_str()]))
     }
@@ -419,7 +427,7 @@ impl Snapshot {
     /// The service whose name the path is at or below, whether it is declared or not; none outside of the domain.
     #[must_use]
     pub fn service_at(&self, path: &RecordPath) -> Option<ServiceName> {
-        let cluster = self.cluster();
+        let cluster = &self.settings;
         let mut labels = path.labels();
         for label in cluster.domain_labels() {
             if labels.next() != Some(label) {

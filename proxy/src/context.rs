@@ -73,7 +73,7 @@ impl Context {
     /// What the addresses mean in this snapshot.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut context = Self { service_cidrs: snapshot.cluster().service_cidrs, ..Self::default() };
+        let mut context = Self { service_cidrs: snapshot.cluster().service_cidrs.clone(), ..Self::default() };
         for (vip, owner) in snapshot.vips() {
             context.vips.insert(vip.to_canonical(), owner.value.service.clone());
         }
