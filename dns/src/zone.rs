@@ -1,0 +1,581 @@
+//! The zone: everything that is answered under our domain, as one immutable value made from one snapshot.
+//!
+//! Pure: no sockets, clocks or tasks, and nothing random; whoever sends an answer may turn the order of its addresses.
+//! The rules are SkyDNS's, with CoreDNS's corrections and without the faults of either:
+//!
+//! * A name stands for everything below it; `*` and `any` in a question match one label each, and then what is below.
+//!   What stands below `dns.<domain>` (name servers, the zone's own address) is no part of the names above.
+//! * A declared service owns its name: its virtual IPs are the name's addresses, its instances are found by SRV,
+//!   `tasks.<name>` and `<id>.<name>`, its ports by `_port._proto.<name>` (a port without a name by its number).
+//! * Of several records those that are up are given; only if there is none those that drain, and then those that are lost.
+//! * A name is an alias (CNAME) if all its records point to one and the same other name. Where addresses and names are mixed,
+//!   the addresses behind the names are given, for nothing may stand beside a CNAME. The same holds for every type, so that
+//!   what a cache learns from one question is right for the next.
+//! * A chain that leads to nothing inside the zone is no data. A chain that leads out is given as far as it is ours, and
+//!   [`Answer::next`] says where it goes on.
+//! * All records of one name and type have one TTL, no record is there twice, chains come first and in order, and owner names
+//!   are spelled as the question spells them.
+//!
+//! Read [`Zone::answer`], then `zone/tree.rs` for the index and `zone/build.rs` for what goes in.
+
+mod build;
+mod row;
+mod tree;
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, PTR, SRV, TXT};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use weft_model::ids::Revision;
+use weft_model::record::{DEFAULT_PRIORITY, Proto};
+
+use build::{Port, ServiceRows};
+use row::{Host, Row, Srv, choose, weigh};
+use tree::Tree;
+
+/// The most CNAMEs that an answer holds (SkyDNS). Beyond that the name has no data.
+const MAX_CHAIN: usize = 8;
+/// TTL of a service's virtual IPs, in seconds: they stay as long as the service does.
+const SERVICE_TTL: u32 = 30;
+/// TTL of the answer to ANY, in seconds.
+const ANY_TTL: u32 = 300;
+/// How many labels the reverse name of an IPv4 and of an IPv6 address has.
+const REVERSE_LABELS: [u8; 2] = [6, 34];
+
+/// A question; its class is IN.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// The name, spelled as asked.
+    pub name: Name,
+    /// The type.
+    pub record_type: RecordType,
+}
+
+/// What is still to be done with an [`Answer`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing: it is complete.
+    Done,
+    /// The name is not ours: ask others.
+    Forward,
+    /// The chain of names leads out of the zone: ask others for this name, and append what they say.
+    Resolve(Name),
+}
+
+/// An answer, by sections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// `NoError`, `NXDomain`, or `Refused` for a name that is not ours.
+    pub rcode: ResponseCode,
+    /// Whether we are who knows: the AA bit.
+    pub authoritative: bool,
+    /// The answer section: chain first.
+    pub answers: Vec<Record>,
+    /// The authority section: the SOA of a negative answer.
+    pub authority: Vec<Record>,
+    /// The additional section: addresses of what the answers name.
+    pub additional: Vec<Record>,
+    /// Whether others are to be asked.
+    pub next: Next,
+}
+
+/// Everything that is answered, at one revision.
+#[derive(Debug)]
+pub struct Zone {
+    /// Lower case.
+    domain: Name,
+    revision: Revision,
+    soa: Record,
+    tree: Tree,
+    /// The domain's place in the tree, and those of `apex.dns` and `ns.dns` below it.
+    apex: u32,
+    apex_hosts: Option<u32>,
+    name_servers: Option<u32>,
+    services: Vec<ServiceRows>,
+    skipped: usize,
+}
+
+/// What a name in the zone stands for.
+enum Subject<'z> {
+    /// It does not exist.
+    Missing,
+    /// These rows; none is an inner name.
+    Rows(Vec<&'z Row>),
+    /// The zone itself.
+    Apex(Vec<&'z Row>),
+    /// A declared service.
+    Service(&'z ServiceRows),
+    /// A declared service's instances.
+    Tasks(&'z ServiceRows),
+    /// `_port._proto` of a declared service.
+    Port(&'z ServiceRows, &'z Port, Name),
+}
+
+/// Where a subject's addresses are.
+enum Hosts {
+    /// Nowhere.
+    None,
+    /// Here, of both families.
+    Addresses(Vec<IpAddr>, u32),
+    /// At another name.
+    Alias(Name, u32),
+}
+
+impl Zone {
+    /// The domain, lower case.
+    #[must_use]
+    pub fn domain(&self) -> &Name {
+        &self.domain
+    }
+
+    /// The snapshot's revision.
+    #[must_use]
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// How many names exist, inner ones included.
+    #[must_use]
+    pub fn names(&self) -> usize {
+        self.tree.names()
+    }
+
+    /// How many records are answered from.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        self.tree.len()
+    }
+
+    /// How many records hold something that cannot be said in DNS: a label or host that is no name, a text that is too long.
+    #[must_use]
+    pub fn skipped(&self) -> usize {
+        self.skipped
+    }
+
+    /// Whether the name is the zone's or below it.
+    #[must_use]
+    pub fn contains(&self, name: &Name) -> bool {
+        self.domain.zone_of(name)
+    }
+
+    /// Answers a question.
+    #[must_use]
+    pub fn answer(&self, question: &Question) -> Answer {
+        let lower = question.name.to_lowercase();
+        if !self.contains(&lower) {
+            return self.reverse(question, &lower);
+        }
+        let mut subject = self.subject(&lower);
+        match (question.record_type, &subject) {
+            (_, Subject::Missing) => return self.negative(ResponseCode::NXDomain),
+            (RecordType::SOA, Subject::Apex(_)) => {
+                let mut soa = self.soa.clone();
+                soa.name = question.name.clone();
+                return positive(vec![soa], Vec::new());
+            }
+            (RecordType::NS, Subject::Apex(_)) => return self.name_servers(question),
+            (RecordType::SOA | RecordType::NS, _) => return self.negative(ResponseCode::NoError),
+            (RecordType::ANY, _) => {
+                // RFC 8482 section 4.2: one record that says that there is no listing.
+                let hinfo = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));
+                return positive(vec![Record::from_rdata(question.name.clone(), ANY_TTL, hinfo)], Vec::new());
+            }
+            _ => {}
+        }
+        let (mut owner, mut at) = (question.name.clone(), lower);
+        let mut chain: Vec<Record> = Vec::new();
+        let mut seen = vec![at.clone()];
+        loop {
+            let mut additional = Vec::new();
+            let data = self.data(&owner, &at, &subject, question.record_type, &mut additional);
+            if !data.is_empty() {
+                chain.extend(data);
+                return positive(chain, additional);
+            }
+            let Hosts::Alias(target, ttl) = self.hosts(&subject, &at) else {
+                return self.negative(ResponseCode::NoError);
+            };
+            if seen.contains(&target) || chain.len() == MAX_CHAIN {
+                return self.negative(ResponseCode::NoError);
+            }
+            chain.push(Record::from_rdata(owner, ttl, RData::CNAME(CNAME(target.clone()))));
+            if question.record_type == RecordType::CNAME {
+                return positive(chain, Vec::new());
+            }
+            if !self.contains(&target) {
+                return Answer { next: Next::Resolve(target), ..positive(chain, Vec::new()) };
+            }
+            subject = self.subject(&target);
+            seen.push(target.clone());
+            (owner, at) = (target.clone(), target);
+        }
+    }
+
+    /// Only PTR records that are stored are ours below `arpa`; everything else there is others'.
+    fn reverse(&self, question: &Question, lower: &Name) -> Answer {
+        let outside = Answer {
+            rcode: ResponseCode::Refused,
+            authoritative: false,
+            next: Next::Forward,
+            ..positive(Vec::new(), Vec::new())
+        };
+        let Some(node) = self.tree.find(lower.iter().rev()).filter(|_| question.record_type == RecordType::PTR) else {
+            return outside;
+        };
+        // Below the name of one address stands nothing else, so several records of it may.
+        let depth = lower.num_labels();
+        let whole = REVERSE_LABELS.contains(&depth);
+        let rows: Vec<&Row> = self.tree.rows(node).iter().filter(|r| whole || r.depth == depth).collect();
+        let rows = choose(rows, |r| matches!(r.host, Host::Name(_)));
+        let ttl = least_ttl(&rows);
+        let mut seen = HashSet::new();
+        let names = rows.iter().filter_map(|r| match &r.host {
+            Host::Name(name) => Some(name).filter(|n| seen.insert(*n)),
+            Host::Address(_) | Host::None => None,
+        });
+        let answers: Vec<Record> =
+            names.map(|n| Record::from_rdata(question.name.clone(), ttl, RData::PTR(PTR(n.clone())))).collect();
+        if answers.is_empty() { outside } else { positive(answers, Vec::new()) }
+    }
+
+    /// The stored name servers. There need not be any: then the zone's name has no NS data, and still exists.
+    fn name_servers(&self, question: &Question) -> Answer {
+        let rows = self.name_servers.map(|n| self.tree.rows(n).iter().collect()).unwrap_or_default();
+        let rows = choose(rows, Row::has_host);
+        let ttl = least_ttl(&rows);
+        let mut seen = HashSet::new();
+        let targets: Vec<&Name> = rows.iter().map(|r| &r.target).filter(|t| seen.insert(*t)).collect();
+        if targets.is_empty() {
+            return self.negative(ResponseCode::NoError);
+        }
+        let mut additional = Vec::new();
+        self.glue(targets.iter().copied(), &mut additional);
+        let record = |t: &&Name| Record::from_rdata(question.name.clone(), ttl, RData::NS(NS((*t).clone())));
+        positive(targets.iter().map(record).collect(), additional)
+    }
+
+    /// The records of one type that the subject itself has.
+    fn data(
+        &self,
+        owner: &Name,
+        at: &Name,
+        subject: &Subject<'_>,
+        record_type: RecordType,
+        additional: &mut Vec<Record>,
+    ) -> Vec<Record> {
+        match record_type {
+            RecordType::A | RecordType::AAAA => match self.hosts(subject, at) {
+                Hosts::Addresses(addresses, ttl) => address_records(owner, &addresses, ttl, Some(record_type)),
+                Hosts::None | Hosts::Alias(..) => Vec::new(),
+            },
+            RecordType::SRV => self.srv(owner, subject, additional),
+            RecordType::TXT => {
+                let rows = choose(self.texts(subject), |r| r.text.is_some());
+                let ttl = least_ttl(&rows);
+                let mut seen = HashSet::new();
+                let texts = rows.iter().filter_map(|r| r.text.as_deref()).filter(|t| seen.insert(*t));
+                let txt = |t: &[u8]| RData::TXT(TXT::from_bytes(t.chunks(255).collect()));
+                texts.map(|t| Record::from_rdata(owner.clone(), ttl, txt(t))).collect()
+            }
+            RecordType::MX => {
+                let rows = choose(self.texts(subject), |r| r.mail && r.has_host());
+                let ttl = least_ttl(&rows);
+                let mut seen = HashSet::new();
+                let mut out = Vec::new();
+                for row in rows.iter().filter(|r| seen.insert((r.priority, &r.target))) {
+                    let mx = RData::MX(MX::new(row.priority, row.target.clone()));
+                    out.push(Record::from_rdata(owner.clone(), ttl, mx));
+                }
+                self.glue(rows.iter().map(|r| &r.target), additional);
+                out
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    fn srv(&self, owner: &Name, subject: &Subject<'_>, additional: &mut Vec<Record>) -> Vec<Record> {
+        let (list, ttl) = match subject {
+            Subject::Port(service, port, name) if !service.vips.is_empty() => {
+                let one = Srv { target: name.clone(), port: port.port, priority: DEFAULT_PRIORITY, weight: 0 };
+                (weigh([one]), SERVICE_TTL)
+            }
+            Subject::Port(_, port, _) => self.srv_at(&port.backends),
+            Subject::Service(service) | Subject::Tasks(service) => self.srv_at(&service.srv),
+            Subject::Rows(rows) | Subject::Apex(rows) => {
+                let rows = choose(rows.clone(), Row::has_host);
+                (weigh(rows.iter().map(|r| r.srv(r.port))), least_ttl(&rows))
+            }
+            Subject::Missing => return Vec::new(),
+        };
+        self.glue(list.iter().map(|s| &s.target), additional);
+        let records = list.into_iter().map(|s| {
+            let weight = u16::try_from(s.weight).unwrap_or(u16::MAX);
+            RData::SRV(SRV::new(s.priority, weight, s.port, s.target))
+        });
+        records.map(|data| Record::from_rdata(owner.clone(), ttl, data)).collect()
+    }
+
+    /// SRV of these rows at these ports.
+    fn srv_at(&self, places: &[(usize, u16)]) -> (Vec<Srv>, u32) {
+        let mut rows: Vec<&Row> = places.iter().filter_map(|(place, _)| self.tree.row(*place)).collect();
+        rows.dedup_by(|a, b| std::ptr::eq(*a, *b));
+        let rows = choose(rows, Row::has_host);
+        let chosen: HashSet<*const Row> = rows.iter().map(|r| std::ptr::from_ref(*r)).collect();
+        let at = places.iter().filter_map(|(place, port)| Some((self.tree.row(*place)?, *port)));
+        let list = at.filter(|(row, _)| chosen.contains(&std::ptr::from_ref(*row))).map(|(row, port)| row.srv(port));
+        (weigh(list), least_ttl(&rows))
+    }
+
+    /// Appends the addresses of these names, each once, with the chains that lead to them. Names outside are left alone.
+    fn glue<'n>(&self, targets: impl Iterator<Item = &'n Name>, out: &mut Vec<Record>) {
+        let mut done: HashSet<Name> = HashSet::new();
+        for target in targets {
+            let mut at = target.clone();
+            let mut chain = Vec::new();
+            while self.contains(&at) && chain.len() <= MAX_CHAIN && done.insert(at.clone()) {
+                match self.hosts(&self.subject(&at), &at) {
+                    Hosts::None => break,
+                    Hosts::Addresses(addresses, ttl) => {
+                        out.append(&mut chain);
+                        out.extend(address_records(&at, &addresses, ttl, None));
+                        break;
+                    }
+                    Hosts::Alias(next, ttl) => {
+                        chain.push(Record::from_rdata(at, ttl, RData::CNAME(CNAME(next.clone()))));
+                        at = next;
+                        let looped = || chain.iter().any(|r: &Record| r.name == at);
+                        if done.contains(&at) && !looped() {
+                            // Another target has led here before: the rest of the chain is there.
+                            out.append(&mut chain);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn negative(&self, rcode: ResponseCode) -> Answer {
+        Answer { rcode, authority: vec![self.soa.clone()], ..positive(Vec::new(), Vec::new()) }
+    }
+}
+
+/// What names stand for.
+impl Zone {
+    /// What a name in the zone, lower case, stands for.
+    fn subject(&self, lower: &Name) -> Subject<'_> {
+        let labels: Vec<&[u8]> = lower.iter().rev().collect();
+        let apex = usize::from(self.domain.num_labels());
+        let mut node = self.apex;
+        let mut hidden = false;
+        for (index, label) in labels.iter().enumerate().skip(apex) {
+            let rest = labels.get(index..).unwrap_or_default();
+            if is_wildcard(label) {
+                return Subject::Rows(self.matching(node, rest, hidden));
+            }
+            if let Some(service) = self.service(node)
+                && let Some(subject) = self.below_service(service, node, rest, lower)
+            {
+                return subject;
+            }
+            hidden |= index == apex && *label == b"dns";
+            match self.tree.child(node, label) {
+                Some(child) => node = child,
+                None => return Subject::Missing,
+            }
+        }
+        if let Some(service) = self.service(node) {
+            return Subject::Service(service);
+        }
+        let rows = self.tree.rows(node).iter().filter(|r| hidden || !r.hidden).collect();
+        if node == self.apex { Subject::Apex(rows) } else { Subject::Rows(rows) }
+    }
+
+    fn service(&self, node: u32) -> Option<&ServiceRows> {
+        self.services.get(self.tree.service(node)?)
+    }
+
+    /// The names that a declared service has besides those of its records; `rest` is what stands left of its name.
+    fn below_service<'z>(&'z self, service: &'z ServiceRows, node: u32, rest: &[&[u8]], lower: &Name) -> Option<Subject<'z>> {
+        let proto = |label: &[u8]| match label {
+            b"_tcp" => Some(Proto::Tcp),
+            b"_udp" => Some(Proto::Udp),
+            _ => None,
+        };
+        match rest {
+            [b"tasks"] => Some(Subject::Tasks(service)),
+            [label] if proto(label).is_some() && self.tree.child(node, label).is_none() => {
+                let any = service.ports.iter().any(|p| Some(p.proto) == proto(label));
+                any.then(|| Subject::Rows(Vec::new()))
+            }
+            [label, port] => {
+                let (proto, wanted) = (proto(label)?, port.strip_prefix(b"_")?);
+                let is = |p: &&Port| {
+                    let by_number = p.name.is_empty() && p.port.to_string().as_bytes() == wanted;
+                    p.proto == proto && (by_number || p.name.as_bytes() == wanted)
+                };
+                let port = service.ports.iter().find(is)?;
+                let name = lower.trim_to(usize::from(lower.num_labels()).saturating_sub(2));
+                Some(Subject::Port(service, port, name))
+            }
+            [id] => {
+                let rows = service.by_id.get(*id)?;
+                Some(Subject::Rows(self.places(rows)))
+            }
+            _ => None,
+        }
+    }
+
+    fn places(&self, places: &[usize]) -> Vec<&Row> {
+        places.iter().filter_map(|place| self.tree.row(*place)).collect()
+    }
+
+    /// The rows below the nodes that a pattern matches, label by label.
+    fn matching(&self, start: u32, pattern: &[&[u8]], hidden: bool) -> Vec<&Row> {
+        let mut nodes = vec![start];
+        for label in pattern {
+            nodes = if is_wildcard(label) {
+                nodes.iter().flat_map(|n| self.tree.children(*n).map(|(_, child)| child)).collect()
+            } else {
+                nodes.iter().filter_map(|n| self.tree.child(*n, label)).collect()
+            };
+        }
+        nodes.iter().flat_map(|n| self.tree.rows(*n)).filter(|r| hidden || !r.hidden).collect()
+    }
+
+    /// The rows that texts and mail hosts are taken from.
+    fn texts<'z>(&'z self, subject: &Subject<'z>) -> Vec<&'z Row> {
+        match subject {
+            Subject::Rows(rows) | Subject::Apex(rows) => rows.clone(),
+            Subject::Service(service) | Subject::Tasks(service) => self.places(&service.texts),
+            Subject::Missing | Subject::Port(..) => Vec::new(),
+        }
+    }
+
+    /// Where the subject's addresses are. `at` is its name, lower case.
+    fn hosts(&self, subject: &Subject<'_>, at: &Name) -> Hosts {
+        self.hosts_within(subject, at, &mut HashSet::new())
+    }
+
+    /// The same, looking behind no name twice.
+    fn hosts_within(&self, subject: &Subject<'_>, at: &Name, seen: &mut HashSet<Name>) -> Hosts {
+        let rows = match subject {
+            Subject::Missing | Subject::Port(..) => return Hosts::None,
+            Subject::Service(service) if !service.vips.is_empty() => {
+                return Hosts::Addresses(service.vips.clone(), SERVICE_TTL);
+            }
+            Subject::Service(service) | Subject::Tasks(service) => self.places(&service.instances),
+            Subject::Rows(rows) => rows.clone(),
+            Subject::Apex(rows) => match self.apex_hosts.map(|n| self.tree.rows(n)) {
+                Some(own) if own.iter().any(Row::has_host) => own.iter().collect(),
+                Some(_) | None => rows.clone(),
+            },
+        };
+        // A host at or below the name that it stands under says nothing new.
+        let rows = choose(rows, |r| match &r.host {
+            Host::Address(_) => true,
+            Host::Name(name) => !at.zone_of(name),
+            Host::None => false,
+        });
+        let mut addresses = Unique::default();
+        let mut names: Vec<&Name> = Vec::new();
+        for row in &rows {
+            match &row.host {
+                Host::Address(address) => addresses.push(*address),
+                Host::Name(name) if !names.contains(&name) => names.push(name),
+                Host::Name(_) | Host::None => {}
+            }
+        }
+        let mut ttl = least_ttl(&rows);
+        // Beside the zone's SOA there can be no CNAME.
+        let may_alias = !matches!(subject, Subject::Apex(_));
+        if let ([name], true, true) = (&*names, addresses.list.is_empty(), may_alias) {
+            return Hosts::Alias((*name).clone(), ttl);
+        }
+        for name in names.iter().filter(|n| self.contains(n)) {
+            ttl = ttl.min(self.behind(name, &mut addresses, seen));
+        }
+        if !addresses.list.is_empty() {
+            return Hosts::Addresses(addresses.list, ttl);
+        }
+        // No address is known here: one of the names has to do, and one that others know of first.
+        let outside = names.iter().find(|n| !self.contains(n));
+        match outside.or(names.first()) {
+            Some(name) if may_alias => Hosts::Alias((*name).clone(), ttl),
+            Some(_) | None => Hosts::None,
+        }
+    }
+
+    /// Adds the addresses behind a name of the zone; returns the least TTL on the way.
+    fn behind(&self, name: &Name, addresses: &mut Unique, seen: &mut HashSet<Name>) -> u32 {
+        let mut at = name.clone();
+        let mut least = u32::MAX;
+        while self.contains(&at) && seen.len() < MAX_BEHIND && seen.insert(at.clone()) {
+            match self.hosts_within(&self.subject(&at), &at, seen) {
+                Hosts::None => break,
+                Hosts::Addresses(list, ttl) => {
+                    list.into_iter().for_each(|a| addresses.push(a));
+                    return least.min(ttl);
+                }
+                Hosts::Alias(next, ttl) => {
+                    least = least.min(ttl);
+                    at = next;
+                }
+            }
+        }
+        u32::MAX
+    }
+}
+
+/// How many names are looked behind for one answer that mixes names and addresses: bounds the work and the depth of calls.
+const MAX_BEHIND: usize = 64;
+
+/// Addresses in the order in which they came, none twice.
+#[derive(Default)]
+struct Unique {
+    list: Vec<IpAddr>,
+    seen: HashSet<IpAddr>,
+}
+
+impl Unique {
+    fn push(&mut self, address: IpAddr) {
+        if self.seen.insert(address) {
+            self.list.push(address);
+        }
+    }
+}
+
+impl Row {
+    fn srv(&self, port: u16) -> Srv {
+        Srv { target: self.target.clone(), port, priority: self.priority, weight: self.weight }
+    }
+}
+
+/// Whether a label of a question stands for any label. `any` exists because libc refuses `*` in names.
+fn is_wildcard(label: &[u8]) -> bool {
+    label == b"*" || label == b"any"
+}
+
+fn positive(answers: Vec<Record>, additional: Vec<Record>) -> Answer {
+    Answer { rcode: ResponseCode::NoError, authoritative: true, answers, authority: Vec::new(), additional, next: Next::Done }
+}
+
+/// The TTL of the set that these rows make (RFC 2181 section 5.2).
+fn least_ttl(rows: &[&Row]) -> u32 {
+    rows.iter().map(|r| r.ttl).min().unwrap_or(build::NEGATIVE_TTL)
+}
+
+/// A and AAAA records, IPv4 first; of one type only, if one is named.
+fn address_records(owner: &Name, addresses: &[IpAddr], ttl: u32, only: Option<RecordType>) -> Vec<Record> {
+    let record = |data: RData| Record::from_rdata(owner.clone(), ttl, data);
+    let v4 = addresses.iter().filter_map(|a| match a {
+        IpAddr::V4(a) => Some(record(RData::A(A(*a)))),
+        IpAddr::V6(_) => None,
+    });
+    let v6 = addresses.iter().filter_map(|a| match a {
+        IpAddr::V6(a) => Some(record(RData::AAAA(AAAA(*a)))),
+        IpAddr::V4(_) => None,
+    });
+    v4.chain(v6).filter(|r| only.is_none_or(|t| r.record_type() == t)).collect()
+}
