@@ -1,2 +1,4 @@
 //! The only code that touches a kernel: `observe` reads back what is ours, `apply` carries out an action. No choices are made
 //! here; `weft-plan` makes them.
+
+pub mod bpf;

@@ -1,0 +1,192 @@
+//! The pinned maps as typed tables: read whole, write and delete rows, sum counters.
+//!
+//! The agent is the only writer of all tables but `reverse`, which the programs write. The order in which rows that refer
+//! to one another are written is the caller's (see `weft_abi::maps`).
+
+use std::borrow::Borrow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use weft_abi::maps::{capacity, name};
+use weft_abi::{
+    Backend, Be32, Config, Counter, Endpoint, Frontend, FrontendKey, Peer, Reverse, ReverseKey, SlotKey, Verdict, Vtep,
+};
+
+use super::BpfError;
+
+/// All maps of the datapath.
+pub struct Maps {
+    /// Container address to its device: who may send from it, and where it is handed over.
+    pub endpoints: Table<Be32, Endpoint>,
+    /// A peer subnet's network address to the peer.
+    pub peers: Table<Be32, Peer>,
+    /// Every peer's outer address.
+    pub vteps: Table<Be32, Vtep>,
+    /// Network namespace cookie to network: whose sockets are translated.
+    pub netns: Table<u64, u32>,
+    /// Virtual address and port to a list of backends.
+    pub frontends: Table<FrontendKey, Frontend>,
+    /// The lists: backend ids.
+    pub slots: Table<SlotKey, u32>,
+    /// Backend id to address.
+    pub backends: Table<u32, Backend>,
+    /// What sockets were sent where; written by the programs.
+    pub reverse: Table<ReverseKey, Reverse>,
+    config: Array<MapData, Config>,
+    counters: PerCpuArray<MapData, Counter>,
+}
+
+impl fmt::Debug for Maps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Maps").finish_non_exhaustive()
+    }
+}
+
+impl Maps {
+    /// Opens the maps pinned in `pins`.
+    pub(super) fn open(pins: &Path) -> Result<Self, BpfError> {
+        Ok(Self {
+            endpoints: Table::open(pins, name::ENDPOINTS, capacity::ENDPOINTS)?,
+            peers: Table::open(pins, name::PEERS, capacity::PEERS)?,
+            vteps: Table::open(pins, name::VTEPS, capacity::VTEPS)?,
+            netns: Table::open(pins, name::NETNS, capacity::NETNS)?,
+            frontends: Table::open(pins, name::FRONTENDS, capacity::FRONTENDS)?,
+            slots: Table::open(pins, name::SLOTS, capacity::SLOTS)?,
+            backends: Table::open(pins, name::BACKENDS, capacity::BACKENDS)?,
+            reverse: Table::open(pins, name::REVERSE, capacity::REVERSE)?,
+            config: open(pins, name::CONFIG, 1, |data| Map::Array(data).try_into())?,
+            counters: open(pins, name::COUNTERS, Verdict::COUNT, |data| Map::PerCpuArray(data).try_into())?,
+        })
+    }
+
+    /// The host's own row; all zero before it is written for the first time.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn config(&self) -> Result<Config, BpfError> {
+        self.config.get(&0, 0).map_err(failed("read", name::CONFIG))
+    }
+
+    /// Writes the host's own row. A program that runs meanwhile may see part of the old and part of the new one.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn set_config(&mut self, config: &Config) -> Result<(), BpfError> {
+        self.config.set(0, config, 0).map_err(failed("write", name::CONFIG))
+    }
+
+    /// How often each verdict was reached since the maps were made, over all CPUs.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn counters(&self) -> Result<BTreeMap<Verdict, Counter>, BpfError> {
+        let mut sums = BTreeMap::new();
+        for verdict in Verdict::ALL {
+            let rows = self.counters.get(&(*verdict as u32), 0).map_err(failed("read", name::COUNTERS))?;
+            let mut sum = Counter::default();
+            for row in rows.iter() {
+                sum.packets = sum.packets.wrapping_add(row.packets);
+                sum.bytes = sum.bytes.wrapping_add(row.bytes);
+            }
+            sums.insert(*verdict, sum);
+        }
+        Ok(sums)
+    }
+}
+
+/// A hash map with typed rows.
+pub struct Table<K: Pod, V: Pod> {
+    name: &'static str,
+    map: HashMap<MapData, K, V>,
+}
+
+impl<K: Pod, V: Pod> fmt::Debug for Table<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.name).finish()
+    }
+}
+
+impl<K: Pod + Ord, V: Pod> Table<K, V> {
+    fn open(pins: &Path, name: &'static str, rows: u32) -> Result<Self, BpfError> {
+        let map = open(pins, name, rows, |data| {
+            if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into()
+        })?;
+        Ok(Self { name, map })
+    }
+
+    /// All rows. Those that are written or deleted meanwhile may be there or not.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn rows(&self) -> Result<BTreeMap<K, V>, BpfError> {
+        let mut rows = BTreeMap::new();
+        for row in self.map.iter() {
+            match row {
+                Ok((key, value)) => {
+                    rows.insert(key, value);
+                }
+                // Deleted between being found and being read.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(failed("list", self.name)(error)),
+            }
+        }
+        Ok(rows)
+    }
+
+    /// One row.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn get(&self, key: &K) -> Result<Option<V>, BpfError> {
+        match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read", self.name)(error)),
+        }
+    }
+
+    /// Writes a row, new or not. Programs see the old row or the new one, never a mixture.
+    ///
+    /// # Errors
+    /// The map is full (E2BIG), or the kernel refuses.
+    pub fn put(&mut self, key: impl Borrow<K>, value: impl Borrow<V>) -> Result<(), BpfError> {
+        self.map.insert(key, value, 0).map_err(failed("write", self.name))
+    }
+
+    /// Deletes a row. One that is not there is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn delete(&mut self, key: &K) -> Result<(), BpfError> {
+        match self.map.remove(key) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            Err(error) => Err(failed("delete from", self.name)(error)),
+        }
+    }
+}
+
+/// Opens a pin and checks that the kernel's map is what this version means by the name.
+fn open<M>(
+    pins: &Path,
+    name: &'static str,
+    rows: u32,
+    typed: impl FnOnce(MapData) -> Result<M, MapError>,
+) -> Result<M, BpfError> {
+    let path = pins.join(name);
+    let layout = |why| BpfError::Layout { path: path.clone(), why };
+    let data = MapData::from_pin(&path).map_err(failed("open", name))?;
+    let found = data.info().map_err(failed("inspect", name))?.max_entries();
+    if found != rows {
+        return Err(layout(format!("has room for {found} rows instead of {rows}")));
+    }
+    // Checks the type and the sizes of key and value as the kernel has them.
+    typed(data).map_err(|error| layout(error.to_string()))
+}
+
+fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> BpfError {
+    move |source| BpfError::Map { op, map, source: source.into() }
+}

@@ -1,0 +1,314 @@
+//! The eBPF half of the datapath: loading, pinning, attaching, and reading and writing its maps.
+//!
+//! Nothing is decided here: the reconcile loop says which rows and which attachments there are to be. The programs
+//! themselves are in the crate `weft-ebpf`; rows, names and verdicts in `weft-abi`.
+//!
+//! ```text
+//!  <bpffs>/v<LAYOUT_VERSION>/weft_config, weft_peers, ...   maps: what the programs know outlives the agent
+//!  <bpffs>/v<LAYOUT_VERSION>/links/uplink                   links: what is attached stays attached
+//!                                 /container-<name>
+//!                                 /connect4, connect6, sendmsg4, ...
+//! ```
+//!
+//! Stopping the agent changes none of it. A new agent finds the maps by their pins, loads its own programs on them, and
+//! puts each into the link that is there (`BPF_LINK_UPDATE`): no packet meets a gap. [`cleanup`] takes everything away.
+//!
+//! All calls are quick system calls (loading takes some tens of milliseconds) and may be made from async code. Network
+//! devices are looked up in the network namespace of the calling thread.
+//!
+//! Read [`Datapath`] first; then [`mounts`] for where the two file systems come from.
+
+pub mod links;
+pub mod maps;
+pub mod mounts;
+pub mod netns;
+mod object;
+pub mod run;
+mod sys;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use weft_abi::LAYOUT_VERSION;
+
+pub use links::LinkState;
+pub use maps::{Maps, Table};
+pub use netns::{netns_cookie, netns_cookie_of};
+pub use object::{BUILT_WITH, Program};
+
+use links::Links;
+use object::Object;
+
+/// Why something of the datapath could not be done. [`BpfError::is_not_permitted`] tells whether trying again as the same
+/// user is of any use.
+#[derive(Debug, thiserror::Error)]
+pub enum BpfError {
+    /// The object itself: its maps could not be created or opened, or it does not fit this kernel.
+    #[error("load the eBPF object with its maps below {}", pins.display())]
+    Load {
+        /// Where maps are pinned.
+        pins: PathBuf,
+        /// What aya or the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The kernel does not take a program.
+    #[error("load eBPF program {program}{}", log_line(log))]
+    Verify {
+        /// Its name.
+        program: &'static str,
+        /// The verifier's log, empty when it did not come to that.
+        log: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A pinned map is not what this version needs, although its path says so.
+    #[error("map {}: {why}; `weftd cleanup` removes it", path.display())]
+    Layout {
+        /// The pin.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A file system operation.
+    #[error("{op} {}", path.display())]
+    Path {
+        /// The operation.
+        op: &'static str,
+        /// Its subject.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Attaching, replacing or inspecting a link.
+    #[error("{op} {link}")]
+    Link {
+        /// The operation.
+        op: &'static str,
+        /// The link's name.
+        link: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Reading or writing a map's rows.
+    #[error("{op} map {map}")]
+    Map {
+        /// The operation.
+        op: &'static str,
+        /// The map's name.
+        map: &'static str,
+        /// What aya or the kernel said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Asking about a network namespace.
+    #[error("cookie of network namespace {netns}")]
+    Netns {
+        /// Which one.
+        netns: String,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// Running a program on a packet by hand.
+    #[error("run {program} on a packet of {len} bytes")]
+    Run {
+        /// Its name.
+        program: &'static str,
+        /// The packet's length.
+        len: usize,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// The last line of a verifier log, as a part of a message.
+fn log_line(log: &str) -> String {
+    log.lines().rev().find(|line| !line.trim().is_empty()).map(|line| format!(": {line}")).unwrap_or_default()
+}
+
+impl BpfError {
+    /// Whether the kernel refused for lack of privilege (EPERM, EACCES without a verifier's complaint): then the agent
+    /// runs on the kernel path alone.
+    #[must_use]
+    pub fn is_not_permitted(&self) -> bool {
+        if let Self::Verify { log, .. } = self
+            && !log.trim().is_empty()
+        {
+            return false;
+        }
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(error) = cause {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                return matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES));
+            }
+            cause = error.source();
+        }
+        false
+    }
+}
+
+/// Where the datapath lives on this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// A folder on a bpffs ([`mounts::ensure_bpffs`] makes one).
+    pub bpffs: PathBuf,
+    /// The cgroup (v2) whose sockets are translated: the folder itself.
+    pub cgroup: PathBuf,
+}
+
+impl Paths {
+    /// The folder of this layout's pins.
+    #[must_use]
+    pub fn pins(&self) -> PathBuf {
+        self.bpffs.join(format!("v{LAYOUT_VERSION}"))
+    }
+}
+
+/// The loaded programs, their maps, and what they are attached to. Dropping it detaches nothing.
+#[derive(Debug)]
+pub struct Datapath {
+    object: Object,
+    links: Links,
+    maps: Maps,
+}
+
+impl Datapath {
+    /// Loads all programs on the maps pinned below `paths`, or on new ones, which are pinned. Attaches nothing: what an
+    /// earlier agent attached goes on with that agent's programs until the `attach_` call that replaces them.
+    ///
+    /// # Errors
+    /// The object does not load. [`BpfError::is_not_permitted`] tells whether that is a matter of privilege.
+    pub fn open(paths: &Paths) -> Result<Self, BpfError> {
+        let pins = paths.pins();
+        create_dir(&pins)?;
+        let object = Object::load(&pins)?;
+        let maps = Maps::open(&pins)?;
+        let links = Links::open(pins.join("links"), paths.cgroup.clone())?;
+        Ok(Self { object, links, maps })
+    }
+
+    /// Attaches the socket programs to the cgroup, or puts them into the links that are there.
+    ///
+    /// # Errors
+    /// The first link that could not be made; those before it stay.
+    pub fn attach_sockets(&mut self) -> Result<(), BpfError> {
+        for program in Program::SOCKETS {
+            self.links.attach_cgroup(program, self.object.fd(program))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches `from_uplink` to a device, or puts it into the link that is there. A link to another device is removed
+    /// first: there is one uplink.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refuses (before 6.6 there are no TCX links).
+    pub fn attach_uplink(&mut self, ifindex: u32) -> Result<(), BpfError> {
+        self.links.attach_device(links::UPLINK, ifindex, self.object.fd(Program::FromUplink))
+    }
+
+    /// Attaches `from_container` to the host side of a container's veth, or puts it into the link that is there. The
+    /// container's row in `weft_endpoints` must be there before, or what it sends is dropped as spoofed.
+    ///
+    /// `name` is any text that tells the containers of this host apart, up to about 80 bytes.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refuses.
+    pub fn attach_container(&mut self, name: &str, ifindex: u32) -> Result<(), BpfError> {
+        self.links.attach_device(&links::container(name), ifindex, self.object.fd(Program::FromContainer))
+    }
+
+    /// Removes a link by its name, as [`LinkState::name`] has it. One that is not there is no error.
+    ///
+    /// # Errors
+    /// The pin could not be removed.
+    pub fn detach(&mut self, link: &str) -> Result<(), BpfError> {
+        self.links.detach(link)
+    }
+
+    /// All links that are pinned, in the order of names, with what they are attached to.
+    ///
+    /// # Errors
+    /// The folder could not be read.
+    pub fn links(&self) -> Result<Vec<LinkState>, BpfError> {
+        self.links.list()
+    }
+
+    /// The maps.
+    #[must_use]
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    /// The maps, to write.
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// Runs a program on a packet without sending anything (`BPF_PROG_TEST_RUN`), with the maps as they are. Counters move.
+    ///
+    /// # Errors
+    /// The kernel refuses, as for packets shorter than an Ethernet header.
+    pub fn run(&self, program: Program, packet: &run::Packet<'_>) -> Result<run::Outcome, BpfError> {
+        run::run(program, self.object.fd(program), packet)
+    }
+}
+
+/// Removes every pin of any layout, which detaches the programs, and the folder; then unmounts what
+/// [`mounts::ensure_bpffs`] mounted. What is not there is no error.
+///
+/// # Errors
+/// The first thing that could not be removed.
+pub fn cleanup(paths: &Paths) -> Result<(), BpfError> {
+    let entries = match std::fs::read_dir(&paths.bpffs) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return mounts::release_bpffs(&paths.bpffs),
+        Err(source) => return Err(BpfError::Path { op: "list", path: paths.bpffs.clone(), source }),
+    };
+    for entry in entries {
+        let entry = entry.map_err(|source| BpfError::Path { op: "list", path: paths.bpffs.clone(), source })?;
+        if is_layout(&entry.file_name().to_string_lossy()) {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(|source| BpfError::Path { op: "remove", path, source })?;
+        }
+    }
+    mounts::release_bpffs(&paths.bpffs)
+}
+
+/// Whether this is the folder of some layout: `v` and a number.
+fn is_layout(name: &str) -> bool {
+    name.strip_prefix('v').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// Makes a folder with its parents; one that is there is fine.
+fn create_dir(path: &Path) -> Result<(), BpfError> {
+    std::fs::create_dir_all(path).map_err(|source| BpfError::Path { op: "create folder", path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lack_of_privilege_is_told_from_a_program_that_is_refused() {
+        let denied = || io::Error::from_raw_os_error(libc::EPERM);
+        let load = BpfError::Load { pins: "/x".into(), source: Box::new(denied()) };
+        assert!(load.is_not_permitted());
+        let refused = BpfError::Verify { program: "connect4", log: "R1 invalid\n\n".into(), source: denied() };
+        assert!(!refused.is_not_permitted());
+        assert_eq!(refused.to_string(), "load eBPF program connect4: R1 invalid");
+        let gone = io::Error::from_raw_os_error(libc::ENODEV);
+        assert!(!BpfError::Link { op: "attach", link: "uplink".into(), source: gone }.is_not_permitted());
+    }
+
+    #[test]
+    fn only_layout_folders_are_removed() {
+        assert!(is_layout("v1") && is_layout("v20"));
+        assert!(!is_layout("v") && !is_layout("v1a") && !is_layout("other") && !is_layout(""));
+    }
+}

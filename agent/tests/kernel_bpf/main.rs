@@ -1,0 +1,10 @@
+//! The eBPF datapath on a real kernel, as root: loading and pinning, single packets through the programs, two hosts with
+//! containers and a wire between them, and virtual addresses at real sockets.
+//!
+//! Every test makes its own namespaces, bpffs and cgroup with names of its own, and takes them away, also when it fails.
+
+mod lab;
+mod links;
+mod packets;
+mod sockets;
+mod wire;
