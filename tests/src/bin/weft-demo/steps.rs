@@ -55,7 +55,7 @@ fn show(screen: &Screen, topology: &Topology, keep: bool) -> Result<()> {
 }
 
 fn with_logs(topology: &Topology, error: anyhow::Error) -> anyhow::Error {
-    if signals::ending() { error } else { error.context(format!("the ends of the logs:\n{}", topology.logs())) }
+    if signals::ending() { error } else { anyhow::anyhow!("{error:#}\n\n{}", topology.logs()) }
 }
 
 fn three_hosts(screen: &Screen) -> Result<Topology> {
