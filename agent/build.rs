@@ -94,9 +94,9 @@ fn toolchain() -> Result<(String, PathBuf), String> {
     };
     if let Some(wanted) = env::var_os("WEFT_EBPF_TOOLCHAIN") {
         let wanted = wanted.to_string_lossy();
-        return of_rustup(&wanted).map(with_version).ok_or_else(|| {
-            format!("WEFT_EBPF_TOOLCHAIN={wanted}: rustup knows no such toolchain with library sources")
-        });
+        return of_rustup(&wanted)
+            .map(with_version)
+            .ok_or_else(|| format!("WEFT_EBPF_TOOLCHAIN={wanted}: rustup knows no such toolchain with library sources"));
     }
     let debian = PathBuf::from("/usr");
     of_rustup("nightly")
@@ -116,9 +116,7 @@ fn usable(dir: &Path) -> bool {
 fn with_version((name, dir): (String, PathBuf)) -> (String, PathBuf) {
     let version = Command::new(dir.join("bin/rustc")).arg("--version").output();
     match version {
-        Ok(output) if output.status.success() => {
-            (format!("{name}, {}", String::from_utf8_lossy(&output.stdout).trim()), dir)
-        }
+        Ok(output) if output.status.success() => (format!("{name}, {}", String::from_utf8_lossy(&output.stdout).trim()), dir),
         _ => (name, dir),
     }
 }
@@ -140,17 +138,24 @@ fn linker() -> Option<PathBuf> {
     let home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
         .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
-    env::split_paths(&path)
-        .chain(home.map(|home| home.join("bin")))
-        .map(|dir| dir.join("bpf-linker"))
-        .find(|file| file.is_file())
+    env::split_paths(&path).chain(home.map(|home| home.join("bin"))).map(|dir| dir.join("bpf-linker")).find(|file| file.is_file())
 }
 
 /// Takes out of the environment what the outer build (cargo, clippy, a wrapper, RUSTFLAGS) left for its own compiler.
 fn forget_outer_build(cargo: &mut Command) {
     const OURS: [&str; 12] = [
-        "CARGO_BUILD_", "CARGO_CFG_", "CARGO_ENCODED_", "CARGO_FEATURE_", "CARGO_INCREMENTAL", "CARGO_MANIFEST_",
-        "CARGO_PKG_", "CARGO_PROFILE_", "CARGO_TARGET_", "CARGO_UNSTABLE_", "RUSTC", "RUSTDOC",
+        "CARGO_BUILD_",
+        "CARGO_CFG_",
+        "CARGO_ENCODED_",
+        "CARGO_FEATURE_",
+        "CARGO_INCREMENTAL",
+        "CARGO_MANIFEST_",
+        "CARGO_PKG_",
+        "CARGO_PROFILE_",
+        "CARGO_TARGET_",
+        "CARGO_UNSTABLE_",
+        "RUSTC",
+        "RUSTDOC",
     ];
     const ALSO: [&str; 9] =
         ["CARGO", "RUSTFLAGS", "RUSTUP_TOOLCHAIN", "TARGET", "HOST", "OUT_DIR", "OPT_LEVEL", "PROFILE", "DEBUG"];

@@ -16,7 +16,7 @@ fn goes(mut packet: Bytes) -> Next {
 
 #[test]
 fn a_packet_for_a_peers_subnet_goes_to_that_peer() {
-    let Next::Remote(remote) = goes(udp_packet().tos(0x10).from_device(DEVICE)) else { panic!("not remote") };
+    let Next::Remote(remote) = goes(udp_packet().tos(0x10).through(DEVICE)) else { panic!("not remote") };
     assert_eq!(remote.peer.vtep, ip(192, 168, 50, 2));
     assert_eq!(remote.tos, 0x10);
     assert_eq!(remote.inner_len, 48);
@@ -27,82 +27,82 @@ fn a_packet_for_a_container_here_is_handed_over() {
     let mut world = World::host(1);
     let row = Endpoint { ifindex: 99, mac: [2, 0, 0, 0, 0, 6], flags: 0 };
     world.endpoints.insert(ip(10, 244, 1, 6), row);
-    let mut packet = udp_packet().dst(ip(10, 244, 1, 6)).from_device(DEVICE);
+    let mut packet = udp_packet().dst(ip(10, 244, 1, 6)).through(DEVICE);
     assert_eq!(leave(&world, &mut packet), Ok(Next::Local(row)));
 }
 
 #[test]
 fn headers_outside_the_linear_part_are_pulled() {
-    let mut packet = udp_packet().from_device(DEVICE);
+    let mut packet = udp_packet().through(DEVICE);
     packet.linear = 0;
     assert!(matches!(goes(packet), Next::Remote(_)));
 }
 
 #[test]
 fn a_source_that_is_not_the_containers_is_dropped() {
-    assert_eq!(verdict(udp_packet().src(ip(10, 244, 1, 77)).from_device(DEVICE)), Verdict::ContainerSpoofed);
-    assert_eq!(verdict(udp_packet().from_device(DEVICE + 1)), Verdict::ContainerSpoofed, "another container's device");
+    assert_eq!(verdict(udp_packet().src(ip(10, 244, 1, 77)).through(DEVICE)), Verdict::ContainerSpoofed);
+    assert_eq!(verdict(udp_packet().through(DEVICE + 1)), Verdict::ContainerSpoofed, "another container's device");
     // Whatever else is odd about the packet does not help.
     let odd = [udp_packet().options(4), udp_packet().fragment(0x2000), udp_packet().ttl(1), udp_packet().dst(ip(8, 8, 8, 8))];
     for frame in odd {
-        assert_eq!(verdict(frame.src(ip(10, 244, 2, 5)).from_device(DEVICE)), Verdict::ContainerSpoofed);
+        assert_eq!(verdict(frame.src(ip(10, 244, 2, 5)).through(DEVICE)), Verdict::ContainerSpoofed);
     }
 }
 
 #[test]
 fn encapsulated_traffic_of_a_containers_own_is_dropped() {
     for dst in [ip(192, 168, 50, 2), ip(10, 244, 2, 5), ip(10, 244, 1, 1), ip(8, 8, 8, 8)] {
-        assert_eq!(verdict(udp_packet().ports(1, 8472).dst(dst).from_device(DEVICE)), Verdict::ContainerInjects);
+        assert_eq!(verdict(udp_packet().ports(1, 8472).dst(dst).through(DEVICE)), Verdict::ContainerInjects);
     }
-    assert_eq!(verdict(udp_packet().ports(1, 8472).options(8).from_device(DEVICE)), Verdict::ContainerInjects);
-    assert_eq!(verdict(udp_packet().ports(1, 8472).fragment(0x2000).from_device(DEVICE)), Verdict::ContainerInjects);
-    let mut multicast = udp_packet().ports(1, 8472).dst(ip(239, 1, 1, 1)).from_device(DEVICE);
+    assert_eq!(verdict(udp_packet().ports(1, 8472).options(8).through(DEVICE)), Verdict::ContainerInjects);
+    assert_eq!(verdict(udp_packet().ports(1, 8472).fragment(0x2000).through(DEVICE)), Verdict::ContainerInjects);
+    let mut multicast = udp_packet().ports(1, 8472).dst(ip(239, 1, 1, 1)).through(DEVICE);
     multicast.to_us = false;
     assert_eq!(verdict(multicast), Verdict::ContainerInjects);
 }
 
 #[test]
 fn a_later_fragment_has_no_port_to_judge() {
-    assert_eq!(verdict(udp_packet().ports(1, 8472).fragment(0x0001).from_device(DEVICE)), Verdict::ContainerFragment);
+    assert_eq!(verdict(udp_packet().ports(1, 8472).fragment(0x0001).through(DEVICE)), Verdict::ContainerFragment);
 }
 
 #[test]
 fn what_only_the_stack_can_do_goes_to_the_stack() {
-    assert_eq!(verdict(udp_packet().fragment(0x2000).from_device(DEVICE)), Verdict::ContainerFragment);
-    assert_eq!(verdict(udp_packet().options(4).from_device(DEVICE)), Verdict::ContainerOptions);
-    assert_eq!(verdict(udp_packet().ttl(1).from_device(DEVICE)), Verdict::ContainerTtl);
-    assert_eq!(verdict(udp_packet().ttl(0).from_device(DEVICE)), Verdict::ContainerTtl);
-    assert_eq!(verdict(udp_packet().dst(ip(8, 8, 8, 8)).from_device(DEVICE)), Verdict::ContainerElsewhere);
-    assert_eq!(verdict(udp_packet().dst(ip(10, 244, 1, 1)).from_device(DEVICE)), Verdict::ContainerElsewhere, "gateway");
-    assert_eq!(verdict(udp_packet().dst(ip(10, 244, 9, 1)).from_device(DEVICE)), Verdict::ContainerElsewhere, "no peer");
-    let mut arp = udp_packet().from_device(DEVICE);
+    assert_eq!(verdict(udp_packet().fragment(0x2000).through(DEVICE)), Verdict::ContainerFragment);
+    assert_eq!(verdict(udp_packet().options(4).through(DEVICE)), Verdict::ContainerOptions);
+    assert_eq!(verdict(udp_packet().ttl(1).through(DEVICE)), Verdict::ContainerTtl);
+    assert_eq!(verdict(udp_packet().ttl(0).through(DEVICE)), Verdict::ContainerTtl);
+    assert_eq!(verdict(udp_packet().dst(ip(8, 8, 8, 8)).through(DEVICE)), Verdict::ContainerElsewhere);
+    assert_eq!(verdict(udp_packet().dst(ip(10, 244, 1, 1)).through(DEVICE)), Verdict::ContainerElsewhere, "gateway");
+    assert_eq!(verdict(udp_packet().dst(ip(10, 244, 9, 1)).through(DEVICE)), Verdict::ContainerElsewhere, "no peer");
+    let mut arp = udp_packet().through(DEVICE);
     arp.bytes[12..14].copy_from_slice(&[8, 6]);
     assert_eq!(verdict(arp), Verdict::ContainerNotIpv4);
-    let mut tagged = udp_packet().from_device(DEVICE);
+    let mut tagged = udp_packet().through(DEVICE);
     tagged.tagged = true;
     assert_eq!(verdict(tagged), Verdict::ContainerNotIpv4);
-    let mut broadcast = udp_packet().from_device(DEVICE);
+    let mut broadcast = udp_packet().through(DEVICE);
     broadcast.to_us = false;
     assert_eq!(verdict(broadcast), Verdict::ContainerNotToUs);
 }
 
 #[test]
 fn the_longest_packet_fits_and_one_more_byte_does_not() {
-    assert!(matches!(goes(udp_packet().ip_len(1450).from_device(DEVICE)), Next::Remote(_)));
-    assert_eq!(verdict(udp_packet().ip_len(1451).from_device(DEVICE)), Verdict::ContainerTooBig);
+    assert!(matches!(goes(udp_packet().ip_len(1450).through(DEVICE)), Next::Remote(_)));
+    assert_eq!(verdict(udp_packet().ip_len(1451).through(DEVICE)), Verdict::ContainerTooBig);
     let mut world = World::host(1);
     world.peers.get_mut(&ip(10, 244, 2, 0)).unwrap().mtu = 1400;
-    assert!(leave(&world, &mut udp_packet().ip_len(1400).from_device(DEVICE)).is_ok());
-    assert_eq!(leave(&world, &mut udp_packet().ip_len(1401).from_device(DEVICE)), Err(Verdict::ContainerTooBig));
+    assert!(leave(&world, &mut udp_packet().ip_len(1400).through(DEVICE)).is_ok());
+    assert_eq!(leave(&world, &mut udp_packet().ip_len(1401).through(DEVICE)), Err(Verdict::ContainerTooBig));
     // A peer that takes more than our uplink carries does not widen the uplink.
     world.peers.get_mut(&ip(10, 244, 2, 0)).unwrap().mtu = 9000;
-    assert_eq!(leave(&world, &mut udp_packet().ip_len(1451).from_device(DEVICE)), Err(Verdict::ContainerTooBig));
+    assert_eq!(leave(&world, &mut udp_packet().ip_len(1451).through(DEVICE)), Err(Verdict::ContainerTooBig));
 }
 
 #[test]
 fn a_packet_of_several_segments_is_measured_by_its_segment() {
     let gso = |frame: crate::testing::Frame, size| {
-        let mut packet = frame.ip_len(30_000).from_device(DEVICE);
+        let mut packet = frame.ip_len(30_000).through(DEVICE);
         packet.gso_size = size;
         packet
     };
@@ -115,10 +115,10 @@ fn a_packet_of_several_segments_is_measured_by_its_segment() {
 
 #[test]
 fn outer_headers_that_would_not_fit_the_length_field_are_not_made() {
-    let mut packet = tcp_packet().ip_len(65_486).from_device(DEVICE);
+    let mut packet = tcp_packet().ip_len(65_486).through(DEVICE);
     packet.gso_size = 1000;
     assert_eq!(verdict(packet), Verdict::ContainerTooBig);
-    let mut big_tcp = tcp_packet().ip_len(100_000).total_len(0).from_device(DEVICE);
+    let mut big_tcp = tcp_packet().ip_len(100_000).total_len(0).through(DEVICE);
     big_tcp.gso_size = 1000;
     assert_eq!(verdict(big_tcp), Verdict::ContainerTooBig);
 }
@@ -127,9 +127,9 @@ fn outer_headers_that_would_not_fit_the_length_field_are_not_made() {
 fn without_uplink_or_configuration_the_stack_has_it() {
     let mut world = World::host(1);
     world.config.uplink = 0;
-    assert_eq!(leave(&world, &mut udp_packet().from_device(DEVICE)), Err(Verdict::ContainerNoOverlay));
+    assert_eq!(leave(&world, &mut udp_packet().through(DEVICE)), Err(Verdict::ContainerNoOverlay));
     world.config = Config::default();
-    assert_eq!(leave(&world, &mut udp_packet().dst(ip(0, 0, 0, 1)).from_device(DEVICE)), Err(Verdict::ContainerElsewhere));
+    assert_eq!(leave(&world, &mut udp_packet().dst(ip(0, 0, 0, 1)).through(DEVICE)), Err(Verdict::ContainerElsewhere));
 }
 
 #[test]
@@ -145,20 +145,20 @@ fn truncated_at_every_edge_nothing_takes_the_fast_path() {
 #[test]
 fn headers_that_contradict_themselves_are_dropped() {
     for first in [0x35, 0x65, 0x44, 0x40, 0x00] {
-        let mut packet = udp_packet().from_device(DEVICE);
+        let mut packet = udp_packet().through(DEVICE);
         packet.bytes[14] = first;
         assert_eq!(verdict(packet), Verdict::ContainerMalformed, "{first:#x}");
     }
-    assert_eq!(verdict(udp_packet().total_len(19).from_device(DEVICE)), Verdict::ContainerMalformed);
-    assert_eq!(verdict(udp_packet().total_len(49).from_device(DEVICE)), Verdict::ContainerMalformed);
-    assert_eq!(verdict(udp_packet().total_len(0).from_device(DEVICE)), Verdict::ContainerMalformed);
-    assert_eq!(verdict(udp_packet().payload(vec![0; 7]).from_device(DEVICE)), Verdict::ContainerMalformed, "half a UDP header");
-    assert_eq!(verdict(udp_packet().payload(vec![0; 7]).options(4).from_device(DEVICE)), Verdict::ContainerMalformed);
+    assert_eq!(verdict(udp_packet().total_len(19).through(DEVICE)), Verdict::ContainerMalformed);
+    assert_eq!(verdict(udp_packet().total_len(49).through(DEVICE)), Verdict::ContainerMalformed);
+    assert_eq!(verdict(udp_packet().total_len(0).through(DEVICE)), Verdict::ContainerMalformed);
+    assert_eq!(verdict(udp_packet().payload(vec![0; 7]).through(DEVICE)), Verdict::ContainerMalformed, "half a UDP header");
+    assert_eq!(verdict(udp_packet().payload(vec![0; 7]).options(4).through(DEVICE)), Verdict::ContainerMalformed);
 }
 
 #[test]
 fn padding_after_the_packet_is_no_fault() {
-    let mut packet = udp_packet().from_device(DEVICE);
+    let mut packet = udp_packet().through(DEVICE);
     packet.bytes.extend([0; 12]);
     packet.linear = packet.bytes.len();
     let Next::Remote(remote) = goes(packet) else { panic!("not remote") };

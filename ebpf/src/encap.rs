@@ -41,12 +41,8 @@ pub fn write<P: Packet>(packet: &mut P, config: &Config, to: &Remote, stamp: Sta
 
     let first = u16::from(ipv4::PLAIN) << 8 | u16::from(to.tos);
     let life = u16::from(TTL) << 8 | u16::from(PROTO_UDP);
-    let sum = u32::from(first)
-        + u32::from(ip_len)
-        + u32::from(stamp.id)
-        + u32::from(life)
-        + halves(config.vtep)
-        + halves(to.peer.vtep);
+    let sum =
+        u32::from(first) + u32::from(ip_len) + u32::from(stamp.id) + u32::from(life) + halves(config.vtep) + halves(to.peer.vtep);
     w.set_be16::<{ outer::IP + ipv4::VERSION_IHL }>(Be16::from_native(first));
     w.set_be16::<{ outer::IP + ipv4::TOTAL_LEN }>(Be16::from_native(ip_len));
     w.set_be16::<{ outer::IP + ipv4::ID }>(Be16::from_native(stamp.id));

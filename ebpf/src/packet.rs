@@ -227,15 +227,7 @@ pub(crate) mod testing {
 
     impl Bytes {
         pub(crate) fn new(bytes: Vec<u8>, ifindex: u32) -> Self {
-            Self {
-                linear: bytes.len(),
-                bytes,
-                ifindex,
-                to_us: true,
-                tagged: false,
-                gso_size: 0,
-                verified: false,
-            }
+            Self { linear: bytes.len(), bytes, ifindex, to_us: true, tagged: false, gso_size: 0, verified: false }
         }
     }
 

@@ -97,8 +97,7 @@ impl SockAddr {
             if sk.is_null() {
                 return false;
             }
-            let (dst, dst_port) =
-                ((&raw const (*sk).dst_ip4).read_volatile(), (&raw const (*sk).dst_port).read_volatile());
+            let (dst, dst_port) = ((&raw const (*sk).dst_ip4).read_volatile(), (&raw const (*sk).dst_port).read_volatile());
             dst == addr.bits() && dst_port == port.bits()
         }
     }

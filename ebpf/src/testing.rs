@@ -197,7 +197,7 @@ impl Frame {
         frame
     }
 
-    pub(crate) fn from_device(&self, ifindex: u32) -> Bytes {
+    pub(crate) fn through(&self, ifindex: u32) -> Bytes {
         Bytes::new(self.build(), ifindex)
     }
 }

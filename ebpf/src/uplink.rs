@@ -126,9 +126,7 @@ fn overlay<P: Packet>(packet: &mut P, config: &Config) -> Result<Ipv4, Verdict> 
     let udp_len = u32::from(w.be16::<{ outer::UDP + udp::TOTAL_LEN }>().to_native());
     let room = packet.len() - eth::LEN as u32;
     let unwritten = packet.gso_size() != 0 && ip.total_len == 0;
-    if !unwritten
-        && (ip.total_len > room || ip.total_len < ENCAP_OVERHEAD || udp_len + ipv4::LEN as u32 > ip.total_len)
-    {
+    if !unwritten && (ip.total_len > room || ip.total_len < ENCAP_OVERHEAD || udp_len + ipv4::LEN as u32 > ip.total_len) {
         return Err(Verdict::UplinkMalformed);
     }
     Ok(ip)

@@ -140,10 +140,6 @@ impl Place {
     pub fn open(&self) -> Datapath {
         Datapath::open(&self.paths).unwrap_or_else(|e| panic!("{e:#?}"))
     }
-
-    pub fn run_dir(&self) -> &Path {
-        self.dir.path()
-    }
 }
 
 impl Drop for Place {
@@ -299,10 +295,7 @@ impl Host {
     /// How often each verdict was reached since `before`.
     pub fn since(&self, before: &BTreeMap<Verdict, Counter>) -> BTreeMap<Verdict, u64> {
         let now = self.counters();
-        now.into_iter()
-            .map(|(v, c)| (v, c.packets - before.get(&v).map_or(0, |b| b.packets)))
-            .filter(|(_, n)| *n != 0)
-            .collect()
+        now.into_iter().map(|(v, c)| (v, c.packets - before.get(&v).map_or(0, |b| b.packets))).filter(|(_, n)| *n != 0).collect()
     }
 
     pub fn counters(&self) -> BTreeMap<Verdict, Counter> {

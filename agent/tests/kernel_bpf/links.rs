@@ -1,7 +1,10 @@
 //! Loading, pinning, replacing, and taking away.
 
+use aya::maps::HashMap;
+use aya::programs::SchedClassifier;
+use aya::programs::tc::TcAttachType;
 use weft_abi::{Be32, Config, Endpoint};
-use weft_agent::kernel::bpf::{LinkState, Program, cleanup, mounts};
+use weft_agent::kernel::bpf::{Datapath, LinkState, Program, cleanup, mounts};
 
 use crate::lab::{Netns, Place, two_hosts, unique};
 
@@ -16,10 +19,15 @@ fn attach(place: &Place, netns: &Netns, uplink: u32, container: u32) -> Vec<Link
     })
 }
 
+/// Names and ids of the programs that the kernel runs at a device's ingress.
+fn programs_at(netns: &Netns, device: &str) -> Vec<(String, u32)> {
+    let (_, programs) = netns.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress).unwrap());
+    programs.iter().map(|p| (p.name_as_str().unwrap().to_owned(), p.id())).collect()
+}
+
 fn with_devices() -> (Netns, u32, u32) {
     let netns = Netns::new(unique());
     netns.ip("link add v0 type veth peer name v1");
-    (netns.ifindex("v0"), netns.ifindex("v1"));
     let (v0, v1) = (netns.ifindex("v0"), netns.ifindex("v1"));
     (netns, v0, v1)
 }
@@ -49,17 +57,16 @@ fn rows_and_links_outlive_the_agent() {
 fn a_new_agent_replaces_the_programs_in_the_links_that_are_there() {
     let place = Place::new();
     let (netns, v0, v1) = with_devices();
-    let attached = || netns.enter(|| crate::lab::run("bpftool -j net show"));
     let first = attach(&place, &netns, v0, v1);
-    let before = attached();
+    let before = (programs_at(&netns, "v0"), programs_at(&netns, "v1"));
     let second = attach(&place, &netns, v0, v1);
-    let after = attached();
+    let after = (programs_at(&netns, "v0"), programs_at(&netns, "v1"));
     assert_eq!(first, second);
-    let count = |text: &str, what: &str| text.matches(what).count();
-    assert_eq!(count(&before, "from_uplink"), 1, "{before}");
-    assert_eq!(count(&after, "from_uplink"), 1, "one program, not two: {after}");
-    assert_eq!(count(&after, "from_container"), 1, "{after}");
-    assert_ne!(before, after, "another program id");
+    for (before, after, name) in [(before.0, after.0, "from_uplink"), (before.1, after.1, "from_container")] {
+        assert_eq!((before.len(), after.len()), (1, 1), "one program, not two: {before:?} {after:?}");
+        assert_eq!((before[0].0.as_str(), after[0].0.as_str()), (name, name));
+        assert_ne!(before[0].1, after[0].1, "a new program");
+    }
 }
 
 #[test]
@@ -93,8 +100,8 @@ fn a_link_is_detached_by_name_and_twice_is_no_error() {
     datapath.detach("container-web.1").unwrap();
     datapath.detach("container-web.1").unwrap();
     assert!(datapath.links().unwrap().iter().all(|l| l.container().is_none()));
-    let shown = netns.enter(|| crate::lab::run("bpftool -j net show"));
-    assert!(!shown.contains("from_container") && shown.contains("from_uplink"), "{shown}");
+    assert_eq!(programs_at(&netns, "v1"), []);
+    assert_eq!(programs_at(&netns, "v0").len(), 1);
 }
 
 #[test]
@@ -113,8 +120,8 @@ fn cleanup_leaves_nothing_and_twice_is_no_error() {
     attach(&place, &netns, v0, v1);
     cleanup(&place.paths).unwrap();
     assert!(!place.paths.bpffs.exists());
-    let shown = netns.enter(|| crate::lab::run("bpftool -j net show"));
-    assert!(!shown.contains("from_"), "{shown}");
+    assert_eq!(programs_at(&netns, "v0"), []);
+    assert_eq!(programs_at(&netns, "v1"), []);
     cleanup(&place.paths).unwrap();
     // And the same place can be used again.
     mounts::ensure_bpffs(&place.paths.bpffs).unwrap();
@@ -142,13 +149,16 @@ fn a_map_of_another_layout_is_refused_by_name() {
     let pins = place.paths.pins();
     std::fs::create_dir_all(&pins).unwrap();
     let pin = pins.join("weft_peers");
-    crate::lab::run(&format!(
-        "bpftool map create {} type hash key 4 value 8 entries 16384 name weft_peers flags 1",
+    HashMap::<_, u32, u64>::create(16_384, 1).unwrap().pin(&pin).unwrap();
+    let error = Datapath::open(&place.paths).unwrap_err();
+    let want = format!(
+        "map {}: has rows of 4+8 bytes and room for 16384 of them, not 4+16 and 16384; `weftd cleanup` removes it",
         pin.display()
-    ));
-    let error = weft_agent::kernel::bpf::Datapath::open(&place.paths).unwrap_err();
-    let text = format!("{error:#?} {error}");
-    assert!(text.contains("weft_peers"), "{text}");
+    );
+    assert_eq!(error.to_string(), want);
+    cleanup(&place.paths).unwrap();
+    mounts::ensure_bpffs(&place.paths.bpffs).unwrap();
+    place.open();
 }
 
 #[test]

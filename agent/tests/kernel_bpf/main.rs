@@ -2,6 +2,7 @@
 //! containers and a wire between them, and virtual addresses at real sockets.
 //!
 //! Every test makes its own namespaces, bpffs and cgroup with names of its own, and takes them away, also when it fails.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails the test that called it")]
 
 mod lab;
 mod links;

@@ -190,9 +190,7 @@ fn a_host_that_is_no_peer_cannot_speak_into_the_overlay() {
     let peer = weft_abi::Be32::from(crate::lab::subnet(1));
     two.datapath.maps_mut().peers.delete(&peer).unwrap();
     two.datapath.maps_mut().vteps.delete(&vtep(1).into()).unwrap();
-    let (ok, text) = one.containers[0]
-        .netns
-        .try_run(&format!("ping -n -c 2 -i 0.1 -W 1 {}", two.containers[0].addr));
+    let (ok, text) = one.containers[0].netns.try_run(&format!("ping -n -c 2 -i 0.1 -W 1 {}", two.containers[0].addr));
     assert!(!ok && text.contains(" 0 received"), "{text}");
     assert_eq!(two.since(&before).get(&Verdict::UplinkUnknownPeer), Some(&2));
 }

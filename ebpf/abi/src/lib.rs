@@ -14,10 +14,7 @@ pub mod maps;
 pub mod order;
 pub mod verdict;
 
-pub use maps::{
-    Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Peer, Reverse,
-    ReverseKey, SlotKey, Vtep,
-};
+pub use maps::{Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Peer, Reverse, ReverseKey, SlotKey, Vtep};
 pub use order::{Be16, Be32};
 pub use verdict::{Action, Hook, Verdict};
 

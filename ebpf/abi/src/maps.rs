@@ -51,9 +51,7 @@ pub mod name {
     pub const COUNTERS: &str = "weft_counters";
 
     /// All of them.
-    pub const ALL: [&str; 10] = [
-        CONFIG, ENDPOINTS, PEERS, VTEPS, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE, COUNTERS,
-    ];
+    pub const ALL: [&str; 10] = [CONFIG, ENDPOINTS, PEERS, VTEPS, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE, COUNTERS];
 }
 
 /// How many rows each map takes. Hashes do not allocate rows before they are written, but 16 bytes a bucket.
@@ -292,10 +290,7 @@ const _: () = {
     assert!(size_of::<Counter>() == 16);
     let mut i = 0;
     while i < name::ALL.len() {
-        assert!(
-            name::ALL[i].len() <= 15,
-            "the kernel cuts map names to 15 bytes"
-        );
+        assert!(name::ALL[i].len() <= 15, "the kernel cuts map names to 15 bytes");
         i += 1;
     }
 };
@@ -308,20 +303,7 @@ macro_rules! pod {
     )*};
 }
 
-pod!(
-    Cidr4,
-    Config,
-    Peer,
-    Vtep,
-    Endpoint,
-    FrontendKey,
-    Frontend,
-    SlotKey,
-    Backend,
-    ReverseKey,
-    Reverse,
-    Counter
-);
+pod!(Cidr4, Config, Peer, Vtep, Endpoint, FrontendKey, Frontend, SlotKey, Backend, ReverseKey, Reverse, Counter);
 
 #[cfg(test)]
 mod tests {
@@ -330,10 +312,7 @@ mod tests {
 
     #[test]
     fn a_range_holds_its_addresses_only() {
-        let range = Cidr4 {
-            network: Ipv4Addr::new(10, 112, 0, 0).into(),
-            mask: Be32::mask_of(16),
-        };
+        let range = Cidr4 { network: Ipv4Addr::new(10, 112, 0, 0).into(), mask: Be32::mask_of(16) };
         assert!(range.contains(Ipv4Addr::new(10, 112, 255, 255).into()));
         assert!(!range.contains(Ipv4Addr::new(10, 113, 0, 0).into()));
     }

@@ -215,15 +215,9 @@ mod tests {
     #[test]
     fn bits_stand_as_in_a_packet() {
         assert_eq!(Be16::from_native(8472).to_bytes(), [0x21, 0x18]);
-        assert_eq!(
-            Be32::from(Ipv4Addr::new(10, 244, 3, 1)).to_bytes(),
-            [10, 244, 3, 1]
-        );
+        assert_eq!(Be32::from(Ipv4Addr::new(10, 244, 3, 1)).to_bytes(), [10, 244, 3, 1]);
         assert_eq!(Be32::from_bytes([10, 244, 3, 1]).to_native(), 0x0af4_0301);
-        assert_eq!(
-            Be16::from_bits(Be16::from_native(80).bits()).to_native(),
-            80
-        );
+        assert_eq!(Be16::from_bits(Be16::from_native(80).bits()).to_native(), 80);
     }
 
     #[test]
@@ -237,17 +231,9 @@ mod tests {
     #[test]
     fn masks_cover_every_length() {
         for len in 0..=32_u8 {
-            assert_eq!(
-                Be32::mask_of(len).to_native().leading_ones(),
-                u32::from(len)
-            );
+            assert_eq!(Be32::mask_of(len).to_native().leading_ones(), u32::from(len));
         }
         assert_eq!(Be32::mask_of(99), Be32::mask_of(32));
-        assert_eq!(
-            Be32::from(Ipv4Addr::new(10, 1, 2, 3))
-                .masked(Be32::mask_of(24))
-                .to_addr(),
-            Ipv4Addr::new(10, 1, 2, 0)
-        );
+        assert_eq!(Be32::from(Ipv4Addr::new(10, 1, 2, 3)).masked(Be32::mask_of(24)).to_addr(), Ipv4Addr::new(10, 1, 2, 0));
     }
 }

@@ -193,10 +193,7 @@ impl Verdict {
 const _: () = {
     let mut i = 0;
     while i < Verdict::ALL.len() {
-        assert!(
-            Verdict::ALL[i] as usize == i,
-            "verdict numbers are dense and in order"
-        );
+        assert!(Verdict::ALL[i] as usize == i, "verdict numbers are dense and in order");
         i += 1;
     }
 };
@@ -208,14 +205,7 @@ mod tests {
     #[test]
     fn names_are_unique() {
         for (i, a) in Verdict::ALL.iter().enumerate() {
-            assert!(
-                Verdict::ALL
-                    .iter()
-                    .skip(i + 1)
-                    .all(|b| a.as_str() != b.as_str()),
-                "{}",
-                a.as_str()
-            );
+            assert!(Verdict::ALL.iter().skip(i + 1).all(|b| a.as_str() != b.as_str()), "{}", a.as_str());
         }
     }
 

@@ -113,8 +113,11 @@ impl Links {
             let name = decode(&entry.map_err(failed)?.file_name().to_string_lossy());
             // Unpinned since the folder was read: not there.
             let Some(fd) = self.get(&name)? else { continue };
-            let target = sys::link_target(fd.as_fd())
-                .map_err(|source| BpfError::Link { op: "inspect link", link: name.clone(), source })?;
+            let target = sys::link_target(fd.as_fd()).map_err(|source| BpfError::Link {
+                op: "inspect link",
+                link: name.clone(),
+                source,
+            })?;
             let (alive, ifindex) = match target {
                 AttachedTo::Device(0) | AttachedTo::Cgroup(0) | AttachedTo::Other => (false, None),
                 AttachedTo::Device(ifindex) => (true, Some(ifindex)),

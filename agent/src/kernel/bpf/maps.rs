@@ -9,7 +9,7 @@ use std::fmt;
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use weft_abi::maps::{capacity, name};
 use weft_abi::{
     Backend, Be32, Config, Counter, Endpoint, Frontend, FrontendKey, Peer, Reverse, ReverseKey, SlotKey, Verdict, Vtep,
@@ -49,16 +49,16 @@ impl Maps {
     /// Opens the maps pinned in `pins`.
     pub(super) fn open(pins: &Path) -> Result<Self, BpfError> {
         Ok(Self {
-            endpoints: Table::open(pins, name::ENDPOINTS, capacity::ENDPOINTS)?,
-            peers: Table::open(pins, name::PEERS, capacity::PEERS)?,
-            vteps: Table::open(pins, name::VTEPS, capacity::VTEPS)?,
-            netns: Table::open(pins, name::NETNS, capacity::NETNS)?,
-            frontends: Table::open(pins, name::FRONTENDS, capacity::FRONTENDS)?,
-            slots: Table::open(pins, name::SLOTS, capacity::SLOTS)?,
-            backends: Table::open(pins, name::BACKENDS, capacity::BACKENDS)?,
-            reverse: Table::open(pins, name::REVERSE, capacity::REVERSE)?,
-            config: open(pins, name::CONFIG, 1, |data| Map::Array(data).try_into())?,
-            counters: open(pins, name::COUNTERS, Verdict::COUNT, |data| Map::PerCpuArray(data).try_into())?,
+            endpoints: Table::open(pins, name::ENDPOINTS)?,
+            peers: Table::open(pins, name::PEERS)?,
+            vteps: Table::open(pins, name::VTEPS)?,
+            netns: Table::open(pins, name::NETNS)?,
+            frontends: Table::open(pins, name::FRONTENDS)?,
+            slots: Table::open(pins, name::SLOTS)?,
+            backends: Table::open(pins, name::BACKENDS)?,
+            reverse: Table::open(pins, name::REVERSE)?,
+            config: open(pins, name::CONFIG, |data| Map::Array(data).try_into())?,
+            counters: open(pins, name::COUNTERS, |data| Map::PerCpuArray(data).try_into())?,
         })
     }
 
@@ -110,10 +110,9 @@ impl<K: Pod, V: Pod> fmt::Debug for Table<K, V> {
 }
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
-    fn open(pins: &Path, name: &'static str, rows: u32) -> Result<Self, BpfError> {
-        let map = open(pins, name, rows, |data| {
-            if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into()
-        })?;
+    fn open(pins: &Path, name: &'static str) -> Result<Self, BpfError> {
+        let map =
+            open(pins, name, |data| if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
         Ok(Self { name, map })
     }
 
@@ -169,22 +168,44 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     }
 }
 
-/// Opens a pin and checks that the kernel's map is what this version means by the name.
-fn open<M>(
-    pins: &Path,
-    name: &'static str,
-    rows: u32,
-    typed: impl FnOnce(MapData) -> Result<M, MapError>,
-) -> Result<M, BpfError> {
-    let path = pins.join(name);
-    let layout = |why| BpfError::Layout { path: path.clone(), why };
-    let data = MapData::from_pin(&path).map_err(failed("open", name))?;
-    let found = data.info().map_err(failed("inspect", name))?.max_entries();
-    if found != rows {
-        return Err(layout(format!("has room for {found} rows instead of {rows}")));
+/// Key size, value size and rows of every map.
+const LAYOUT: [(&str, usize, usize, u32); name::ALL.len()] = [
+    (name::CONFIG, 4, size_of::<Config>(), 1),
+    (name::ENDPOINTS, size_of::<Be32>(), size_of::<Endpoint>(), capacity::ENDPOINTS),
+    (name::PEERS, size_of::<Be32>(), size_of::<Peer>(), capacity::PEERS),
+    (name::VTEPS, size_of::<Be32>(), size_of::<Vtep>(), capacity::VTEPS),
+    (name::NETNS, 8, 4, capacity::NETNS),
+    (name::FRONTENDS, size_of::<FrontendKey>(), size_of::<Frontend>(), capacity::FRONTENDS),
+    (name::SLOTS, size_of::<SlotKey>(), 4, capacity::SLOTS),
+    (name::BACKENDS, 4, size_of::<Backend>(), capacity::BACKENDS),
+    (name::REVERSE, size_of::<ReverseKey>(), size_of::<Reverse>(), capacity::REVERSE),
+    (name::COUNTERS, 4, size_of::<Counter>(), Verdict::COUNT),
+];
+
+/// Checks that what is pinned in `pins` is what this version means by the names. The loader takes pins as they are, and
+/// programs on maps of another layout would read beyond their rows' ends or be refused with a riddle.
+pub(super) fn check(pins: &Path) -> Result<(), BpfError> {
+    for (name, key, value, rows) in LAYOUT {
+        let path = pins.join(name);
+        if !path.exists() {
+            continue;
+        }
+        let info = MapInfo::from_pin(&path).map_err(failed("open", name))?;
+        let found = (info.key_size() as usize, info.value_size() as usize, info.max_entries());
+        if found != (key, value, rows) {
+            let why = format!(
+                "has rows of {}+{} bytes and room for {} of them, not {key}+{value} and {rows}",
+                found.0, found.1, found.2
+            );
+            return Err(BpfError::Layout { path, why });
+        }
     }
-    // Checks the type and the sizes of key and value as the kernel has them.
-    typed(data).map_err(|error| layout(error.to_string()))
+    Ok(())
+}
+
+/// Opens a pin.
+fn open<M>(pins: &Path, name: &'static str, typed: impl FnOnce(MapData) -> Result<M, MapError>) -> Result<M, BpfError> {
+    MapData::from_pin(pins.join(name)).and_then(typed).map_err(failed("open", name))
 }
 
 fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> BpfError {

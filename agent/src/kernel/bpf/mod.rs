@@ -186,6 +186,7 @@ impl Datapath {
     pub fn open(paths: &Paths) -> Result<Self, BpfError> {
         let pins = paths.pins();
         create_dir(&pins)?;
+        maps::check(&pins)?;
         let object = Object::load(&pins)?;
         let maps = Maps::open(&pins)?;
         let links = Links::open(pins.join("links"), paths.cgroup.clone())?;

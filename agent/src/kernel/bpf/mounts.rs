@@ -65,15 +65,16 @@ pub fn ensure_bpffs(path: &Path) -> Result<Bpffs, BpfError> {
             let made = inside(namespace, || {
                 provide_bpffs(path)?;
                 let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-                nix::fcntl::open(path, flags, Mode::empty())
-                    .map_err(|e| BpfError::Path { op: "open", path: path.to_owned(), source: e.into() })
+                nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| BpfError::Path {
+                    op: "open",
+                    path: path.to_owned(),
+                    source: e.into(),
+                })
             });
             match made {
-                Ok(dir) => Ok(Bpffs {
-                    path: PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())),
-                    note: None,
-                    _dir: Some(dir),
-                }),
+                Ok(dir) => {
+                    Ok(Bpffs { path: PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())), note: None, _dir: Some(dir) })
+                }
                 Err(why) => own(Some(format!(
                     "this process has a mount namespace of its own, and process 1's could not be used ({}): what is \
                      pinned will not outlive it",
@@ -169,8 +170,11 @@ fn is_on(path: &Path, kind: FsType) -> bool {
 fn mount_on(target: &Path, fs_type: &str, options: Option<&str>) -> Result<(), BpfError> {
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     let op = if fs_type == "bpf" { "mount bpffs on" } else { "mount cgroup v2 on" };
-    mount(Some(OUR_SOURCE), target, Some(fs_type), flags, options)
-        .map_err(|e| BpfError::Path { op, path: target.to_owned(), source: e.into() })
+    mount(Some(OUR_SOURCE), target, Some(fs_type), flags, options).map_err(|e| BpfError::Path {
+        op,
+        path: target.to_owned(),
+        source: e.into(),
+    })
 }
 
 fn unmount_ours(target: &Path) -> Result<(), BpfError> {

@@ -36,10 +36,7 @@ pub fn netns_cookie_of(netns: BorrowedFd<'_>) -> Result<u64, BpfError> {
             .join()
             .unwrap_or_else(|_| Err(io::Error::other("the thread ended early")))
     })
-    .map_err(|source| BpfError::Netns {
-        netns: described().map(|path| path.display().to_string()).unwrap_or_default(),
-        source,
-    })
+    .map_err(|source| BpfError::Netns { netns: described().map(|path| path.display().to_string()).unwrap_or_default(), source })
 }
 
 fn read() -> io::Result<u64> {

@@ -52,8 +52,11 @@ pub(super) fn run(program: Program, fd: BorrowedFd<'_>, packet: &Packet<'_>) -> 
         set(GSO_SEGS, (packet.bytes.len() as u32).div_ceil(packet.gso_size));
     }
     let mut out = vec![0; OUT];
-    let (action, len) = sys::test_run(fd, packet.bytes, &ctx, &mut out)
-        .map_err(|source| BpfError::Run { program: program.as_str(), len: packet.bytes.len(), source })?;
+    let (action, len) = sys::test_run(fd, packet.bytes, &ctx, &mut out).map_err(|source| BpfError::Run {
+        program: program.as_str(),
+        len: packet.bytes.len(),
+        source,
+    })?;
     out.truncate(len);
     Ok(Outcome { action: action as i32, bytes: out })
 }

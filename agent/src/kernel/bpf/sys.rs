@@ -148,11 +148,8 @@ struct LinkInfo {
 /// What a link is attached to.
 pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<AttachedTo> {
     let mut info = LinkInfo::default();
-    let mut attr = InfoAttr {
-        bpf_fd: raw(link),
-        info_len: size_of::<LinkInfo>() as u32,
-        info: std::ptr::from_mut(&mut info) as u64,
-    };
+    let mut attr =
+        InfoAttr { bpf_fd: raw(link), info_len: size_of::<LinkInfo>() as u32, info: std::ptr::from_mut(&mut info) as u64 };
     // SAFETY: the kernel writes at most `info_len` bytes to `info`, which lives through the call.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
     let [low, high] = info.first;
