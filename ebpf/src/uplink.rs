@@ -1,7 +1,8 @@
 //! What arrives at the uplink: which of it is overlay for a container here, and who may have sent it.
 //!
-//! The order of the checks is the promise: what is dropped is overlay for this host, of our VNI, from someone who may not
-//! send it. Everything else that is not understood goes to the stack as it came.
+//! The order of the checks is the promise: what is dropped came to this host's overlay address and port, and is cut short,
+//! or is of our VNI and from someone who may not send it. Everything else that is not understood goes to the stack as it
+//! came.
 
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
 use weft_abi::{Be32, Config, ENCAP_OVERHEAD, Endpoint, Peer, Verdict};

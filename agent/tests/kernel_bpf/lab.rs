@@ -123,8 +123,11 @@ impl Drop for Netns {
 /// A folder with a bpffs and a cgroup, and both gone with it.
 #[derive(Debug)]
 pub struct Place {
+    /// Where the bpffs was asked for.
+    pub bpffs: PathBuf,
     pub paths: Paths,
     dir: tempfile::TempDir,
+    _mounted: mounts::Bpffs,
 }
 
 impl Place {
@@ -132,9 +135,14 @@ impl Place {
         let dir = tempfile::tempdir().unwrap();
         let cgroup = mounts::ensure_cgroup2(dir.path()).unwrap().join(unique());
         std::fs::create_dir(&cgroup).unwrap();
-        let place = Self { paths: Paths { bpffs: dir.path().join("bpf"), cgroup }, dir };
-        mounts::ensure_bpffs(&place.paths.bpffs).unwrap();
-        place
+        let bpffs = dir.path().join("bpf");
+        let mounted = mounts::ensure_bpffs(&bpffs).unwrap();
+        Self { bpffs, paths: Paths { bpffs: mounted.path().to_owned(), cgroup }, dir, _mounted: mounted }
+    }
+
+    /// The paths as an operator gives them.
+    pub fn asked(&self) -> Paths {
+        Paths { bpffs: self.bpffs.clone(), cgroup: self.paths.cgroup.clone() }
     }
 
     pub fn open(&self) -> Datapath {
@@ -144,7 +152,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let cleaned = cleanup(&self.paths);
+        let cleaned = cleanup(&self.asked());
         // Processes leave a cgroup a moment after they are reaped.
         let end = Instant::now() + Duration::from_secs(10);
         while std::fs::remove_dir(&self.paths.cgroup).is_err() && Instant::now() < end {
@@ -155,7 +163,7 @@ impl Drop for Place {
             cleaned.unwrap();
             released.unwrap();
             assert!(!self.paths.cgroup.exists(), "the cgroup is still in use");
-            assert!(!self.paths.bpffs.exists(), "something is left of the bpffs");
+            assert!(!self.bpffs.exists(), "something is left of the bpffs");
         }
     }
 }

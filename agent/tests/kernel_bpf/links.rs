@@ -3,8 +3,10 @@
 use aya::maps::HashMap;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
-use weft_abi::{Be32, Config, Endpoint};
-use weft_agent::kernel::bpf::{Datapath, LinkState, Program, cleanup, mounts};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use weft_abi::{Backend, Be32, Config, Endpoint, Frontend, FrontendKey, SlotKey};
+use weft_agent::kernel::bpf::{Datapath, LinkState, Paths, Program, cleanup, mounts};
 
 use crate::lab::{Netns, Place, two_hosts, unique};
 
@@ -118,13 +120,13 @@ fn cleanup_leaves_nothing_and_twice_is_no_error() {
     let place = Place::new();
     let (netns, v0, v1) = with_devices();
     attach(&place, &netns, v0, v1);
-    cleanup(&place.paths).unwrap();
-    assert!(!place.paths.bpffs.exists());
+    cleanup(&place.asked()).unwrap();
+    assert!(!place.bpffs.exists());
     assert_eq!(programs_at(&netns, "v0"), []);
     assert_eq!(programs_at(&netns, "v1"), []);
-    cleanup(&place.paths).unwrap();
+    cleanup(&place.asked()).unwrap();
     // And the same place can be used again.
-    mounts::ensure_bpffs(&place.paths.bpffs).unwrap();
+    let _mounted = mounts::ensure_bpffs(&place.bpffs).unwrap();
     assert!(place.open().links().unwrap().is_empty());
 }
 
@@ -156,9 +158,101 @@ fn a_map_of_another_layout_is_refused_by_name() {
         pin.display()
     );
     assert_eq!(error.to_string(), want);
-    cleanup(&place.paths).unwrap();
-    mounts::ensure_bpffs(&place.paths.bpffs).unwrap();
+    cleanup(&place.asked()).unwrap();
+    let _mounted = mounts::ensure_bpffs(&place.bpffs).unwrap();
     place.open();
+}
+
+#[test]
+fn in_a_mount_namespace_of_its_own_the_agent_pins_in_that_of_process_one() {
+    // This test's own process 1, which it may look at whatever it lacks outside.
+    const INNER: &str = "WEFT_TEST_IS_PROCESS_ONE";
+    if std::env::var_os(INNER).is_none() {
+        let exe = std::env::current_exe().unwrap();
+        let mut command = std::process::Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--"]).arg(exe).args(["--exact", "--nocapture"]);
+        command.arg("links::in_a_mount_namespace_of_its_own_the_agent_pins_in_that_of_process_one").env(INNER, "1");
+        let output = command.output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bpf");
+    std::thread::scope(|scope| {
+        let with_own_mounts = || {
+            unshare(CloneFlags::CLONE_FS | CloneFlags::CLONE_NEWNS).unwrap();
+            mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+            let bpffs = mounts::ensure_bpffs(&path).unwrap();
+            assert_eq!(bpffs.note(), None);
+            let paths = Paths { bpffs: bpffs.path().to_owned(), cgroup: "/".into() };
+            let mut datapath = Datapath::open(&paths).unwrap();
+            datapath.maps_mut().set_config(&Config { vni: 9, ..Config::default() }).unwrap();
+            assert!(!path.join("v1").exists(), "not in this namespace");
+        };
+        scope.spawn(with_own_mounts).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+    });
+    // That thread and its namespace are gone; an agent elsewhere finds the pins.
+    let again = mounts::ensure_bpffs(&path).unwrap();
+    let paths = Paths { bpffs: again.path().to_owned(), cgroup: "/".into() };
+    assert_eq!(Datapath::open(&paths).unwrap().maps().config().unwrap().vni, 9);
+    drop(again);
+    cleanup(&Paths { bpffs: path.clone(), cgroup: "/".into() }).unwrap();
+    assert!(!path.exists());
+}
+
+#[test]
+fn without_privilege_the_refusal_says_so() {
+    let place = Place::new();
+    std::thread::scope(|scope| {
+        let unprivileged = || {
+            drop_capabilities();
+            let error = Datapath::open(&place.paths).unwrap_err();
+            assert!(error.is_not_permitted(), "{error:#?}");
+        };
+        scope.spawn(unprivileged).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
+    });
+    place.open();
+}
+
+/// Takes from the calling thread, and from no other, what bpf(2) asks for.
+fn drop_capabilities() {
+    const NET_ADMIN: u32 = 12;
+    const SYS_ADMIN: u32 = 21;
+    const PERFMON: u32 = 38;
+    const BPF: u32 = 39;
+    // linux/capability.h, version 3: two sets of effective, permitted, inheritable.
+    let mut header = [0x2008_0522_u32, 0];
+    let mut sets = [[0_u32; 3]; 2];
+    // SAFETY: both structures have the layout and size of version 3.
+    let read = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    assert_eq!(read, 0);
+    for capability in [NET_ADMIN, SYS_ADMIN, PERFMON, BPF] {
+        sets[capability as usize / 32][0] &= !(1 << (capability % 32));
+    }
+    // SAFETY: as above.
+    let written = unsafe { libc::syscall(libc::SYS_capset, header.as_mut_ptr(), sets.as_mut_ptr()) };
+    assert_eq!(written, 0);
+}
+
+#[test]
+fn fifty_thousand_services_of_five_backends_fit() {
+    let place = Place::new();
+    let mut datapath = place.open();
+    let maps = datapath.maps_mut();
+    for service in 0..50_000_u32 {
+        for index in 0..5 {
+            let id = service * 5 + index;
+            let backend = Backend { addr: Be32::from_native(0x0af4_0000 + id), ..Backend::default() };
+            maps.backends.put(id, backend).unwrap();
+            maps.slots.put(SlotKey { service, index }, id).unwrap();
+        }
+        let key = FrontendKey { vip: Be32::from_native(0x0a70_0000 + service), ..FrontendKey::default() };
+        maps.frontends.put(key, Frontend { service, count: 5, network: 1, flags: 0 }).unwrap();
+    }
+    assert_eq!(maps.frontends.rows().unwrap().len(), 50_000);
+    assert_eq!(maps.slots.rows().unwrap().len(), 250_000);
+    assert_eq!(maps.backends.rows().unwrap().len(), 250_000);
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl BpfError {
 /// Where the datapath lives on this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Paths {
-    /// A folder on a bpffs ([`mounts::ensure_bpffs`] makes one).
+    /// A folder on a bpffs: [`mounts::Bpffs::path`].
     pub bpffs: PathBuf,
     /// The cgroup (v2) whose sockets are translated: the folder itself.
     pub cgroup: PathBuf,
@@ -263,22 +263,30 @@ impl Datapath {
 /// Removes every pin of any layout, which detaches the programs, and the folder; then unmounts what
 /// [`mounts::ensure_bpffs`] mounted. What is not there is no error.
 ///
+/// `paths.bpffs` is the path that `ensure_bpffs` was given; by the one that it returned only the pins are removed.
+///
 /// # Errors
 /// The first thing that could not be removed.
 pub fn cleanup(paths: &Paths) -> Result<(), BpfError> {
-    let entries = match std::fs::read_dir(&paths.bpffs) {
+    mounts::wherever_mounted(|| remove_pins(&paths.bpffs))?;
+    mounts::release_bpffs(&paths.bpffs)
+}
+
+fn remove_pins(bpffs: &Path) -> Result<(), BpfError> {
+    let listing = |source| BpfError::Path { op: "list", path: bpffs.to_owned(), source };
+    let entries = match std::fs::read_dir(bpffs) {
         Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return mounts::release_bpffs(&paths.bpffs),
-        Err(source) => return Err(BpfError::Path { op: "list", path: paths.bpffs.clone(), source }),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(listing(source)),
     };
     for entry in entries {
-        let entry = entry.map_err(|source| BpfError::Path { op: "list", path: paths.bpffs.clone(), source })?;
+        let entry = entry.map_err(listing)?;
         if is_layout(&entry.file_name().to_string_lossy()) {
             let path = entry.path();
             std::fs::remove_dir_all(&path).map_err(|source| BpfError::Path { op: "remove", path, source })?;
         }
     }
-    mounts::release_bpffs(&paths.bpffs)
+    Ok(())
 }
 
 /// Whether this is the folder of some layout: `v` and a number.

@@ -89,18 +89,21 @@ pub fn ensure_bpffs(path: &Path) -> Result<Bpffs, BpfError> {
     }
 }
 
+/// Runs `task` here, and once more in process 1's mount namespace if that is another one, where [`ensure_bpffs`] mounts.
+pub(super) fn wherever_mounted(task: impl Fn() -> Result<(), BpfError> + Send) -> Result<(), BpfError> {
+    task()?;
+    match process_one() {
+        ProcessOne::OtherMounts(namespace) => inside(namespace, task),
+        ProcessOne::SameMounts | ProcessOne::Unknown(_) => Ok(()),
+    }
+}
+
 /// Removes the folder at `path` if it is empty, and unmounts the bpffs if [`ensure_bpffs`] mounted it and it is empty.
 ///
 /// # Errors
 /// A mount of ours could not be unmounted.
 pub fn release_bpffs(path: &Path) -> Result<(), BpfError> {
-    match process_one() {
-        ProcessOne::OtherMounts(namespace) => {
-            withdraw_bpffs(path)?;
-            inside(namespace, || withdraw_bpffs(path))
-        }
-        ProcessOne::SameMounts | ProcessOne::Unknown(_) => withdraw_bpffs(path),
-    }
+    wherever_mounted(|| withdraw_bpffs(path))
 }
 
 /// The root of the cgroup v2 tree: where it is mounted, or below `run_dir`, where it is mounted now.
@@ -205,15 +208,33 @@ enum ProcessOne {
 }
 
 fn process_one() -> ProcessOne {
-    let id = |path| std::fs::read_link(path);
-    match (id("/proc/1/ns/mnt"), id("/proc/self/ns/mnt")) {
+    // The thread's own: it may be in another namespace than the process.
+    let own = std::fs::read_link("/proc/thread-self/ns/mnt");
+    match (namespace_of(1), own) {
         (Ok(first), Ok(own)) if first == own => ProcessOne::SameMounts,
         (Ok(_), Ok(_)) => match File::open("/proc/1/ns/mnt") {
             Ok(file) => ProcessOne::OtherMounts(file),
             Err(error) => ProcessOne::Unknown(error),
         },
+        // Root without all capabilities may not look at process 1. Then whoever started us tells: a private namespace
+        // begins at some process between.
+        (Err(_), Ok(own)) if ancestors().all(|pid| namespace_of(pid).is_ok_and(|other| other == own)) => ProcessOne::SameMounts,
         (Err(error), _) | (_, Err(error)) => ProcessOne::Unknown(error),
     }
+}
+
+fn namespace_of(pid: u32) -> io::Result<PathBuf> {
+    std::fs::read_link(format!("/proc/{pid}/ns/mnt"))
+}
+
+/// This process and those above it, up to but without process 1.
+fn ancestors() -> impl Iterator<Item = u32> {
+    std::iter::successors(Some(std::process::id()), |pid| {
+        // `pid (name) state ppid ...`; the name may hold anything (proc(5)).
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse().ok()
+    })
+    .take_while(|pid| *pid > 1)
 }
 
 /// Runs `task` on a thread that is in another mount namespace, and ends.
