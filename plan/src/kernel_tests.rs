@@ -78,7 +78,7 @@ fn table<R: Row>(table: &mut Table<R>, step: &Step<R>) {
     }
 }
 
-const VETHS: [&str; 3] = ["weft00000000001", "weft00000000002", "weft00000000003"];
+const VETHS: [&str; 3] = ["weft0000000001", "weft0000000002", "weft0000000003"];
 const DEVICES: [&str; 6] = ["lo", "weft.1", "weft.2", VETHS[0], VETHS[1], VETHS[2]];
 
 fn links() -> impl Strategy<Value = Table<Link>> {

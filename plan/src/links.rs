@@ -18,8 +18,8 @@ use crate::host::Host;
 /// What the names of all our devices begin with.
 pub const PREFIX: &str = "weft";
 
-/// Hexadecimal digits in the name of a veth's host end: with [`PREFIX`] 15 bytes, the longest name there is (`IFNAMSIZ`).
-const VETH_DIGITS: usize = 11;
+/// Hexadecimal digits in the name of a veth's host end: with [`PREFIX`] 14 bytes of the 15 there are (`IFNAMSIZ`).
+const VETH_DIGITS: usize = 10;
 
 /// A device of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -205,20 +205,20 @@ mod tests {
     fn names_are_ours_fit_the_kernel_and_do_not_collide_soon() {
         let names: BTreeSet<String> = (0..20_000).map(|n| veth_name(&format!("web-{n}"), "eth0")).collect();
         assert_eq!(names.len(), 20_000);
-        assert!(names.iter().all(|n| n.len() == 15 && is_veth_name(n) && !is_vxlan_name(n)));
+        assert!(names.iter().all(|n| n.len() == 14 && is_veth_name(n) && !is_vxlan_name(n)));
         assert_ne!(veth_name("ab", "c"), veth_name("a", "bc"));
         assert!(vxlan_name(0xff_ffff).len() <= 15 && is_vxlan_name(&vxlan_name(0xff_ffff)));
     }
 
     #[test]
     fn names_stay_what_they_were() {
-        assert_eq!(veth_name("web-1", "eth0"), "weft588b4df41b0");
-        assert_eq!(veth_mac("weft0123456789a").to_string(), "52:23:1d:1d:e9:2b");
+        assert_eq!(veth_name("web-1", "eth0"), "weft588b4df41b");
+        assert_eq!(veth_mac("weft0123456789").to_string(), "aa:03:7f:f1:9b:4d");
     }
 
     #[test]
     fn devices_of_others_are_not_ours() {
-        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789ab", "weftXYZ45678901", "flannel.1", "eth0"]
+        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789a", "weftXYZ4567890", "flannel.1", "eth0"]
         {
             assert!(!is_vxlan_name(name) && !is_veth_name(name), "{name}");
         }

@@ -62,7 +62,7 @@ fn host() -> Host {
             id: "web-1".into(),
             address: [10, 244, 1, 2].into(),
             mac: Mac([10, 88, 10, 244, 1, 2]),
-            host_ifname: "weft00000000001".into(),
+            host_ifname: "weft0000000001".into(),
             host_index: Some(7),
             netns_cookie: 42,
             network: 1,
