@@ -16,8 +16,8 @@ pub mod metrics;
 pub mod server;
 pub mod zone;
 
-//X pub use forward::{BadUpstream, parse_upstream, resolv_conf_servers};
+pub use forward::resolv_conf_servers;
 pub use hickory_proto;
-//X pub use metrics::Metrics;
-//X pub use server::{ListenError, Server};
+pub use metrics::Metrics;
+pub use server::{ListenError, Server};
 pub use zone::{Answer, Next, Question, Zone};

@@ -152,6 +152,16 @@ mod anything {
         })
     }
 
+    /// One of a few names that point to each other: chains and loops.
+    fn link() -> impl Strategy<Value = (String, String)> {
+        const NAMES: &[&str] = &["a", "b", "web", "prod"];
+        let names = (prop::sample::select(NAMES), prop::sample::select(NAMES), any::<u8>());
+        names.prop_map(|(from, to, ttl)| {
+            let value = serde_json::json!({ "host": format!("{to}.skydns.local"), "ttl": ttl });
+            (format!("/skydns/local/skydns/{from}"), value.to_string())
+        })
+    }
+
     fn question() -> impl Strategy<Value = Question> {
         let types = [
             RecordType::A,
@@ -230,7 +240,7 @@ mod anything {
 
         #[test]
         fn is_answered_by_the_rules(
-            records in prop::collection::vec(record(), 0..24),
+            records in prop_oneof![prop::collection::vec(record(), 0..24), prop::collection::vec(link(), 0..8)],
             questions in prop::collection::vec(question(), 12),
             service in any::<[bool; 3]>(),
         ) {

@@ -143,9 +143,9 @@ fn service_rows(
             // An instance that names no port is where the service's port leads to.
             Some(0) if !service.ports.is_empty() => {
                 let fixed = service.ports.iter().filter_map(|p| match p.target {
-                    Some(Target::Number(number)) => Some(number),
+                    Some(Target::Number(number)) if number != 0 => Some(number),
                     Some(Target::Name(_)) => None,
-                    None => Some(p.port),
+                    Some(Target::Number(_)) | None => Some(p.port),
                 });
                 out.srv.extend(fixed.map(|port| (*place, port)));
             }
@@ -157,9 +157,11 @@ fn service_rows(
         let mut backends = Vec::new();
         for endpoint in &endpoints {
             let port = match &p.target {
-                Some(Target::Number(number)) => Some(*number),
+                Some(Target::Number(number)) if *number != 0 => Some(*number),
                 Some(Target::Name(name)) => endpoint.port(Some(name), p.proto),
-                None => endpoint.port(Some(&p.name), p.proto).or_else(|| endpoint.port(None, p.proto)).or(Some(p.port)),
+                Some(Target::Number(_)) | None => {
+                    endpoint.port(Some(&p.name), p.proto).or_else(|| endpoint.port(None, p.proto)).or(Some(p.port))
+                }
             };
             backends.extend(port.into_iter().flat_map(|port| rows(endpoint).iter().map(move |place| (*place, port))));
         }
