@@ -2,7 +2,7 @@
 //!
 //! This crate knows etcd and the embedded database, leases, transactions and watches. What the keys *mean* is in
 //! `weft-model` (layout and values) and [`registry`] (the typed transactions built from both); nothing else here knows a
-//! resource. The one suite that both backends pass is [`conformance`]. Read [`Store`] first, then [`follow`].
+//! resource. The one suite that both backends pass is `tests/conformance`. Read [`Store`] first, then [`follow`].
 //!
 //! ```text
 //!   etcd      ─┐                     ┌─ registry: claim a subnet, allocate a VIP, put a record
@@ -10,25 +10,20 @@
 //!   embedded  ─┘  (keys and bytes)   └─ follow: complete listing, then changes, for ever
 //! ```
 
+pub mod embedded;
+pub mod etcd;
+pub mod follow;
+pub mod registry;
+mod prefix;
+mod ttl;
+mod txn;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 pub use weft_model::ids::{LeaseId, Revision};
-
-/// A key with its value, as the store holds it at some revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The key. Weft's own are UTF-8; others' need not be.
-    pub key: Vec<u8>,
-    /// The value.
-    pub value: Vec<u8>,
-    /// The lease that the key hangs on, if any.
-    pub lease: Option<LeaseId>,
-    /// The revision at which the key was created.
-    pub created: Revision,
-    /// The revision at which the key was last written.
-    pub modified: Revision,
-}
+pub use txn::{MAX_BYTES, MAX_OPS};
+pub use weft_model::stored::{Change, Entry};
 
 /// Everything below some prefixes, at one revision.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,21 +34,12 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
-/// One key's change.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Change {
-    /// The key was created or written.
-    Put(Entry),
-    /// The key was deleted, or its lease ended.
-    Delete {
-        /// The key.
-        key: Vec<u8>,
-        /// When. All keys of one lease that ends share one revision (etcd 3.4.23; conformance-tested).
-        revision: Revision,
-    },
-}
-
 /// Changes in the order of revisions. A revision is never split between two batches of one watched prefix.
+///
+/// With several prefixes, the embedded store's batches are complete up to `revision` in all of them. etcd watches each prefix
+/// by itself: there, what one revision changed below two prefixes comes together nearly always, but may come in two batches,
+/// one of them late. A batch without changes is a progress mark: everything up to its revision, below every
+/// watched prefix, has been delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The store's revision that this batch reaches.
@@ -206,7 +192,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Compare and write, at one revision.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// All changes below `prefixes` whose revision is `from` or later, each once and in order.
+    /// All changes below `prefixes` whose revision is `from` or later, each once, and in order below each prefix (see [`Batch`]).
     ///
     /// # Errors
     /// [`StoreError::Compacted`], from here or as the watch's last item, when history no longer reaches back to `from`.

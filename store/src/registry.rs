@@ -1,0 +1,191 @@
+//! Typed writes: each is one transaction, so that what it promises holds whoever else writes at the same time.
+//!
+//! Reading is not here: whoever reads looks at a [`Snapshot`](weft_model::snapshot::Snapshot). Every write that depends on
+//! what was read compares the revision it was read at.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use weft_model::cluster::ClusterConfig;
+use weft_model::ids::{LeaseId, Namespace, NodeName, Revision, ServiceName};
+use weft_model::keys::{Layout, RecordPath};
+use weft_model::network::NetworkConfig;
+use weft_model::node::Node;
+use weft_model::record::Record;
+use weft_model::service::{Service, VipOwner};
+use weft_model::subnet::{Lease, SubnetKey};
+
+use crate::{Compare, Op, Outcome, Store, StoreError, Txn};
+
+/// Typed writes over any store.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    store: Arc<dyn Store>,
+    layout: Arc<Layout>,
+}
+
+/// A record to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordPut {
+    /// Where.
+    pub path: RecordPath,
+    /// What.
+    pub record: Record,
+    /// On which lease; none stays until it is deleted.
+    pub lease: Option<LeaseId>,
+}
+
+/// Keys in one transaction; etcd takes 128 operations by default.
+const OPS_PER_TXN: usize = 100;
+
+impl Registry {
+    /// Writes to `store`, laid out as `layout`.
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>, layout: Arc<Layout>) -> Self {
+        Self { store, layout }
+    }
+
+    /// The store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// The layout it writes by.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    async fn write(&self, when: Vec<Compare>, then: Vec<Op>) -> Result<Outcome, StoreError> {
+        self.store.transact(Txn { when, then }).await
+    }
+
+    /// Writes the network's configuration: where there is none, or over whatever is there with `replace`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn write_network(&self, config: &NetworkConfig, replace: bool) -> Result<Outcome, StoreError> {
+        let key = self.layout.network_config().into_bytes();
+        let when = if replace { Vec::new() } else { vec![Compare::Absent(key.clone())] };
+        self.write(when, vec![Op::Put { key, value: config.to_json().into_bytes(), lease: None }]).await
+    }
+
+    /// Writes the cluster's settings: where there are none, or over those written at `over`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn write_cluster(&self, config: &ClusterConfig, over: Option<Revision>) -> Result<Outcome, StoreError> {
+        let key = self.layout.cluster_config().into_bytes();
+        // Only maps with other than string keys can fail here.
+        let value = serde_json::to_vec(config).unwrap_or_default();
+        let when = vec![unchanged(&key, over)];
+        self.write(when, vec![Op::Put { key, value, lease: None }]).await
+    }
+
+    /// Claims a subnet that nobody has, or rewrites the own lease read at `over`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn write_lease(&self, subnet: &SubnetKey, lease: &Lease, over: Option<Revision>, on: Option<LeaseId>) -> Result<Outcome, StoreError> {
+        let key = self.layout.subnet(subnet).into_bytes();
+        let when = vec![unchanged(&key, over)];
+        self.write(when, vec![Op::Put { key, value: lease.to_json().into_bytes(), lease: on }]).await
+    }
+
+    /// Announces a node whose name nobody has, or rewrites the entry read at `over`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn write_node(&self, node: &Node, over: Option<Revision>, on: LeaseId) -> Result<Outcome, StoreError> {
+        let key = self.layout.node(&node.node).into_bytes();
+        // Only maps with other than string keys can fail here.
+        let value = serde_json::to_vec(node).unwrap_or_default();
+        let when = vec![unchanged(&key, over)];
+        self.write(when, vec![Op::Put { key, value, lease: Some(on) }]).await
+    }
+
+    /// Writes and deletes records, in as few transactions as the store allows; an endpoint's parts stay together when
+    /// they follow each other. With `while_node`, only while that node's entry stands as it was written at the revision:
+    /// a record on a liveness lease is worth nothing without it.
+    ///
+    /// # Errors
+    /// Those of the store. What was written before stays written; writing all of it again is harmless.
+    pub async fn write_records(
+        &self,
+        puts: &[RecordPut],
+        deletes: &[RecordPath],
+        while_node: Option<&NodeName>,
+    ) -> Result<Outcome, StoreError> {
+        let puts = puts.iter().map(|put| Op::Put {
+            key: self.layout.record(&put.path).into_bytes(),
+            value: put.record.to_json().into_bytes(),
+            lease: put.lease,
+        });
+        let ops: Vec<Op> = deletes.iter().map(|path| Op::Delete(self.layout.record(path).into_bytes())).chain(puts).collect();
+        let when: Vec<Compare> = while_node.map(|node| Compare::Present(self.layout.node(node).into_bytes())).into_iter().collect();
+        let mut outcome = Outcome::Done(Revision::default());
+        for chunk in ops.chunks(OPS_PER_TXN) {
+            outcome = self.write(when.clone(), chunk.to_vec()).await?;
+            if matches!(outcome, Outcome::Refused(_)) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Writes a record where there is none.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn create_record(&self, put: &RecordPut) -> Result<Outcome, StoreError> {
+        let key = self.layout.record(&put.path).into_bytes();
+        let value = put.record.to_json().into_bytes();
+        self.write(vec![Compare::Absent(key.clone())], vec![Op::Put { key, value, lease: put.lease }]).await
+    }
+
+    /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default
+    /// namespace) a namespace of its name is there.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn create_service(&self, name: &ServiceName, service: &Service) -> Result<Outcome, StoreError> {
+        let key = self.layout.service(name).into_bytes();
+        let mut when = vec![Compare::Absent(key.clone())];
+        if name.namespace.is_default() {
+            if let Ok(namesake) = name.name.as_str().parse::<Namespace>() {
+                when.push(Compare::Absent(self.layout.namespace(&namesake).into_bytes()));
+            }
+        } else {
+            when.push(Compare::Present(self.layout.namespace(&name.namespace).into_bytes()));
+        }
+        let mut then = vec![Op::Put { key, value: service.to_json().into_bytes(), lease: None }];
+        // Only maps with other than string keys can fail here.
+        let owner = serde_json::to_vec(&VipOwner { service: name.clone() }).unwrap_or_default();
+        for vip in &service.vips {
+            let key = self.layout.vip(*vip).into_bytes();
+            when.push(Compare::Absent(key.clone()));
+            then.push(Op::Put { key, value: owner.clone(), lease: None });
+        }
+        self.write(when, then).await
+    }
+
+    /// Removes a service read at `at`, and gives its virtual IPs back.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove_service(&self, name: &ServiceName, at: Revision, vips: &[IpAddr]) -> Result<Outcome, StoreError> {
+        let key = self.layout.service(name).into_bytes();
+        let when = vec![Compare::ModifiedAt(key.clone(), at)];
+        let then = vips.iter().map(|vip| Op::Delete(self.layout.vip(*vip).into_bytes())).chain([Op::Delete(key)]).collect();
+        self.write(when, then).await
+    }
+}
+
+/// The key stands as it was read: absent, or written at that revision.
+fn unchanged(key: &[u8], read_at: Option<Revision>) -> Compare {
+    match read_at {
+        None => Compare::Absent(key.to_vec()),
+        Some(revision) => Compare::ModifiedAt(key.to_vec(), revision),
+    }
+}

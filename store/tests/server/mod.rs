@@ -1,0 +1,197 @@
+//! A real etcd on loopback, with its data in a folder of its own; killed when dropped, or when the test dies.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use weft_store::etcd::{EtcdConfig, EtcdStore};
+
+use crate::support::LONG;
+
+/// How the server and its clients speak.
+#[derive(Clone, Default)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+pub struct EtcdServer {
+    child: Option<Child>,
+    dir: TempDir,
+    client_port: u16,
+    peer_port: u16,
+    arguments: Vec<String>,
+    tls: Option<Tls>,
+}
+
+impl EtcdServer {
+    pub fn start() -> Self {
+        Self::start_with(&[], None)
+    }
+
+    /// With more arguments, and with TLS that asks clients for a certificate.
+    pub fn start_with(arguments: &[&str], tls: Option<Tls>) -> Self {
+        for _ in 0..10 {
+            // Two ports that were free a moment ago. Whoever takes one meanwhile makes etcd exit, and others are tried.
+            let (client_port, peer_port) = free_ports();
+            let mut server = Self {
+                child: None,
+                dir: tempfile::tempdir().unwrap(),
+                client_port,
+                peer_port,
+                arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+                tls: tls.clone(),
+            };
+            if server.run() {
+                return server;
+            }
+        }
+        panic!("no etcd could be started on ten pairs of free ports");
+    }
+
+    /// Starts the process and waits until it listens; false if it exits instead.
+    fn run(&mut self) -> bool {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let client = format!("{scheme}://127.0.0.1:{}", self.client_port);
+        let peer = format!("http://127.0.0.1:{}", self.peer_port);
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new("etcd");
+        command
+            .env_clear()
+            .arg("--data-dir")
+            .arg(self.dir.path().join("data"))
+            .args(["--name", "t", "--log-level", "warn", "--logger", "zap"])
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("t={peer}")])
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log);
+        if let Some(tls) = &self.tls {
+            command.arg("--client-cert-auth");
+            command.arg("--trusted-ca-file").arg(&tls.ca);
+            command.arg("--cert-file").arg(&tls.cert).arg("--key-file").arg(&tls.key);
+        }
+        // SAFETY: between fork and exec only prctl is called, which is async-signal-safe and allocates nothing.
+        unsafe { command.pre_exec(|| set_pdeathsig(Signal::SIGKILL).map_err(Into::into)) };
+        let child = command.spawn().expect("start etcd (Debian: etcd-server)");
+        let (address, log) = (self.address(), self.log());
+        let child = self.child.insert(child);
+        let end = Instant::now() + LONG;
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                eprintln!("etcd exited with {status}:\n{}", std::fs::read_to_string(log).unwrap());
+                self.child = None;
+                return false;
+            }
+            if TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok() {
+                return true;
+            }
+            assert!(Instant::now() < end, "etcd does not listen");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.client_port).into()
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.client_port)
+    }
+
+    pub fn config(&self) -> EtcdConfig {
+        EtcdConfig { endpoints: vec![self.endpoint()], ..EtcdConfig::default() }
+    }
+
+    pub async fn store(&self) -> EtcdStore {
+        EtcdStore::connect(self.config()).await.unwrap()
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.child.as_ref().expect("etcd runs").id();
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// SIGKILL, and waits until it is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            child.wait().unwrap();
+        }
+    }
+
+    /// Stops it without ending it: connections stay, answers do not come.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// Starts it again on the same data and ports.
+    pub fn restart(&mut self) {
+        self.kill();
+        // The ports were ours a moment ago; another test's etcd may try them and will exit by itself.
+        let end = Instant::now() + LONG;
+        while !self.run() {
+            assert!(Instant::now() < end, "etcd does not come back");
+        }
+    }
+
+    /// Starts it again with nothing in it.
+    pub fn restart_empty(&mut self) {
+        self.kill();
+        std::fs::remove_dir_all(self.dir.path().join("data")).unwrap();
+        self.restart();
+    }
+
+    /// Runs etcdctl, which must succeed.
+    pub fn etcdctl(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new("etcdctl");
+        command.env_clear().env("ETCDCTL_API", "3").arg("--endpoints").arg(self.url());
+        if let Some(tls) = &self.tls {
+            command.arg("--cacert").arg(&tls.ca).arg("--cert").arg(&tls.cert).arg("--key").arg(&tls.key);
+        }
+        let output = command.args(arguments).output().expect("run etcdctl (Debian: etcd-client)");
+        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.endpoint())
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for EtcdServer {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            eprintln!("etcd's log:\n{}", std::fs::read_to_string(self.log()).unwrap_or_default());
+        }
+    }
+}
+
+/// Two ports that nobody uses now.
+pub fn free_ports() -> (u16, u16) {
+    let (a, b) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+    (a.local_addr().unwrap().port(), b.local_addr().unwrap().port())
+}
