@@ -101,6 +101,7 @@ async fn run_in(
         id: attached.id.to_string(),
         address: attached.addresses.first().map(ipnet::IpNet::addr),
         own_group: !signals.terminal,
+        blocked: signals.before,
     };
     let mut running = sandbox.launch(launch).await?;
     loop {

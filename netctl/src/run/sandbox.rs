@@ -18,7 +18,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getpid, getppid, gettid, pipe2, write};
@@ -50,6 +50,8 @@ pub struct Launch {
     pub address: Option<IpAddr>,
     /// Whether it gets a process group of its own.
     pub own_group: bool,
+    /// The signals that it begins with blocked.
+    pub blocked: SigSet,
 }
 
 #[derive(Debug)]
@@ -192,7 +194,7 @@ fn carry_out(order: Order) {
 }
 
 fn start(launch: Launch) -> Result<std::process::Child, RunError> {
-    let Launch { command: words, resolv_conf, cgroup, entrance, id, address, own_group } = launch;
+    let Launch { command: words, resolv_conf, cgroup, entrance, id, address, own_group, blocked } = launch;
     mounts::cover_resolv_conf(&resolv_conf)?;
     let mut words = words.into_iter();
     let name = words.next().unwrap_or_default();
@@ -218,10 +220,11 @@ fn start(launch: Launch) -> Result<std::process::Child, RunError> {
             // netctl died before the line above could bind the command to it.
             return Err(io::Error::from(Errno::EOWNERDEAD));
         }
+        blocked.thread_set_mask()?;
         write(&mark, b"x")?;
         Ok(())
     };
-    // SAFETY: between fork and exec, `prepare` makes four system calls on what it owns, and neither allocates nor locks:
+    // SAFETY: between fork and exec, `prepare` makes five system calls on what it owns, and neither allocates nor locks:
     // nix's wrappers only translate errno, and io::Error::from(Errno) stores a number.
     unsafe { command.pre_exec(prepare) };
     command.spawn().map_err(|source| {

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use tokio::io::unix::AsyncFd;
 
@@ -24,25 +24,27 @@ const SI_KERNEL: i32 = 0x80;
 #[derive(Debug)]
 pub struct Signals {
     fd: AsyncFd<SignalFd>,
+    /// What was blocked before, as it shall be for the command: a child inherits its parent's mask.
+    pub before: SigSet,
     /// Whether there is a terminal that signals the command by itself.
     pub terminal: bool,
 }
 
 impl Signals {
     /// Blocks the signals that are handed on, and receives them here. To be called before any other thread is started: threads
-    /// inherit what is blocked. What is started by [`std::process::Command`] begins with nothing blocked.
+    /// inherit what is blocked.
     ///
     /// # Errors
     /// When the kernel refuses.
     pub fn block() -> Result<Self, RunError> {
         let failed = RunError::Signals;
         let set: SigSet = FORWARDED.into_iter().collect();
-        set.thread_block().map_err(|e| failed(e.into()))?;
+        let before = set.thread_swap_mask(SigmaskHow::SIG_BLOCK).map_err(|e| failed(e.into()))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC).map_err(|e| failed(e.into()))?;
         // SAFETY: a SignalFd owns its descriptor and gives the same one as long as it lives; the AsyncFd owns the SignalFd.
         let fd = unsafe { AsyncFd::register(fd) }.map_err(|e| failed(e.into()))?;
         // Opening it succeeds only for those who have a controlling terminal (tty(4)).
-        Ok(Self { fd, terminal: File::open("/dev/tty").is_ok() })
+        Ok(Self { fd, before, terminal: File::open("/dev/tty").is_ok() })
     }
 
     /// The next signal that the command would not get otherwise.

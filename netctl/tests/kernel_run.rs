@@ -1,0 +1,604 @@
+//! `netctl run` on a real kernel: namespaces, cgroup, resolv.conf, signals, and that nothing stays behind. The agent is the
+//! test's own: it opens the namespace that it is given, as a real one does, and hands out an address without using it.
+//!
+//! Needs root and a cgroup v2 mount.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test may assume; clippy.toml knows only the test functions themselves"
+)]
+
+mod server;
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, FdFlag};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use server::{Answer, Request, Server, netctl};
+
+/// Long enough for a machine that does other things too.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// nsfs.h: the kind of namespace that a file stands for, as its clone flag.
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// A cgroup of the test's own, which stands for the agent's. Dropping it kills and removes what is in it.
+struct Cgroup(PathBuf);
+
+impl Cgroup {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = table.lines().find(|l| l.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
+        let root = Path::new(mount.split(' ').nth(4).unwrap());
+        let dir = root.join(format!("netctl-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        fs::create_dir(&dir).expect("root may make a cgroup");
+        Self(dir)
+    }
+
+    fn run_dir(&self) -> PathBuf {
+        self.0.join("weft/run-web-1")
+    }
+
+    /// All cgroups below it.
+    fn below(&self) -> Vec<PathBuf> {
+        fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
+            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+                if entry.path().is_dir() {
+                    walk(&entry.path(), found);
+                    found.push(entry.path());
+                }
+            }
+        }
+        let mut found = Vec::new();
+        walk(&self.0, &mut found);
+        found
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        let start = Instant::now();
+        while self.0.exists() && start.elapsed() < BOUND {
+            for dir in self.below().into_iter().chain([self.0.clone()]) {
+                let _ = fs::remove_dir(dir);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// What the agent knows of the attached namespace.
+#[derive(Debug)]
+struct Seen {
+    inode: u64,
+    kind: i32,
+    /// Held as an agent holds it, until it is detached.
+    _namespace: File,
+}
+
+/// An agent with a cgroup.
+struct Agent {
+    server: Server,
+    cgroup: Cgroup,
+    seen: Arc<Mutex<Option<Seen>>>,
+}
+
+impl Agent {
+    fn start() -> Self {
+        Self::with(|_| None)
+    }
+
+    /// One that answers as `special` says where that says anything.
+    fn with(special: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
+        let cgroup = Cgroup::new();
+        let seen = Arc::new(Mutex::new(None));
+        let (path, held) = (cgroup.0.clone(), Arc::clone(&seen));
+        let attached = Mutex::new(Value::Null);
+        let server = Server::start(move |request| {
+            if let Some(answer) = special(request) {
+                return answer;
+            }
+            let value = match request.line.as_str() {
+                "GET /v1/status" => status(&path),
+                "POST /v1/attachments" => {
+                    let netns = request.body["netns"].as_str().unwrap();
+                    *held.lock().unwrap() = Some(look_at(Path::new(netns)));
+                    *attached.lock().unwrap() = attached_as(netns, &path);
+                    attached.lock().unwrap().clone()
+                }
+                "GET /v1/attachments" => json!([attached.lock().unwrap().clone()]),
+                "DELETE /v1/attachments/web-1" => {
+                    // The namespace is still there when it is taken back.
+                    let netns = attached.lock().unwrap()["netns"].as_str().unwrap().to_owned();
+                    assert_eq!(fs::metadata(&netns).unwrap().ino(), held.lock().unwrap().take().unwrap().inode);
+                    attached.lock().unwrap().clone()
+                }
+                other => panic!("{other}"),
+            };
+            Some((200, value))
+        });
+        Self { server, cgroup, seen }
+    }
+
+    /// `netctl run … -- COMMAND`, in a session of its own: without a terminal, whatever the tester has.
+    fn command(&self, command: &[&str]) -> Command {
+        let mut netctl = self.server.netctl();
+        netctl.args(["run", "--name", "web", "--"]).args(command).stdin(Stdio::null());
+        in_new_session(&mut netctl);
+        netctl
+    }
+
+    fn run(&self, command: &[&str]) -> Output {
+        self.command(command).output().unwrap()
+    }
+
+    fn start_script(&self, script: &str) -> Running {
+        Running::start(self.command(&["sh", "-c", script]))
+    }
+
+    /// What must hold after every end.
+    fn assert_clean(&self) {
+        assert_eq!(self.cgroup.below(), Vec::<PathBuf>::new());
+        assert!(self.seen.lock().unwrap().is_none(), "not detached: {:?}", self.server.lines());
+    }
+}
+
+fn status(cgroup: &Path) -> Value {
+    json!({
+        "node": "h1", "ready": true, "reasons": [], "subnet": "10.244.3.0/24", "subnet6": null, "dns": ["10.244.3.1:53"],
+        "store": {"kind": "embedded", "connected": true, "revision": 1}, "peers": [], "datapath": {"fast": true, "why_not": null},
+        "cgroup": cgroup,
+    })
+}
+
+fn attached_as(netns: &str, cgroup: &Path) -> Value {
+    json!({
+        "id": "web-1", "netns": netns, "ifname": "eth0", "addresses": ["10.244.3.5/32"], "gateway": "10.244.3.1",
+        "mac": "0a:58:0a:f4:03:05", "mtu": 1450, "host_ifname": "weft0a1b", "dns": ["10.244.3.1"], "search": ["skydns.local"],
+        "names": [], "network": "default", "cgroup": cgroup, "record": "none",
+    })
+}
+
+/// Opens a network namespace as an agent does.
+fn look_at(path: &Path) -> Seen {
+    let file = File::open(path).unwrap();
+    // SAFETY: the request takes no argument and answers with a number; the file is open.
+    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
+    Seen { inode: file.metadata().unwrap().ino(), kind, _namespace: file }
+}
+
+fn in_new_session(command: &mut Command) {
+    // SAFETY: setsid(2) alone runs between fork and exec.
+    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
+}
+
+/// Exit code, standard output, standard error.
+fn told(output: &Output) -> (i32, String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (output.status.code().expect("netctl is not killed"), text(&output.stdout), text(&output.stderr))
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // proc(5): the state comes after the last parenthesis; a zombie is dead, and waits for its parent only.
+    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+}
+
+/// A `netctl run` whose output is read line by line, none of which may take for ever. Dropping it kills it.
+struct Running {
+    netctl: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(mut command: Command) -> Self {
+        let mut netctl = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
+        let out = netctl.stdout.take().unwrap();
+        Self::reading(netctl, out)
+    }
+
+    fn reading(netctl: Child, out: impl Read + Send + 'static) -> Self {
+        let (sender, lines) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(out).lines() {
+                if sender.send(line.unwrap().trim_end().to_owned()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { netctl, lines }
+    }
+
+    fn line(&self) -> String {
+        self.lines.recv_timeout(BOUND).expect("the command prints a line")
+    }
+
+    /// What comes until nobody has the output any more.
+    fn rest(&self) -> Vec<String> {
+        let mut rest = Vec::new();
+        loop {
+            match self.lines.recv_timeout(BOUND) {
+                Ok(line) => rest.push(line),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return rest,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the output does not end after {rest:?}"),
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.netctl.id().cast_signed()), signal).unwrap();
+    }
+
+    fn exit_code(&mut self) -> Option<i32> {
+        eventually("netctl ends", || self.netctl.try_wait().unwrap().is_some());
+        self.netctl.wait().unwrap().code()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.netctl.kill();
+        let _ = self.netctl.wait();
+    }
+}
+
+#[test]
+fn a_command_has_its_own_network_cgroup_and_resolv_conf() {
+    let agent = Agent::with(|request| {
+        // Seen by the agent before anything runs in it.
+        assert!(request.line != "POST /v1/attachments" || request.body["name"] == "web");
+        None
+    });
+    let seen = Arc::clone(&agent.seen);
+    let host_resolv = fs::read("/etc/resolv.conf").ok();
+    let script = "stat -Lc %i /proc/self/ns/net; grep ^0: /proc/self/cgroup; echo $WEFT_ID $WEFT_ADDRESS; \
+                  ip -o link show; cat /etc/resolv.conf; read wait";
+    let mut command = agent.command(&["sh", "-c", script]);
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    command.stdin(reader);
+    let mut running = Running::start(command);
+    let inode: u64 = running.line().parse().unwrap();
+    {
+        let seen = seen.lock().unwrap();
+        let seen = seen.as_ref().unwrap();
+        assert_eq!((seen.inode, seen.kind), (inode, libc::CLONE_NEWNET));
+    }
+    assert_ne!(inode, fs::metadata("/proc/self/ns/net").unwrap().ino());
+    let cgroup = running.line();
+    assert!(cgroup.ends_with("/weft/run-web-1"), "{cgroup}");
+    assert_eq!(running.line(), "web-1 10.244.3.5");
+    let loopback = running.line();
+    assert!(loopback.contains("lo:") && loopback.contains(",UP"), "{loopback}");
+    assert_eq!(running.line(), "# written by netctl");
+    assert_eq!(running.line(), "nameserver 10.244.3.1");
+    assert_eq!(running.line(), "search skydns.local");
+    assert_eq!(running.line(), "options ndots:2");
+    assert!(agent.cgroup.run_dir().is_dir());
+    assert_eq!(fs::read("/etc/resolv.conf").ok(), host_resolv, "the host's file is untouched");
+
+    writer.write_all(b"\n").unwrap();
+    assert_eq!(running.exit_code(), Some(0));
+    agent.assert_clean();
+    assert_eq!(agent.server.lines(), ["GET /v1/status", "POST /v1/attachments", "DELETE /v1/attachments/web-1"]);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(" /etc/resolv.conf rw,nosuid,nodev,noexec"), "a mount has come out of its namespace:\n{mounts}");
+}
+
+#[test]
+fn the_exit_code_is_the_commands_own() {
+    let agent = Agent::start();
+    let plain = tempfile::NamedTempFile::new().unwrap();
+    let not_executable = plain.path().to_str().unwrap().to_owned();
+    for (command, wanted, message) in [
+        (&["true"][..], 0, ""),
+        (&["sh", "-c", "exit 7"], 7, ""),
+        (&["sh", "-c", "kill -KILL $$"], 137, ""),
+        (&["sh", "-c", "kill -TERM $$"], 143, ""),
+        (&["grep", "^SigBlk:.*[1-9a-f]", "/proc/self/status"], 1, ""),
+        (&["no-such-command", "x"], 127, "netctl: run: no-such-command: command not found\n"),
+        (&[&not_executable], 126, "cannot be executed: Permission denied"),
+        (&["/"], 126, "netctl: run: /: cannot be executed: Permission denied"),
+    ] {
+        let (code, _, err) = told(&agent.run(command));
+        assert_eq!(code, wanted, "{command:?}: {err}");
+        assert!(err.contains(message) && err.is_empty() == message.is_empty(), "{command:?}: {err}");
+        agent.assert_clean();
+    }
+}
+
+#[test]
+fn signals_reach_the_command_once_each() {
+    let agent = Agent::start();
+    let mut running = agent.start_script(LISTEN);
+    // Not netctl's group, so that what is sent to all of that comes from netctl alone.
+    assert_ne!(running.line(), running.netctl.id().to_string());
+    for (signal, word) in [
+        (Signal::SIGTERM, "term"),
+        (Signal::SIGINT, "int"),
+        (Signal::SIGHUP, "hup"),
+        (Signal::SIGWINCH, "winch"),
+        (Signal::SIGUSR1, "usr1"),
+    ] {
+        running.signal(signal);
+        assert_eq!(running.line(), word);
+    }
+    kill(Pid::from_raw(-running.netctl.id().cast_signed()), Signal::SIGTERM).unwrap();
+    assert_eq!(running.line(), "term");
+    running.signal(Signal::SIGUSR2);
+    assert_eq!(running.rest(), Vec::<String>::new());
+    assert_eq!(running.exit_code(), Some(5));
+    agent.assert_clean();
+}
+
+/// `netctl run` on a terminal of its own, and the terminal's other end.
+fn on_terminal(agent: &Agent, command: &[&str]) -> (Running, File) {
+    let pty = nix::pty::openpty(None, None).unwrap();
+    for fd in [&pty.master, &pty.slave] {
+        nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    }
+    let mut netctl = agent.server.netctl();
+    netctl.args(["run", "--"]).args(command);
+    netctl.stdin(pty.slave.try_clone().unwrap()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
+    // SAFETY: two system calls between fork and exec: a new session, and descriptor 0 as its terminal.
+    unsafe {
+        netctl.pre_exec(|| {
+            nix::unistd::setsid()?;
+            nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
+            Ok(())
+        });
+    }
+    let child = netctl.spawn().unwrap();
+    let master = File::from(pty.master);
+    (Running::reading(child, Terminal(master.try_clone().unwrap())), master)
+}
+
+/// Says its process group and what reaches it, until SIGUSR2.
+const LISTEN: &str = "trap 'echo int' INT; trap 'echo term' TERM; trap 'echo hup' HUP; trap 'echo winch' WINCH; \
+                      trap 'echo usr1' USR1; trap 'exit 5' USR2; read pid name state parent group rest < /proc/$$/stat; \
+                      echo $group; while :; do sleep 0.02; done";
+
+#[test]
+fn ctrl_c_on_a_terminal_reaches_the_command() {
+    let agent = Agent::start();
+    let (mut running, mut keyboard) = on_terminal(&agent, &["sh", "-c", LISTEN]);
+    assert_eq!(running.line(), running.netctl.id().to_string());
+    keyboard.write_all(b"\x03").unwrap();
+    // The terminal shows what is typed.
+    assert_eq!(running.line().trim_start_matches("^C"), "int");
+    running.signal(Signal::SIGUSR2);
+    assert_eq!(running.rest(), Vec::<String>::new());
+    assert_eq!(running.exit_code(), Some(5));
+    agent.assert_clean();
+}
+
+#[test]
+fn what_a_terminal_sends_by_itself_is_not_sent_again() {
+    let agent = Agent::start();
+    // Out of the terminal's reach, the command would only get what netctl hands on.
+    let (mut running, mut keyboard) = on_terminal(&agent, &["setsid", "sh", "-c", LISTEN]);
+    assert_ne!(running.line(), running.netctl.id().to_string());
+    // The terminal shows it when it has sent the signal.
+    keyboard.write_all(b"\x03\n").unwrap();
+    assert_eq!(running.line(), "^C");
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.line(), "term");
+    running.signal(Signal::SIGUSR2);
+    assert_eq!(running.rest(), Vec::<String>::new());
+    assert_eq!(running.exit_code(), Some(5));
+    agent.assert_clean();
+}
+
+/// The master of a pseudo-terminal: when the last slave is closed, Linux says EIO where others say end of file.
+struct Terminal(File);
+
+impl Read for Terminal {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        match self.0.read(buffer) {
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(0),
+            other => other,
+        }
+    }
+}
+
+#[test]
+fn what_the_command_leaves_running_ends_with_it() {
+    let agent = Agent::start();
+    // Out of its session, out of its group, and in a cgroup further down: still its own.
+    let script = "setsid sleep 1000 & echo $!; c=$(grep ^0: /proc/self/cgroup | cut -d: -f3); \
+                  d=$(find $0 -type d -name run-web-1)/sub; mkdir $d; sleep 1000 & echo $! > $d/cgroup.procs; echo $!";
+    let (code, out, err) = told(&agent.run(&["sh", "-c", script, agent.cgroup.0.to_str().unwrap()]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let pids: Vec<u32> = out.lines().map(|l| l.parse().unwrap()).collect();
+    assert_eq!(pids.len(), 2);
+    assert!(pids.iter().all(|pid| !alive(*pid)), "{pids:?}");
+    agent.assert_clean();
+}
+
+#[test]
+fn the_command_dies_with_a_killed_netctl_and_the_next_run_removes_the_rest() {
+    let agent = Agent::start();
+    let mut running = agent.start_script("setsid sleep 1000 > /dev/null & echo $!; echo $$; sleep 1000");
+    let orphan: u32 = running.line().parse().unwrap();
+    let command: u32 = running.line().parse().unwrap();
+    running.signal(Signal::SIGKILL);
+    assert_eq!(running.exit_code(), None);
+    eventually("the command dies with netctl", || !alive(command));
+    assert!(alive(orphan));
+    assert!(agent.cgroup.run_dir().is_dir());
+
+    let (code, out, err) = told(&agent.run(&["echo", "again"]));
+    assert_eq!((code, out.as_str(), err.as_str()), (0, "again\n", ""));
+    assert!(!alive(orphan));
+    agent.assert_clean();
+}
+
+#[test]
+fn a_second_run_of_a_living_id_is_refused_and_leaves_the_first_alone() {
+    let agent = Agent::start();
+    let mut first = agent.start_script("trap 'exit 0' TERM; echo ready; while :; do sleep 0.02; done");
+    assert_eq!(first.line(), "ready");
+    let (code, _, err) = told(&agent.run(&["true"]));
+    assert_eq!(code, 1);
+    assert!(err.contains("belongs to another netctl run of this id"), "{err}");
+    assert!(first.netctl.try_wait().unwrap().is_none());
+    assert!(agent.cgroup.run_dir().is_dir());
+}
+
+#[test]
+fn commands_run_side_by_side() {
+    let next = AtomicUsize::new(0);
+    let cgroup = Cgroup::new();
+    let path = cgroup.0.clone();
+    let server = Server::start(move |request| {
+        let value = match request.line.split(' ').next().unwrap() {
+            "GET" => status(&path),
+            _ => {
+                let mut attached = attached_as(request.body["netns"].as_str().unwrap_or("/gone"), &path);
+                attached["id"] = json!(format!("web-{}", next.fetch_add(1, Ordering::Relaxed)));
+                attached
+            }
+        };
+        Some((200, value))
+    });
+    let start = |_| {
+        let mut command = server.netctl();
+        in_new_session(&mut command);
+        command.args(["run", "--", "sh", "-c", "echo $WEFT_ID; sleep 0.1"]).stdin(Stdio::null());
+        Running::start(command)
+    };
+    let mut all: Vec<Running> = (0..8).map(start).collect();
+    for running in &mut all {
+        assert!(running.line().starts_with("web-"));
+        assert_eq!(running.exit_code(), Some(0));
+    }
+    assert_eq!(cgroup.below(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_refused_attach_starts_nothing() {
+    let agent = Agent::with(|request| {
+        let body = json!({"error": {"code": "conflict", "message": "id web-1 is taken"}});
+        (request.line == "POST /v1/attachments").then_some(Some((409, body)))
+    });
+    let (code, out, err) = told(&agent.run(&["echo", "started"]));
+    assert_eq!((code, out.as_str(), err.as_str()), (1, "", "netctl: run: id web-1 is taken\n"));
+    agent.assert_clean();
+}
+
+#[test]
+fn a_signal_while_waiting_for_the_agent_ends_it_and_takes_back_what_may_have_been_done() {
+    let agent = Agent::with(|request| match request.line.as_str() {
+        "POST /v1/attachments" => Some(None),
+        "GET /v1/attachments" => Some(Some((200, json!([])))),
+        _ => None,
+    });
+    let mut running = agent.start_script("echo started");
+    eventually("netctl waits for the agent", || agent.server.lines().len() == 2);
+    running.signal(Signal::SIGTERM);
+    assert_eq!(running.exit_code(), Some(143));
+    assert_eq!(running.rest(), Vec::<String>::new());
+    assert_eq!(agent.server.lines().last().unwrap(), "GET /v1/attachments");
+    agent.assert_clean();
+}
+
+#[test]
+fn an_agent_that_is_gone_at_the_end_does_not_change_the_exit_code() {
+    let agent = Agent::with(|request| {
+        let body = json!({"error": {"code": "internal", "message": "shutting down"}});
+        request.line.starts_with("DELETE").then_some(Some((500, body)))
+    });
+    let (code, _, err) = told(&agent.run(&["sh", "-c", "exit 7"]));
+    assert_eq!(code, 7);
+    assert!(err.starts_with("netctl: run: detach web-1: shutting down ("), "{err}");
+    assert_eq!(agent.cgroup.below(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn no_agent_is_exit_3_before_anything_is_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = netctl(&dir.path().join("weft.sock"));
+    let (code, _, err) = told(&command.args(["run", "--", "true"]).output().unwrap());
+    assert_eq!(code, 3, "{err}");
+}
+
+#[test]
+fn a_cgroup_that_is_not_to_be_seen_is_said_before_anything_is_made() {
+    let agent = Agent::with(|request| (request.line == "GET /v1/status").then(|| Some((200, status(Path::new("/proc"))))));
+    let (code, _, err) = told(&agent.run(&["true"]));
+    assert_eq!(code, 1);
+    assert!(err.starts_with("netctl: run: the agent's cgroup \"/proc\" is no cgroup v2 directory here"), "{err}");
+    assert_eq!(agent.server.lines(), ["GET /v1/status"]);
+}
+
+#[test]
+fn without_root_it_says_so_before_anything_is_asked() {
+    let agent = Agent::start();
+    // Where everybody may execute it.
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.path().join("netctl");
+    // By another process: a descriptor open for writing here could be inherited by a child of another test ("text file busy").
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_netctl")).arg(&binary).status().unwrap().success());
+    let mut command = Command::new(binary);
+    command.arg("--socket").arg(agent.server.socket()).args(["run", "--", "true"]).uid(65534).gid(65534);
+    let (code, _, err) = told(&command.output().unwrap());
+    assert_eq!(code, 1);
+    assert!(err.contains("takes root: sudo netctl run"), "{err}");
+    assert_eq!(agent.server.lines(), Vec::<String>::new());
+}
+
+/// Runs a command under `netctl run` on a host whose /etc is made by a script.
+fn with_etc(agent: &Agent, make: &str, command: &str) -> Output {
+    let script = format!("mount -t tmpfs none /etc && cd /etc && {{ {make}; }} && exec \"$@\"");
+    let mut host = Command::new("unshare");
+    host.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_netctl"), "--socket"]);
+    host.arg(agent.server.socket()).args(["run", "--", "sh", "-c", command]).stdin(Stdio::null());
+    in_new_session(&mut host);
+    host.output().unwrap()
+}
+
+#[test]
+fn a_host_without_resolv_conf_gets_none_and_the_command_has_one() {
+    let agent = Agent::start();
+    for make in ["echo h1 > hostname", "echo h1 > hostname; ln -s /run/no-such-dir/resolv.conf resolv.conf"] {
+        let (code, out, err) = told(&with_etc(&agent, make, "grep nameserver /etc/resolv.conf; cat /etc/hostname"));
+        assert_eq!((code, out.as_str(), err.as_str()), (0, "nameserver 10.244.3.1\nh1\n", ""), "{make}");
+        agent.assert_clean();
+    }
+}
+
+#[test]
+fn a_resolv_conf_that_is_a_link_stays_one_and_leads_to_the_commands_own() {
+    let agent = Agent::start();
+    let make =
+        "mkdir stub; echo nameserver 127.0.0.53 > stub/resolv.conf; ln -s stub/resolv.conf resolv.conf; echo h1 > hostname";
+    let command = "readlink /etc/resolv.conf; grep nameserver /etc/resolv.conf; cat /etc/hostname; \
+                   touch /etc/new && echo writable; grep -c ' /etc ' /proc/self/mountinfo";
+    let (code, out, err) = told(&with_etc(&agent, make, command));
+    assert_eq!((code, err.as_str()), (0, ""));
+    // One mount on /etc: the host's. The tmpfs that brought the file is gone.
+    assert_eq!(out, "stub/resolv.conf\nnameserver 10.244.3.1\nh1\nwritable\n1\n");
+    agent.assert_clean();
+}
