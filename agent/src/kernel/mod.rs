@@ -2,3 +2,7 @@
 //! here; `weft-plan` makes them.
 
 pub mod bpf;
+pub mod netlink;
+pub mod netns;
+pub mod sysctl;
+pub mod veth;

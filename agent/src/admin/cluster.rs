@@ -1,0 +1,148 @@
+//! The network's configuration, the cluster's settings, and the hosts.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use weft_api::{Code, Config, ConfigChange, Network, NetworkInit, NodeView};
+use weft_model::cluster::ClusterConfig;
+use weft_model::network::{Backend, DEFAULT_VNI, DEFAULT_VXLAN_PORT, NetworkConfig};
+use weft_model::snapshot::Snapshot;
+use weft_store::Outcome;
+
+use super::Admin;
+use crate::refusal::Refusal;
+
+impl Admin {
+    pub(super) fn network(&self) -> Result<Network, Refusal> {
+        let snapshot = self.snapshot()?;
+        let config = snapshot.network().ok_or_else(|| {
+            Refusal::not_found(format!(
+                "there is no network yet ({}): netctl network init --cidr 10.244.0.0/16",
+                snapshot.layout().network_config()
+            ))
+        })?;
+        Ok(network_view(config, &snapshot))
+    }
+
+    pub(super) async fn network_init(&self, init: NetworkInit) -> Result<Network, Refusal> {
+        let backend = Backend {
+            vni: init.vni.unwrap_or(DEFAULT_VNI),
+            port: init.port.unwrap_or(DEFAULT_VXLAN_PORT),
+            mtu: init.mtu.unwrap_or(0),
+        };
+        if backend.vni == 0 || backend.vni > 0xff_ffff || backend.port == 0 {
+            return Err(Refusal::invalid("network init: VNI is 1 to 16777215, port 1 to 65535"));
+        }
+        let config =
+            NetworkConfig::new(init.cidr.trunc(), init.subnet_len.unwrap_or(0), init.subnet_min, init.subnet_max, backend)
+                .map_err(|e| Refusal::invalid(format!("network init: {e}")))?;
+        let snapshot = self.snapshot()?;
+        if snapshot.network() == Some(&config) {
+            return Ok(network_view(&config, &snapshot));
+        }
+        match self.registry.write_network(&config, init.force).await.map_err(|e| Refusal::store("network init", &e))? {
+            Outcome::Done(revision) => self.echo(revision).await,
+            Outcome::Refused(_) => {
+                let there = snapshot.network().map_or_else(|| "one that does not parse".to_owned(), NetworkConfig::to_json);
+                return Err(Refusal::conflict(format!(
+                    "network init: there is a configuration already, and it differs: {there}; --force replaces it"
+                )));
+            }
+        }
+        Ok(network_view(&config, &*self.snapshot()?))
+    }
+
+    pub(super) fn config(&self) -> Result<Config, Refusal> {
+        let cluster = self.snapshot()?.cluster();
+        Ok(Config { service_cidrs: cluster.service_cidrs.clone(), dns_domain: cluster.dns_domain.clone() })
+    }
+
+    pub(super) async fn config_change(&self, change: ConfigChange) -> Result<Config, Refusal> {
+        let snapshot = self.snapshot()?;
+        let stored = snapshot.stored_cluster();
+        let mut cluster: ClusterConfig = stored.map(|s| s.value.clone()).unwrap_or_default();
+        if let Some(cidrs) = change.service_cidrs {
+            cluster.service_cidrs = cidrs;
+        }
+        if let Some(domain) = change.dns_domain {
+            cluster.dns_domain = domain;
+        }
+        cluster.check().map_err(|why| Refusal::invalid(format!("config set: {why}")))?;
+        let outside = snapshot.vips().find(|(vip, _)| !cluster.service_cidrs.iter().any(|c| c.contains(*vip)));
+        if let Some((vip, owner)) = outside {
+            return Err(Refusal::conflict(format!(
+                "config set: {vip} of service {} would lie outside of service_cidrs",
+                owner.value.service
+            )));
+        }
+        let written = self.registry.write_cluster(&cluster, stored.map(|s| s.modified)).await;
+        match written.map_err(|e| Refusal::store("config set", &e))? {
+            Outcome::Done(revision) => self.echo(revision).await,
+            Outcome::Refused(_) => {
+                return Err(Refusal::conflict("config set: somebody else changed the settings at the same time; try again"));
+            }
+        }
+        Ok(Config { service_cidrs: cluster.service_cidrs, dns_domain: cluster.dns_domain })
+    }
+
+    pub(super) fn nodes(&self) -> Result<Vec<NodeView>, Refusal> {
+        let snapshot = self.snapshot()?;
+        let mut views: BTreeMap<String, NodeView> = BTreeMap::new();
+        for (name, stored) in snapshot.nodes() {
+            let node = &stored.value;
+            let view = NodeView {
+                node: name.to_string(),
+                alive: Some(true),
+                subnet: None,
+                public_ip: node.public_ip.map(IpAddr::V4).or(node.public_ipv6.map(IpAddr::V6)),
+                version: Some(node.version.clone()),
+                capabilities: node.capabilities.clone(),
+                since: Some(node.since.clone()),
+                endpoints: snapshot.endpoints().filter(|e| e.node.as_ref() == Some(name)).count(),
+                this: *name == self.node,
+            };
+            views.insert(name.to_string(), view);
+        }
+        for (key, stored) in snapshot.leases() {
+            let lease = &stored.value;
+            let name = lease.node().map_or_else(|| lease.public_ip.to_string(), ToString::to_string);
+            let view = views.entry(name.clone()).or_insert_with(|| NodeView {
+                node: name,
+                // A flanneld keeps no entry: whether it lives is not known.
+                alive: lease.node().map(|_| false),
+                subnet: None,
+                public_ip: None,
+                version: None,
+                capabilities: Vec::new(),
+                since: None,
+                endpoints: snapshot.endpoints().filter(|e| e.node.is_some() && e.node.as_ref() == lease.node()).count(),
+                this: lease.node() == Some(&self.node),
+            });
+            view.subnet = Some(key.subnet);
+            view.public_ip.get_or_insert(IpAddr::V4(lease.public_ip));
+        }
+        Ok(views.into_values().collect())
+    }
+
+    pub(super) fn node(&self, name: &str) -> Result<NodeView, Refusal> {
+        let found = self.nodes()?.into_iter().find(|n| n.node == name);
+        found.ok_or_else(|| {
+            Refusal::new(Code::NotFound, format!("there is no node {name}; netctl node list shows those there are"))
+        })
+    }
+}
+
+fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {
+    let taken = snapshot.leases().filter(|(key, _)| config.network.contains(&key.subnet)).count();
+    Network {
+        cidr: config.network,
+        subnet_len: config.subnet_len,
+        subnet_min: config.subnet_min,
+        subnet_max: config.subnet_max,
+        vni: config.backend.vni,
+        port: config.backend.port,
+        mtu: Some(config.backend.mtu).filter(|m| *m != 0),
+        capacity: config.capacity(),
+        taken: u32::try_from(taken).unwrap_or(u32::MAX),
+    }
+}

@@ -1,0 +1,279 @@
+//! The server side of `weft-api`: HTTP over the UNIX socket.
+//!
+//! [`route`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
+//! touches the kernel. A request is small, an answer is whole, and a refusal is a sentence.
+
+mod cluster;
+mod endpoints;
+mod services;
+mod status;
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tracing::{debug, warn};
+use weft_api::{Code, ErrorBody, ErrorDetail};
+use weft_model::ids::NodeName;
+use weft_model::snapshot::Snapshot;
+use weft_store::registry::Registry;
+
+use crate::attach::Attachments;
+use crate::config::Settings;
+use crate::datapath::Shared;
+use crate::names::Names;
+use crate::reconcile::Report;
+use crate::refusal::Refusal;
+use crate::view::{Health, View};
+
+/// The largest request body, bytes.
+const MAX_BODY: usize = 1 << 20;
+
+/// Connections served at once; more wait in the socket's queue.
+const MAX_CONNECTIONS: usize = 256;
+
+/// How long a write waits for its own echo, so that who reads right after it sees it.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What the handlers see of the agent.
+#[derive(Debug)]
+pub struct Admin {
+    /// This host.
+    pub node: NodeName,
+    /// Writes.
+    pub registry: Registry,
+    /// Reads.
+    pub view: View,
+    /// Whether the store answers.
+    pub health: watch::Receiver<Health>,
+    /// What the kernel follows.
+    pub report: watch::Receiver<Report>,
+    /// What the parts of the agent wait for or complain about.
+    pub reasons: Vec<watch::Receiver<Option<String>>>,
+    /// Containers.
+    pub attachments: Arc<Attachments>,
+    /// The name server.
+    pub names: Arc<Names>,
+    /// The eBPF half, for its counters.
+    pub datapath: Shared,
+}
+
+/// Binds the socket, so that a caller who is let in later is let in by mode and group alone.
+///
+/// # Errors
+/// Another agent serves it, or it cannot be made.
+pub fn bind(settings: &Settings) -> anyhow::Result<UnixListener> {
+    let path = settings.socket();
+    std::fs::create_dir_all(&settings.run_dir).with_context(|| format!("make {}", settings.run_dir.display()))?;
+    if std::os::unix::net::UnixStream::connect(&path).is_ok() {
+        bail!("{} is served by another weftd; stop that one, or set --run-dir and --state-dir", path.display());
+    }
+    match std::fs::remove_file(&path) {
+        Ok(()) => {}
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e).with_context(|| format!("remove the old {}", path.display())),
+    }
+    // Bound under another name and renamed when its mode is right: there is no moment in which it is open to more.
+    let beside = settings.run_dir.join("weft.sock.new");
+    let _ = std::fs::remove_file(&beside);
+    let listener = UnixListener::bind(&beside).with_context(|| format!("listen on {}", beside.display()))?;
+    let made = || -> anyhow::Result<()> {
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(settings.socket_mode))?;
+        if let Some(group) = &settings.socket_group {
+            std::os::unix::fs::chown(&beside, None, Some(group_id(group)?))?;
+        }
+        Ok(std::fs::rename(&beside, &path)?)
+    };
+    made().with_context(|| format!("set mode and group of {}", path.display()))?;
+    Ok(listener)
+}
+
+fn group_id(group: &str) -> anyhow::Result<u32> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    match nix::unistd::Group::from_name(group) {
+        Ok(Some(found)) => Ok(found.gid.as_raw()),
+        Ok(None) => bail!("--socket-group: there is no group {group:?}"),
+        Err(e) => Err(e).with_context(|| format!("--socket-group {group:?}")),
+    }
+}
+
+/// Serves until the process ends.
+pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
+    let limit = Arc::new(tokio::sync::Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(permit) = limit.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(e) => {
+                // Out of descriptors, most likely: others must finish first.
+                warn!(error = %e, "accept on the socket");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request| answer(admin.clone(), request));
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+            if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
+                debug!(error = %e, "connection on the socket");
+            }
+            drop(permit);
+        });
+    }
+}
+
+async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let query = parse_query(request.uri().query().unwrap_or_default());
+    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(e) => return Ok(refuse(&Refusal::invalid(format!("read the request: {e}")))),
+    };
+    debug!(%method, path, "request");
+    Ok(match route(&admin, &method, &path, &query, &body).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            if refusal.code == Code::Internal {
+                warn!(%method, path, error = refusal.message, "request went wrong");
+            }
+            refuse(&refusal)
+        }
+    })
+}
+
+type Query = HashMap<String, String>;
+
+/// Everything that can be asked.
+async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: &[u8]) -> Result<Response<Full<Bytes>>, Refusal> {
+    let segments: Vec<String> = path.trim_start_matches('/').split('/').map(unescape).collect();
+    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
+    match (method, segments.as_slice()) {
+        (&Method::GET, ["v1", "status"]) => json(&admin.status()),
+        (&Method::GET, ["v1", "network"]) => json(&admin.network()?),
+        (&Method::PUT, ["v1", "network"]) => json(&admin.network_init(parse(body)?).await?),
+        (&Method::GET, ["v1", "config"]) => json(&admin.config()?),
+        (&Method::PATCH, ["v1", "config"]) => json(&admin.config_change(parse(body)?).await?),
+        (&Method::GET, ["v1", "nodes"]) => json(&admin.nodes()?),
+        (&Method::GET, ["v1", "nodes", name]) => json(&admin.node(name)?),
+        (&Method::GET, ["v1", "endpoints"]) => json(&admin.endpoints()?),
+        (&Method::POST, ["v1", "endpoints"]) => json(&admin.endpoint_add(parse(body)?).await?),
+        (&Method::DELETE, ["v1", "endpoints", id]) => {
+            json(&admin.endpoint_rm(id, query.get("service").map(String::as_str)).await?)
+        }
+        (&Method::GET, ["v1", "services"]) => json(&admin.services()?),
+        (&Method::POST, ["v1", "services"]) => json(&admin.service_create(parse(body)?).await?),
+        (&Method::GET, ["v1", "services", namespace, name]) => json(&admin.service(namespace, name)?),
+        (&Method::DELETE, ["v1", "services", namespace, name]) => json(&admin.service_rm(namespace, name).await?),
+        (&Method::GET, ["v1", "attachments"]) => json(&admin.attachments.list()),
+        (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach(parse(body)?).await?),
+        (&Method::DELETE, ["v1", "attachments", id]) => json(&admin.attachments.detach(id).await?),
+        (&Method::GET, ["v1", "dns", "query"]) => {
+            let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
+            json(&admin.names.query(name, query.get("type").map_or("A", String::as_str)).await?)
+        }
+        _ => Err(Refusal::not_found(format!("{method} {path}: no such thing can be asked; is netctl as old as weftd?"))),
+    }
+}
+
+impl Admin {
+    fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
+        self.view.borrow().clone().ok_or_else(|| {
+            let health = self.health.borrow().clone();
+            match health.away {
+                Some((error, _)) => Refusal::new(Code::StoreAway, format!("the store has not been read yet: {error}")),
+                None => Refusal::new(Code::NotReady, "the store has not been read yet"),
+            }
+        })
+    }
+
+    /// Waits until the view has reached a write, so that whoever reads next sees it; not for ever.
+    async fn echo(&self, revision: weft_model::ids::Revision) {
+        let mut view = self.view.clone();
+        let reached = view.wait_for(|s| s.as_ref().is_some_and(|s| s.revision() >= revision));
+        let _ = tokio::time::timeout(ECHO_TIMEOUT, reached).await;
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|e| Refusal::invalid(format!("the request's body: {e}")))
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Response<Full<Bytes>>, Refusal> {
+    let body = serde_json::to_vec(value).map_err(|e| Refusal::internal("write the answer", &e))?;
+    Ok(respond(StatusCode::OK, body))
+}
+
+fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
+    let body = ErrorBody { error: ErrorDetail { code: refusal.code, message: refusal.message.clone() } };
+    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    respond(status, serde_json::to_vec(&body).unwrap_or_default())
+}
+
+fn respond(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
+    response
+}
+
+fn parse_query(text: &str) -> Query {
+    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.map(|(key, value)| (unescape(key), unescape(value))).collect()
+}
+
+/// Undoes percent-encoding; what is no encoding stays as it is.
+fn unescape(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while let Some(&byte) = bytes.get(at) {
+        let hex =
+            bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (byte, hex) {
+            (b'%', Some(value)) => {
+                out.push(value);
+                at += 3;
+            }
+            _ => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Removes the socket at a plain stop, so that a caller is told at once that nobody is there.
+pub fn unbind(path: &Path) {
+    let _ = std::fs::remove_file(path);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn escapes_come_back() {
+        assert_eq!(unescape("a%2Fb%20c"), "a/b c");
+        assert_eq!(unescape("100%"), "100%");
+        assert_eq!(unescape("%zz"), "%zz");
+        assert_eq!(parse_query("name=a%2Eb&type=A").get("name").map(String::as_str), Some("a.b"));
+    }
+}

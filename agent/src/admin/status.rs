@@ -1,0 +1,60 @@
+//! `GET /v1/status`: put together from what the parts of the agent say of themselves.
+
+use std::net::IpAddr;
+
+use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+
+use super::Admin;
+
+/// Bad values that are shown; the count of all is in the metrics.
+const MAX_BAD: usize = 100;
+
+impl Admin {
+    /// The agent's state. Answers whatever the state of the store and the kernel.
+    pub fn status(&self) -> Status {
+        let report = self.report.borrow().clone();
+        let health = self.health.borrow().clone();
+        let snapshot = self.view.borrow().clone();
+        let mut reasons: Vec<String> = Vec::new();
+        if let Some((error, since)) = &health.away {
+            reasons.push(format!("store away for {} s: {error}", since.elapsed().as_secs()));
+        } else if snapshot.is_none() {
+            reasons.push("reading the store".to_owned());
+        }
+        reasons.extend(self.reasons.iter().filter_map(|r| r.borrow().clone()));
+        reasons.extend(report.problems.iter().cloned());
+        reasons.extend(self.names.problems());
+        reasons.dedup();
+        let peers = report.peers.iter().map(|peer| PeerStatus {
+            node: peer.node.clone(),
+            subnet: peer.subnet,
+            public_ip: IpAddr::V4(peer.public_ip),
+            via: if peer.fast { Via::Fast } else { Via::Kernel },
+            alive: peer.node.as_ref().is_some_and(|node| snapshot.as_ref().is_some_and(|s| s.node(node).is_some())),
+        });
+        let bad = snapshot.iter().flat_map(|s| s.bad()).take(MAX_BAD);
+        Status {
+            node: self.node.clone(),
+            ready: report.ready,
+            reasons,
+            subnet: report.subnet,
+            subnet6: None,
+            dns: self.names.listening(),
+            store: StoreStatus {
+                kind: self.registry.store().kind().as_str().to_owned(),
+                connected: health.connected,
+                revision: snapshot.as_ref().map(|s| s.revision()).unwrap_or_default(),
+                error: health.away.map(|(error, _)| error),
+            },
+            peers: peers.collect(),
+            datapath: DatapathStatus { fast: report.fast, why_not: report.why_not_fast.clone(), sockets: report.sockets },
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uplink: report.uplink.clone(),
+            public_ip: report.public_ip.map(IpAddr::V4),
+            cgroup: report.cgroup.clone(),
+            attachments: self.attachments.count(),
+            applied: report.revision,
+            bad: bad.map(|(key, why)| BadValueView { key: key.clone(), why: why.clone() }).collect(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Which subnet a host takes, keeps and rewrites.
+
+use weft_model::keys::Layout;
+use weft_model::stored::{Change, Entry};
+
+use super::*;
+
+const CONFIG: (&str, &str) = ("/coreos.com/network/config", r#"{"Network":"10.244.0.0/16","Backend":{"Type":"vxlan"}}"#);
+const CLAIM: Option<LeaseId> = Some(LeaseId(7));
+
+fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
+    let mut s = Snapshot::complete(Arc::new(Layout::default()), Revision(1), Vec::new(), None);
+    let changes = entries.iter().map(|(key, value)| {
+        let lease = key.contains("/subnets/").then_some(LeaseId(7));
+        Change::Put(Entry { key: (*key).into(), value: (*value).into(), lease, created: Revision(2), modified: Revision(3) })
+    });
+    s.apply(Revision(3), changes.collect());
+    s
+}
+
+fn facts() -> Facts {
+    Facts {
+        node: "h1".parse().unwrap(),
+        public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
+        public_ipv6: None,
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        boot: "b".into(),
+        mtu: 1450,
+        preferred: None,
+    }
+}
+
+fn written(todo: Todo) -> (SubnetKey, Lease, Option<Revision>, Option<LeaseId>) {
+    match todo {
+        Todo::Write { key, lease, over, on } => (key, *lease, over, on),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn without_a_configuration_the_reason_says_what_to_type() {
+    let Todo::Wait(why) = decide(&snapshot(&[]), &facts(), CLAIM) else { panic!() };
+    assert_eq!(why, "waiting for /coreos.com/network/config: netctl network init --cidr 10.244.0.0/16");
+    let Todo::Wait(why) = decide(&snapshot(&[(CONFIG.0, "{")]), &facts(), CLAIM) else { panic!() };
+    assert!(why.starts_with("/coreos.com/network/config does not parse"), "{why}");
+}
+
+#[test]
+fn what_it_writes_is_what_it_keeps() {
+    let (key, lease, over, on) = written(decide(&snapshot(&[CONFIG]), &facts(), CLAIM));
+    assert_eq!((over, on), (None, CLAIM));
+    let path = Layout::default().subnet(&key);
+    let json = lease.to_json();
+    let after = snapshot(&[CONFIG, (&path, &json)]);
+    assert_eq!(decide(&after, &facts(), CLAIM), Todo::Keep(Own { subnet: key.subnet, vtep_mac: facts().vtep_mac }));
+}
+
+#[test]
+fn a_lost_state_directory_changes_neither_subnet_nor_mac() {
+    let lease = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
+    let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
+    let Todo::Keep(own) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!((own.subnet.to_string().as_str(), own.vtep_mac), ("10.244.9.0/24", Mac([2, 0, 0, 0, 0, 0x99])));
+}
+
+#[test]
+fn a_new_claim_lease_or_address_rewrites_the_same_subnet_by_compare() {
+    let lease = r#"{"PublicIP":"192.0.2.7","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
+    let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
+    let (key, lease, over, _) = written(decide(&s, &facts(), CLAIM));
+    assert_eq!((key.to_string().as_str(), over), ("10.244.9.0-24", Some(Revision(3))));
+    assert_eq!(lease.public_ip, Ipv4Addr::new(192, 0, 2, 1));
+    let (_, _, _, on) = written(decide(&s, &facts(), Some(LeaseId(8))));
+    assert_eq!(on, Some(LeaseId(8)));
+}
+
+#[test]
+fn a_former_flannelds_lease_of_our_address_is_adopted_and_another_weft_nodes_is_not() {
+    let flannel = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"2e:ce:51:c6:8f:1b"}}"#;
+    let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", flannel)]);
+    let (key, lease, over, _) = written(decide(&s, &facts(), CLAIM));
+    assert_eq!((key.to_string().as_str(), over.is_some()), ("10.244.9.0-24", true));
+    assert_eq!(lease.vtep_mac(1).unwrap().to_string(), "2e:ce:51:c6:8f:1b");
+    let other =
+        r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"2e:ce:51:c6:8f:1b"},"weft":{"node":"h2"}}"#;
+    let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", other)]);
+    assert_ne!(written(decide(&s, &facts(), CLAIM)).0.to_string(), "10.244.9.0-24");
+}
+
+#[test]
+fn a_full_network_is_said_to_be_full() {
+    let config = (CONFIG.0, r#"{"Network":"10.244.0.0/22","SubnetLen":24}"#);
+    let lease = r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#;
+    let keys: Vec<String> = (0..4).map(|n| format!("/coreos.com/network/subnets/10.244.{n}.0-24")).collect();
+    let mut entries = vec![config];
+    entries.extend(keys.iter().map(|k| (k.as_str(), lease)));
+    let Todo::Wait(why) = decide(&snapshot(&entries), &facts(), CLAIM) else { panic!() };
+    assert!(why.starts_with("claim subnet: 10.244.0.0/22 has no free /24"), "{why}");
+}

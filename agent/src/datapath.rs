@@ -1,0 +1,289 @@
+//! Keeps the eBPF half as it should be: rows of the maps, and what the programs are attached to.
+//!
+//! What is wanted comes from `weft-plan` and `weft-proxy`; what is there was read back from the maps when the agent started,
+//! is remembered with each write, and is read again at every resync, so that a row removed by hand comes back. If the
+//! programs cannot be loaded the kernel path carries everything, and [`Outcome::why_not`] says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::{debug, info, warn};
+use weft_abi::{Counter, Verdict};
+use weft_agent::kernel::bpf::links::{self, LinkState, UPLINK};
+use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
+use weft_model::snapshot::Snapshot;
+use weft_plan::{Host, maps};
+use weft_proxy::{Context, Ids, Limits, rows};
+
+use crate::view::chain;
+
+/// The datapath, shared with whoever reads its counters.
+pub type Shared = Arc<Mutex<Fast>>;
+
+/// The eBPF half of this host.
+#[derive(Debug)]
+pub struct Fast {
+    paths: Result<Paths, String>,
+    open: Option<Datapath>,
+    why_not: Option<String>,
+    shadow: Option<Shadow>,
+    ids: Option<Ids>,
+    /// Links that hold this agent's programs, and the device they were attached to.
+    attached: BTreeMap<String, u32>,
+    sockets: bool,
+}
+
+/// What the maps hold, as far as this agent knows.
+#[derive(Debug)]
+struct Shadow {
+    maps: maps::Rows,
+    services: rows::Rows,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Whether packets to other hosts take the fast path.
+    pub fast: bool,
+    /// Why not.
+    pub why_not: Option<String>,
+    /// Whether virtual IPs are translated.
+    pub sockets: bool,
+    /// What could not be done.
+    pub problems: Vec<String>,
+    /// Rows and links changed.
+    pub done: u64,
+    /// Changes that went wrong.
+    pub failed: u64,
+}
+
+impl Fast {
+    /// The datapath at `paths`, or the reason why there is no place for it. Nothing is loaded yet.
+    #[must_use]
+    pub fn new(paths: Result<Paths, String>) -> Self {
+        Self { paths, open: None, why_not: None, shadow: None, ids: None, attached: BTreeMap::new(), sockets: false }
+    }
+
+    /// Packets by verdict; empty while nothing is loaded.
+    #[must_use]
+    pub fn counters(&self) -> BTreeMap<Verdict, Counter> {
+        self.open.as_ref().and_then(|d| d.maps().counters().ok()).unwrap_or_default()
+    }
+
+    /// What is remembered of the maps is to be read again, and what could not be loaded tried again.
+    pub fn resync(&mut self) {
+        self.shadow = None;
+        if self.open.is_none() {
+            self.why_not = None;
+        }
+    }
+
+    /// Makes maps and links as they should be.
+    pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows) -> Outcome {
+        let mut outcome = Outcome::default();
+        self.load();
+        if self.open.is_none() {
+            outcome.why_not.clone_from(&self.why_not);
+            return outcome;
+        }
+        let rows_are_right = match self.sync_rows(snapshot, wanted, &mut outcome) {
+            Ok(()) => true,
+            Err(e) => {
+                outcome.problems.push(format!("datapath: {}", chain(&e)));
+                self.shadow = None;
+                false
+            }
+        };
+        // A program on rows that are not right would drop what it does not know.
+        if rows_are_right {
+            self.sync_links(host, &mut outcome);
+        }
+        outcome.sockets = self.sockets;
+        let uplink = host.uplink.as_ref();
+        outcome.fast = self.attached.contains_key(UPLINK) && rows_are_right;
+        outcome.why_not = match uplink {
+            _ if outcome.fast => None,
+            None => Some("there is no uplink".to_owned()),
+            Some(uplink) if !uplink.ethernet => Some(format!("{} is not an Ethernet device", uplink.name)),
+            Some(_) => Some(outcome.problems.last().cloned().unwrap_or_else(|| "this host has no overlay yet".to_owned())),
+        };
+        outcome
+    }
+
+    fn load(&mut self) {
+        if self.open.is_some() || self.why_not.is_some() {
+            return;
+        }
+        let paths = match &self.paths {
+            Ok(paths) => paths,
+            Err(why) => {
+                self.why_not = Some(why.clone());
+                return;
+            }
+        };
+        match Datapath::open(paths) {
+            Ok(datapath) => {
+                info!(pins = %paths.pins().display(), built_with = bpf::BUILT_WITH, "loaded eBPF programs");
+                self.open = Some(datapath);
+            }
+            Err(e) => {
+                let mut why = chain(&e);
+                if e.is_not_permitted() {
+                    why = format!("not permitted to use eBPF (CAP_BPF and CAP_NET_ADMIN are needed): {why}");
+                } else if let Err(e) = bpf::cleanup(paths) {
+                    // An earlier agent's programs would go on with rows that nobody keeps.
+                    why = format!("{why}; and what an earlier agent attached is still there: {}", chain(&e));
+                }
+                warn!(why, "no eBPF; packets take the kernel path, virtual IPs are not translated");
+                self.why_not = Some(why);
+            }
+        }
+    }
+
+    fn sync_rows(&mut self, snapshot: &Snapshot, wanted: &maps::Rows, outcome: &mut Outcome) -> Result<(), BpfError> {
+        let Some(datapath) = self.open.as_mut() else { return Ok(()) };
+        let mut shadow = match self.shadow.take() {
+            Some(shadow) => shadow,
+            None => Shadow { maps: read_maps(datapath)?, services: read_services(datapath)? },
+        };
+        for action in maps::diff(wanted, &shadow.maps) {
+            debug!(%action, "datapath");
+            put_map(datapath, &action).inspect_err(|_| outcome.failed += 1)?;
+            outcome.done += 1;
+        }
+        shadow.maps.clone_from(wanted);
+
+        let ids = self.ids.get_or_insert_with(|| Ids::seeded(&shadow.services));
+        let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
+        let desired =
+            weft_proxy::desired(&weft_proxy::wanted(&services, &BTreeMap::new()), &shadow.services, ids, &Limits::default());
+        outcome.problems.extend(desired.unprogrammed.iter().map(ToString::to_string));
+        for action in weft_proxy::diff(&desired.rows, &shadow.services) {
+            debug!(%action, "datapath");
+            put_service(datapath, &action).inspect_err(|_| outcome.failed += 1)?;
+            shadow.services.apply(&action);
+            outcome.done += 1;
+        }
+        self.shadow = Some(shadow);
+        Ok(())
+    }
+
+    fn sync_links(&mut self, host: &Host, outcome: &mut Outcome) {
+        let Some(datapath) = self.open.as_mut() else { return };
+        let there: BTreeMap<String, LinkState> = match datapath.links() {
+            Ok(links) => links.into_iter().map(|l| (l.name.clone(), l)).collect(),
+            Err(e) => {
+                outcome.problems.push(format!("datapath: {}", chain(&e)));
+                return;
+            }
+        };
+        let ours = |attached: &BTreeMap<String, u32>, name: &str, index: u32| {
+            attached.get(name) == Some(&index) && there.get(name).is_some_and(|l| l.alive && l.ifindex == Some(index))
+        };
+        let mut wanted: BTreeSet<String> = BTreeSet::new();
+        for container in &host.attachments {
+            let Some(index) = container.host_index else { continue };
+            let name = links::container(&container.id);
+            if !ours(&self.attached, &name, index) {
+                let result = datapath.attach_container(&container.id, index);
+                note(result, &name, index, &mut self.attached, outcome);
+            }
+            wanted.insert(name);
+        }
+        if let Some(uplink) = host.uplink.as_ref().filter(|u| u.ethernet && host.overlay().is_some()) {
+            if !ours(&self.attached, UPLINK, uplink.index) {
+                let result = datapath.attach_uplink(uplink.index);
+                note(result, UPLINK, uplink.index, &mut self.attached, outcome);
+            }
+            wanted.insert(UPLINK.to_owned());
+        }
+        let sockets_alive =
+            self.sockets && there.values().filter(|l| l.alive && !is_device_link(l)).count() >= bpf::Program::SOCKETS.len();
+        if !sockets_alive {
+            match datapath.attach_sockets() {
+                Ok(()) => {
+                    self.sockets = true;
+                    outcome.done += 1;
+                }
+                Err(e) => {
+                    self.sockets = false;
+                    outcome.failed += 1;
+                    outcome.problems.push(format!("virtual IPs: {}", chain(&e)));
+                }
+            }
+        }
+        for link in there.values().filter(|l| is_device_link(l) && !wanted.contains(&l.name)) {
+            self.attached.remove(&link.name);
+            match datapath.detach(&link.name) {
+                Ok(()) => outcome.done += 1,
+                Err(e) => outcome.problems.push(format!("datapath: {}", chain(&e))),
+            }
+        }
+    }
+}
+
+fn is_device_link(link: &LinkState) -> bool {
+    link.name == UPLINK || link.container().is_some()
+}
+
+fn note(result: Result<(), BpfError>, name: &str, index: u32, attached: &mut BTreeMap<String, u32>, outcome: &mut Outcome) {
+    match result {
+        Ok(()) => {
+            attached.insert(name.to_owned(), index);
+            outcome.done += 1;
+        }
+        Err(e) => {
+            attached.remove(name);
+            outcome.failed += 1;
+            outcome.problems.push(format!("datapath: {}", chain(&e)));
+        }
+    }
+}
+
+/// Locks the datapath; a panic elsewhere while it was held leaves nothing half-done that a resync would not mend.
+pub fn lock(shared: &Shared) -> std::sync::MutexGuard<'_, Fast> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_maps(datapath: &Datapath) -> Result<maps::Rows, BpfError> {
+    let maps = datapath.maps();
+    Ok(maps::Rows {
+        config: maps.config()?,
+        peers: maps.peers.rows()?,
+        vteps: maps.vteps.rows()?,
+        endpoints: maps.endpoints.rows()?,
+        netns: maps.netns.rows()?,
+    })
+}
+
+fn read_services(datapath: &Datapath) -> Result<rows::Rows, BpfError> {
+    let maps = datapath.maps();
+    Ok(rows::Rows { frontends: maps.frontends.rows()?, slots: maps.slots.rows()?, backends: maps.backends.rows()? })
+}
+
+fn put_map(datapath: &mut Datapath, action: &maps::Action) -> Result<(), BpfError> {
+    let maps = datapath.maps_mut();
+    match *action {
+        maps::Action::PutConfig(config) => maps.set_config(&config),
+        maps::Action::PutPeer(key, peer) => maps.peers.put(key, peer),
+        maps::Action::DeletePeer(key) => maps.peers.delete(&key),
+        maps::Action::PutVtep(key, vtep) => maps.vteps.put(key, vtep),
+        maps::Action::DeleteVtep(key) => maps.vteps.delete(&key),
+        maps::Action::PutEndpoint(key, endpoint) => maps.endpoints.put(key, endpoint),
+        maps::Action::DeleteEndpoint(key) => maps.endpoints.delete(&key),
+        maps::Action::PutNetns(cookie, network) => maps.netns.put(cookie, network),
+        maps::Action::DeleteNetns(cookie) => maps.netns.delete(&cookie),
+    }
+}
+
+fn put_service(datapath: &mut Datapath, action: &rows::Action) -> Result<(), BpfError> {
+    let maps = datapath.maps_mut();
+    match *action {
+        rows::Action::PutBackend(id, backend) => maps.backends.put(id, backend),
+        rows::Action::PutSlot(key, id) => maps.slots.put(key, id),
+        rows::Action::PutFrontend(key, frontend) => maps.frontends.put(key, frontend),
+        rows::Action::DeleteFrontend(key) => maps.frontends.delete(&key),
+        rows::Action::DeleteSlot(key) => maps.slots.delete(&key),
+        rows::Action::DeleteBackend(id) => maps.backends.delete(&id),
+    }
+}

@@ -1,0 +1,338 @@
+//! Actions as messages. One action is one change, and its outcome.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
+    LinkMessage,
+};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use weft_model::mac::Mac;
+use weft_plan::Step;
+use weft_plan::addresses::Address;
+use weft_plan::kernel::Action;
+use weft_plan::links::{Kind, Link, Vxlan};
+use weft_plan::neighbors::{Forward, Neighbor};
+use weft_plan::routes::{PROTOCOL, Route, Via};
+
+use super::link::Device;
+use super::socket::{Answer, Socket};
+use super::{NetlinkError, observe};
+
+/// Carries out one action.
+pub(super) fn apply(socket: &mut Socket, action: &Action) -> Result<(), NetlinkError> {
+    let done = match action {
+        // Settings have no socket; `Netlink` writes them.
+        Action::Sysctl(_) => Ok(()),
+        Action::Link(step) => link(socket, step),
+        Action::Address(step) => address(socket, step),
+        Action::Neighbor(step) => neighbor(socket, step),
+        Action::Forward(step) => forward(socket, step),
+        Action::Route(step) => route(socket, step),
+    };
+    done.map_err(|source| refused(action.to_string(), source))
+}
+
+/// An error that names what was refused.
+pub(super) fn refused(what: String, source: Answer) -> NetlinkError {
+    if source.code() == libc::EEXIST { NetlinkError::InTheWay { what, source } } else { NetlinkError::Refused { what, source } }
+}
+
+/// Turns the errors that say "gone" into success.
+fn gone_is_done(done: Result<(), Answer>, codes: &[i32]) -> Result<(), Answer> {
+    match done {
+        Err(answer) if codes.contains(&answer.code()) => Ok(()),
+        done => done,
+    }
+}
+
+fn link(socket: &mut Socket, step: &Step<Link>) -> Result<(), Answer> {
+    match step {
+        Step::Remove(link) => remove_link(socket, &link.name),
+        Step::Add(Link { name, kind: Kind::Vxlan(vxlan), up }) => {
+            add_vxlan(socket, name, vxlan)?;
+            let index = device_by_name(socket, name)?.index;
+            set_link(socket, index, vec![no_autoconf()], None).or_else(unless_without_ipv6)?;
+            set_link(socket, index, Vec::new(), Some(*up))
+        }
+        Step::Change { from: Link { kind: Kind::Vxlan(from), .. }, to: Link { name, kind: Kind::Vxlan(to), up } } => {
+            let index = device_by_name(socket, name)?.index;
+            change_vxlan(socket, index, from, to)?;
+            let mut attributes = Vec::new();
+            if from.mac != to.mac {
+                attributes.push(LinkAttribute::Address(to.mac.0.to_vec()));
+            }
+            if from.mtu != to.mtu {
+                attributes.push(LinkAttribute::Mtu(to.mtu));
+            }
+            set_link(socket, index, attributes, Some(*up))
+        }
+        Step::Change { to: Link { name, up, .. }, .. } => {
+            let index = device_by_name(socket, name)?.index;
+            set_link(socket, index, Vec::new(), Some(*up))
+        }
+        // A plan makes no veth pairs.
+        Step::Add(Link { kind: Kind::Veth, .. }) => Ok(()),
+    }
+}
+
+fn add_vxlan(socket: &mut Socket, name: &str, vxlan: &Vxlan) -> Result<(), Answer> {
+    let options = vec![
+        InfoVxlan::Id(vxlan.vni),
+        InfoVxlan::Local(vxlan.local),
+        InfoVxlan::Link(vxlan.parent),
+        InfoVxlan::Port(vxlan.port),
+        InfoVxlan::Learning(vxlan.learning),
+        // Named although it is what Linux does by itself, since the name of the bit in the kernel is the opposite.
+        InfoVxlan::UDPCsum(true),
+    ];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        // At creation, so that nobody (systemd-udevd, NetworkManager) takes it for one that the kernel made up.
+        LinkAttribute::Address(vxlan.mac.0.to_vec()),
+        LinkAttribute::Mtu(vxlan.mtu),
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))]),
+    ];
+    socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn change_vxlan(socket: &mut Socket, index: u32, from: &Vxlan, to: &Vxlan) -> Result<(), Answer> {
+    if (from.local, from.parent, from.learning) == (to.local, to.parent, to.learning) {
+        return Ok(());
+    }
+    let options =
+        vec![InfoVxlan::Id(to.vni), InfoVxlan::Local(to.local), InfoVxlan::Link(to.parent), InfoVxlan::Learning(to.learning)];
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes =
+        vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))])];
+    socket.change(RouteNetlinkMessage::NewLink(message), 0)
+}
+
+/// The attribute by which a device makes up no IPv6 address for itself. Linux takes it for a device that is there, not for
+/// one that is being made.
+pub(crate) fn no_autoconf() -> LinkAttribute {
+    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])])
+}
+
+/// A kernel or host without IPv6 has no such setting, and no need of it.
+pub(crate) fn unless_without_ipv6(answer: Answer) -> Result<(), Answer> {
+    if matches!(answer.code(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP) { Ok(()) } else { Err(answer) }
+}
+
+/// Sets attributes of a device, and whether it is up.
+pub(crate) fn set_link(socket: &mut Socket, index: u32, attributes: Vec<LinkAttribute>, up: Option<bool>) -> Result<(), Answer> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.attributes = attributes;
+    if let Some(up) = up {
+        message.header.change_mask = LinkFlags::Up;
+        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    }
+    socket.change(RouteNetlinkMessage::SetLink(message), 0)
+}
+
+/// Removes a device by name; one that is not there is removed.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn remove_device(socket: &mut Socket, name: &str) -> Result<(), NetlinkError> {
+    remove_link(socket, name).map_err(|source| refused(format!("remove link {name}"), source))
+}
+
+fn remove_link(socket: &mut Socket, name: &str) -> Result<(), Answer> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    gone_is_done(socket.change(RouteNetlinkMessage::DelLink(message), 0), &[libc::ENODEV])
+}
+
+/// The device of a name; ENODEV if there is none.
+pub(crate) fn device_by_name(socket: &mut Socket, name: &str) -> Result<Device, Answer> {
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    device(socket, message)
+}
+
+/// The device of an index; ENODEV if there is none.
+pub(super) fn device_by_index(socket: &mut Socket, index: u32) -> Result<Device, Answer> {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    device(socket, message)
+}
+
+fn device(socket: &mut Socket, mut message: LinkMessage) -> Result<Device, Answer> {
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    let mut found = None;
+    socket.get(RouteNetlinkMessage::GetLink(message), |payload| {
+        found = Some(Device::parse(payload)?);
+        Ok(())
+    })?;
+    found.ok_or_else(|| std::io::Error::from_raw_os_error(libc::ENODEV).into())
+}
+
+fn address(socket: &mut Socket, step: &Step<Address>) -> Result<(), Answer> {
+    match step {
+        Step::Add(row) | Step::Change { to: row, .. } => {
+            let index = device_by_name(socket, &row.device)?.index;
+            add_address(socket, index, row.address)
+        }
+        Step::Remove(row) => {
+            let removed = device_by_name(socket, &row.device)
+                .and_then(|device| socket.change(RouteNetlinkMessage::DelAddress(address_message(device.index, row.address)), 0));
+            gone_is_done(removed, &[libc::ENODEV, libc::EADDRNOTAVAIL])
+        }
+    }
+}
+
+/// Adds an address with our mark. One that is there already gets the mark: it is what we would add.
+pub(crate) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Net) -> Result<(), Answer> {
+    let mut message = address_message(index, address);
+    message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+    socket.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = address.prefix_len();
+    message.header.index = index;
+    let ip = IpAddr::V4(address.addr());
+    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
+    message
+}
+
+fn neighbor(socket: &mut Socket, step: &Step<Neighbor>) -> Result<(), Answer> {
+    match step {
+        Step::Add(row) | Step::Change { to: row, .. } => {
+            let index = device_by_name(socket, &row.device)?.index;
+            add_neighbor(socket, index, row.address, row.mac)
+        }
+        Step::Remove(row) => {
+            let removed = device_by_name(socket, &row.device).and_then(|device| {
+                let message = neighbor_message(device.index, row.address, row.mac);
+                socket.change(RouteNetlinkMessage::DelNeighbour(message), 0)
+            });
+            gone_is_done(removed, &[libc::ENODEV, libc::ENOENT])
+        }
+    }
+}
+
+/// Sets a permanent neighbour, in place of what is known of it.
+pub(crate) fn add_neighbor(socket: &mut Socket, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), Answer> {
+    let message = neighbor_message(index, address, mac);
+    socket.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+}
+
+fn neighbor_message(index: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Permanent;
+    message.attributes = vec![
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+    ];
+    message
+}
+
+fn forward(socket: &mut Socket, step: &Step<Forward>) -> Result<(), Answer> {
+    match step {
+        Step::Add(row) | Step::Change { to: row, .. } => {
+            let index = device_by_name(socket, &row.device)?.index;
+            let message = forward_message(index, row);
+            socket.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Step::Remove(row) => {
+            let removed = device_by_name(socket, &row.device)
+                .and_then(|device| socket.change(RouteNetlinkMessage::DelNeighbour(forward_message(device.index, row)), 0));
+            gone_is_done(removed, &[libc::ENODEV, libc::ENOENT])
+        }
+    }
+}
+
+fn forward_message(index: u32, row: &Forward) -> NeighbourMessage {
+    let mut message = neighbor_message(index, row.remote, row.mac);
+    message.header.family = AddressFamily::Bridge;
+    // Of the device itself (`self`), not of a bridge that it may be a port of.
+    message.header.flags = NeighbourFlags::Own;
+    message
+}
+
+fn route(socket: &mut Socket, step: &Step<Route>) -> Result<(), Answer> {
+    match step {
+        Step::Add(row) => match add_route(socket, row) {
+            Err(answer) if answer.code() == libc::EEXIST && observe::has_route(socket, row)? => Ok(()),
+            done => done,
+        },
+        Step::Change { to: row, .. } => {
+            let message = route_message(socket, row)?;
+            socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
+        }
+        Step::Remove(row) => {
+            let mut message = RouteMessage::default();
+            message.header = route_header(row);
+            // Neither type nor scope need match: the key and our protocol number say which one it is.
+            message.header.kind = RouteType::Unspec;
+            message.header.scope = RouteScope::NoWhere;
+            message.header.flags = RouteFlags::empty();
+            message.attributes = route_key(row);
+            gone_is_done(socket.change(RouteNetlinkMessage::DelRoute(message), 0), &[libc::ESRCH, libc::ENODEV])
+        }
+    }
+}
+
+/// Adds a route; EEXIST if one has its destination and metric already, whoever's it is.
+pub(crate) fn add_route(socket: &mut Socket, row: &Route) -> Result<(), Answer> {
+    let message = route_message(socket, row)?;
+    socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
+}
+
+fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answer> {
+    let mut message = RouteMessage::default();
+    message.header = route_header(row);
+    message.attributes = route_key(row);
+    if let Via::Gateway { gateway, .. } = &row.via {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(*gateway)));
+    }
+    if let Some(device) = row.via.device() {
+        message.attributes.push(RouteAttribute::Oif(device_by_name(socket, device)?.index));
+    }
+    if let Some(mtu) = row.mtu {
+        message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
+    }
+    Ok(message)
+}
+
+fn route_header(row: &Route) -> RouteHeader {
+    let (kind, scope, flags) = match row.via {
+        Via::Gateway { .. } => (RouteType::Unicast, RouteScope::Universe, RouteFlags::Onlink),
+        Via::Device(_) => (RouteType::Unicast, RouteScope::Link, RouteFlags::empty()),
+        Via::Unreachable | Via::Foreign => (RouteType::Unreachable, RouteScope::Universe, RouteFlags::empty()),
+    };
+    RouteHeader {
+        address_family: AddressFamily::Inet,
+        destination_prefix_length: row.destination.prefix_len(),
+        table: RouteHeader::RT_TABLE_MAIN,
+        protocol: RouteProtocol::from(PROTOCOL),
+        scope,
+        kind,
+        flags,
+        ..RouteHeader::default()
+    }
+}
+
+fn route_key(row: &Route) -> Vec<RouteAttribute> {
+    let mut key = vec![RouteAttribute::Destination(RouteAddress::Inet(row.destination.addr()))];
+    if row.metric != 0 {
+        key.push(RouteAttribute::Priority(row.metric));
+    }
+    key
+}

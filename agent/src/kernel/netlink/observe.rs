@@ -1,0 +1,266 @@
+//! Rows of ours as the kernel has them. Rows of others never get in.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{DecodeError, Parseable};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
+use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use weft_model::mac::Mac;
+use weft_plan::addresses::Address;
+use weft_plan::kernel::Rows;
+use weft_plan::links::{Kind, Link, Vxlan, is_veth_name, is_vxlan_name};
+use weft_plan::neighbors::{Forward, Neighbor};
+use weft_plan::routes::{PROTOCOL, Route, Via};
+
+use super::link::Device;
+use super::socket::{Answer, Socket};
+use super::{NetlinkError, act};
+
+/// All rows of ours but settings.
+pub(super) fn rows(socket: &mut Socket) -> Result<Rows, NetlinkError> {
+    let mut ours: BTreeMap<u32, String> = BTreeMap::new();
+    let mut rows = Rows::default();
+    for device in devices(socket, Some(InfoKind::Vxlan))?.into_iter().chain(devices(socket, Some(InfoKind::Veth))?) {
+        if let Some(link) = link(&device) {
+            ours.insert(device.index, device.name);
+            rows.links.insert(link);
+        }
+    }
+    rows.addresses = addresses(socket, &ours)?.into_iter().collect();
+    rows.neighbors = neighbors(socket, &ours)?.into_iter().collect();
+    for (index, name) in ours.iter().filter(|(_, name)| is_vxlan_name(name)) {
+        rows.forwards.extend(forwards(socket, *index, name)?);
+    }
+    rows.routes = routes(socket, &ours)?.into_iter().collect();
+    Ok(rows)
+}
+
+/// All devices, or those of one kind.
+pub(super) fn devices(socket: &mut Socket, kind: Option<InfoKind>) -> Result<Vec<Device>, NetlinkError> {
+    let mut request = LinkMessage::default();
+    request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    // A kernel without the module of this kind lists all devices.
+    request.attributes.extend(kind.map(|kind| LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind)])));
+    let listed = socket.list(&RouteNetlinkMessage::GetLink(request), |payload| Device::parse(payload).map(Some));
+    listed.map_err(|source| NetlinkError::List { table: "devices", source })
+}
+
+fn link(device: &Device) -> Option<Link> {
+    let name = device.name.clone();
+    let kind = match device.kind.as_deref()? {
+        "vxlan" if is_vxlan_name(&name) => {
+            let options = &device.vxlan;
+            Kind::Vxlan(Vxlan {
+                vni: options.vni,
+                local: options.local.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                parent: options.parent,
+                port: options.port,
+                mac: device.mac.unwrap_or(Mac([0; 6])),
+                mtu: device.mtu,
+                learning: options.learning,
+                foreign: options.foreign,
+            })
+        }
+        "veth" if is_veth_name(&name) => Kind::Veth,
+        _ => return None,
+    };
+    Some(Link { name, kind, up: device.up })
+}
+
+/// All IPv4 addresses as messages.
+pub(super) fn all_addresses(socket: &mut Socket) -> Result<Vec<AddressMessage>, NetlinkError> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let listed = socket.list(&RouteNetlinkMessage::GetAddress(request), |payload| AddressMessage::parse(payload).map(Some));
+    listed.map_err(|source| NetlinkError::List { table: "addresses", source })
+}
+
+/// The address itself: `IFA_LOCAL`, which differs from `IFA_ADDRESS` where there is a peer.
+pub(super) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
+        _ => None,
+    })
+}
+
+fn addresses(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Address>, NetlinkError> {
+    let mut rows = Vec::new();
+    for message in all_addresses(socket)? {
+        let index = message.header.index;
+        let marked = message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+        let device = match ours.get(&index) {
+            Some(name) => Some(name.clone()),
+            None if marked => name_of(socket, index)?,
+            None => None,
+        };
+        let address = local(&message).and_then(|address| Ipv4Net::new(address, message.header.prefix_len).ok());
+        if let (Some(device), Some(address)) = (device, address) {
+            rows.push(Address { device, address });
+        }
+    }
+    Ok(rows)
+}
+
+fn neighbors(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Neighbor>, NetlinkError> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let read = |payload: &[u8]| {
+        let message = NeighbourMessage::parse(payload)?;
+        let permanent = message.header.state == NeighbourState::Permanent;
+        Ok(ours.get(&message.header.ifindex).filter(|_| permanent).and_then(|device| {
+            let (address, mac) = (destination(&message)?, mac(&message)?);
+            Some(Neighbor { device: device.clone(), address, mac })
+        }))
+    };
+    let listed = socket.list(&RouteNetlinkMessage::GetNeighbour(request), read);
+    listed.map_err(|source| NetlinkError::List { table: "neighbours", source })
+}
+
+fn forwards(socket: &mut Socket, index: u32, device: &str) -> Result<Vec<Forward>, NetlinkError> {
+    let mut request = NeighbourMessage::default();
+    request.header.family = AddressFamily::Bridge;
+    request.header.ifindex = index;
+    let read = |payload: &[u8]| {
+        let message = NeighbourMessage::parse(payload)?;
+        let permanent = message.header.state == NeighbourState::Permanent;
+        Ok(Some(&message).filter(|m| permanent && m.header.ifindex == index).and_then(|message| {
+            let (remote, mac) = (destination(message)?, mac(message)?);
+            Some(Forward { device: device.to_owned(), mac, remote })
+        }))
+    };
+    match socket.list(&RouteNetlinkMessage::GetNeighbour(request), read) {
+        // The device went while we looked.
+        Err(answer) if answer.code() == libc::ENODEV => Ok(Vec::new()),
+        listed => listed.map_err(|source| NetlinkError::List { table: "forwarding entries", source }),
+    }
+}
+
+fn destination(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        // The library leaves the destination of a forwarding entry (family AF_BRIDGE) as bytes.
+        NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
+            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+        }
+        _ => None,
+    })
+}
+
+fn mac(message: &NeighbourMessage) -> Option<Mac> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        NeighbourAttribute::LinkLayerAddress(bytes) => <[u8; 6]>::try_from(bytes.as_slice()).ok().map(Mac),
+        _ => None,
+    })
+}
+
+/// IPv4 routes of the main table with a protocol number, or with any.
+pub(super) fn list_routes(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RouteMessage>, NetlinkError> {
+    let mut request = RouteMessage::default();
+    request.header.address_family = AddressFamily::Inet;
+    request.header.table = RouteHeader::RT_TABLE_MAIN;
+    request.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
+    let wanted = |message: &RouteMessage| {
+        message.header.table == RouteHeader::RT_TABLE_MAIN
+            && !message.header.flags.contains(RouteFlags::Cloned)
+            && protocol.is_none_or(|p| message.header.protocol == RouteProtocol::from(p))
+    };
+    let read =
+        |payload: &[u8]| -> Result<Option<RouteMessage>, DecodeError> { Ok(Some(RouteMessage::parse(payload)?).filter(wanted)) };
+    match socket.list(&RouteNetlinkMessage::GetRoute(request), read) {
+        // A namespace that never had a route has no main table.
+        Err(answer) if answer.code() == libc::ENOENT => Ok(Vec::new()),
+        listed => listed.map_err(|source| NetlinkError::List { table: "routes", source }),
+    }
+}
+
+/// Our routes.
+pub(super) fn routes(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Route>, NetlinkError> {
+    let mut rows = Vec::new();
+    for message in list_routes(socket, Some(PROTOCOL))? {
+        let device = match output(&message) {
+            None => None,
+            Some(index) => match ours.get(&index) {
+                Some(name) => Some(name.clone()),
+                None => name_of(socket, index)?,
+            },
+        };
+        rows.extend(route(&message, device));
+    }
+    Ok(rows)
+}
+
+/// The ifindex that a route leads out of.
+pub(super) fn output(message: &RouteMessage) -> Option<u32> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    })
+}
+
+/// The metric of a route.
+pub(super) fn metric(message: &RouteMessage) -> u32 {
+    let metric = message.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Priority(metric) => Some(*metric),
+        _ => None,
+    });
+    metric.unwrap_or(0)
+}
+
+fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
+    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let mut gateway = None;
+    let mut mtu = None;
+    // Whatever we never set makes the route one that is to be replaced.
+    let mut foreign = message.header.tos != 0;
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::Metrics(metrics) => {
+                for metric in metrics {
+                    match metric {
+                        RouteMetric::Mtu(value) => mtu = Some(*value),
+                        _ => foreign = true,
+                    }
+                }
+            }
+            RouteAttribute::Table(_) | RouteAttribute::Oif(_) | RouteAttribute::Priority(_) | RouteAttribute::CacheInfo(_) => {}
+            _ => foreign = true,
+        }
+    }
+    let onlink = message.header.flags.contains(RouteFlags::Onlink);
+    let via = match (message.header.kind, device, gateway) {
+        _ if foreign => Via::Foreign,
+        (RouteType::Unreachable, None, None) => Via::Unreachable,
+        (RouteType::Unicast, Some(device), Some(gateway)) if onlink => Via::Gateway { gateway, device },
+        (RouteType::Unicast, Some(device), None) if message.header.scope == RouteScope::Link => Via::Device(device),
+        _ => Via::Foreign,
+    };
+    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
+    Some(Route { destination, metric: metric(message), via, mtu })
+}
+
+/// The name of a device; `None` if it has gone meanwhile.
+fn name_of(socket: &mut Socket, index: u32) -> Result<Option<String>, NetlinkError> {
+    match act::device_by_index(socket, index) {
+        Ok(device) => Ok(Some(device.name)),
+        Err(answer) if answer.code() == libc::ENODEV => Ok(None),
+        Err(source) => Err(NetlinkError::List { table: "devices", source }),
+    }
+}
+
+/// Whether exactly this route is there, and ours.
+pub(super) fn has_route(socket: &mut Socket, wanted: &Route) -> Result<bool, Answer> {
+    let there = routes(socket, &BTreeMap::new()).map_err(|e| match e {
+        NetlinkError::List { source, .. } => source,
+        other => Answer { errno: std::io::Error::other(other.to_string()), said: None },
+    })?;
+    Ok(there.contains(wanted))
+}

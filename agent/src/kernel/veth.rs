@@ -1,0 +1,190 @@
+//! A container's way out: a veth pair, one end in its network namespace, ready when [`create`] returns.
+//!
+//! ```text
+//!   container                                   host
+//!   eth0  10.244.3.5/32   ◀── veth pair ──▶   weft0123456789     addr_gen_mode none
+//!         route 10.244.3.1 dev eth0             route and neighbour 10.244.3.5: weft-plan's
+//!         default via 10.244.3.1 onlink         10.244.3.1/32 is on lo
+//!         neighbour 10.244.3.1 = MAC of the host end, permanent: no ARP, whatever arp_ignore says
+//! ```
+//!
+//! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
+//! (route, neighbour, forwarding) is planned, not made here.
+
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use ipnet::Ipv4Net;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use weft_model::mac::Mac;
+use weft_plan::host::LOOPBACK;
+use weft_plan::links::veth_mac;
+use weft_plan::routes::{Route, Via};
+
+use super::netlink::{
+    Answer, Netlink, NetlinkError, Socket, add_address, add_neighbor, add_route, device_by_name, no_autoconf, open_in, set_link,
+    unless_without_ipv6,
+};
+use super::netns::NetNs;
+
+/// What is to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VethSpec {
+    /// Name of the host end, as [`weft_plan::links::veth_name`] makes them.
+    pub host_ifname: String,
+    /// Name of the container's end.
+    pub ifname: String,
+    /// The container's address; it gets it as a /32.
+    pub address: Ipv4Addr,
+    /// The container's Ethernet address.
+    pub mac: Mac,
+    /// The gateway, which the host has on `lo`.
+    pub gateway: Ipv4Addr,
+    /// MTU of both ends, in bytes.
+    pub mtu: u32,
+}
+
+/// Why there is no veth pair.
+#[derive(Debug, thiserror::Error)]
+pub enum VethError {
+    /// The container has an interface of this name.
+    #[error("there is an interface {ifname} in {} already; choose another --ifname", netns.display())]
+    Taken {
+        /// The name.
+        ifname: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// The host has a device of this name.
+    #[error("there is a device {host_ifname} on this host already")]
+    HostTaken {
+        /// The name.
+        host_ifname: String,
+    },
+    /// A step failed; what was made before it is gone again.
+    #[error("{what}")]
+    Step {
+        /// The step, with its subject.
+        what: String,
+        /// What the kernel said.
+        #[source]
+        source: Answer,
+    },
+    /// No way to ask the kernel.
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+}
+
+/// Makes a veth pair between this host and `netns`. If a step fails, nothing is left.
+///
+/// # Errors
+/// A name is taken on either side, or a step failed.
+pub async fn create(spec: &VethSpec, netns: &NetNs) -> Result<(), VethError> {
+    create_from(&Netlink::new()?, spec, netns).await
+}
+
+/// As [`create`], with the host end where `host` is.
+///
+/// # Errors
+/// As [`create`].
+pub async fn create_from(host: &Netlink, spec: &VethSpec, netns: &NetNs) -> Result<(), VethError> {
+    let inside = open_in(netns)?;
+    let path = netns.path().to_owned();
+    // Kept open until the end, so that the number means the same namespace when the kernel looks at it.
+    let namespace = netns.as_fd().try_clone_to_owned().map_err(|source| NetlinkError::Open { place: None, source })?;
+    let spec = spec.clone();
+    host.with("make a veth pair", move |host| Ok(Making { spec, namespace, path, inside }.make(host))).await?
+}
+
+/// Removes a veth pair by the name of its host end; one that is not there is removed.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn remove(host_ifname: &str) -> Result<(), NetlinkError> {
+    Netlink::new()?.remove_device(host_ifname).await
+}
+
+/// A pair in the making.
+struct Making {
+    spec: VethSpec,
+    namespace: OwnedFd,
+    path: PathBuf,
+    inside: Socket,
+}
+
+impl Making {
+    fn make(mut self, host: &mut Socket) -> Result<(), VethError> {
+        self.pair(host)?;
+        let made = self.furnish(host);
+        if made.is_err() {
+            // Takes the other end with it. The first failure is the one to tell.
+            let _ = super::netlink::remove_device(host, &self.spec.host_ifname);
+        }
+        made
+    }
+
+    fn pair(&self, host: &mut Socket) -> Result<(), VethError> {
+        let Self { spec, .. } = self;
+        let mut peer = LinkMessage::default();
+        peer.attributes = vec![
+            LinkAttribute::IfName(spec.ifname.clone()),
+            LinkAttribute::Address(spec.mac.0.to_vec()),
+            LinkAttribute::Mtu(spec.mtu),
+            LinkAttribute::NetNsFd(self.namespace.as_raw_fd()),
+        ];
+        let mut message = LinkMessage::default();
+        message.attributes = vec![
+            LinkAttribute::IfName(spec.host_ifname.clone()),
+            LinkAttribute::Address(veth_mac(&spec.host_ifname).0.to_vec()),
+            LinkAttribute::Mtu(spec.mtu),
+            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
+        ];
+        match host.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL) {
+            Err(answer) if answer.code() == libc::EEXIST => Err(if device_by_name(host, &spec.host_ifname).is_ok() {
+                VethError::HostTaken { host_ifname: spec.host_ifname.clone() }
+            } else {
+                VethError::Taken { ifname: spec.ifname.clone(), netns: self.path.clone() }
+            }),
+            done => done.map_err(self.step(format!("make veth {} and {}", spec.host_ifname, spec.ifname))),
+        }
+    }
+
+    fn furnish(&mut self, host: &mut Socket) -> Result<(), VethError> {
+        let spec = self.spec.clone();
+        let VethSpec { host_ifname, ifname, address, gateway, .. } = &spec;
+        let near = device_by_name(host, host_ifname).map_err(self.step(format!("find {host_ifname}")))?;
+        let host_mac = near.mac.unwrap_or_else(|| veth_mac(host_ifname));
+        set_link(host, near.index, vec![no_autoconf()], None)
+            .or_else(unless_without_ipv6)
+            .map_err(self.step(format!("turn IPv6 autoconfiguration off on {host_ifname}")))?;
+        set_link(host, near.index, Vec::new(), Some(true)).map_err(self.step(format!("set {host_ifname} up")))?;
+
+        let inside = &mut self.inside;
+        let place = self.path.display().to_string();
+        let step = |what: String| move |source| VethError::Step { what: format!("{what} in {place}"), source };
+        let lo = device_by_name(inside, LOOPBACK).map_err(step.clone()(format!("find {LOOPBACK}")))?;
+        set_link(inside, lo.index, Vec::new(), Some(true)).map_err(step.clone()(format!("set {LOOPBACK} up")))?;
+        let far = device_by_name(inside, ifname).map_err(step.clone()(format!("find {ifname}")))?;
+        set_link(inside, far.index, vec![no_autoconf()], None)
+            .or_else(unless_without_ipv6)
+            .map_err(step.clone()(format!("turn IPv6 autoconfiguration off on {ifname}")))?;
+        let own = Ipv4Net::from(*address);
+        add_address(inside, far.index, own).map_err(step.clone()(format!("add address {own} dev {ifname}")))?;
+        set_link(inside, far.index, Vec::new(), Some(true)).map_err(step.clone()(format!("set {ifname} up")))?;
+        add_neighbor(inside, far.index, *gateway, host_mac)
+            .map_err(step.clone()(format!("add neighbor {gateway} address {host_mac} dev {ifname}")))?;
+        let through = Via::Gateway { gateway: *gateway, device: ifname.clone() };
+        for (destination, via) in [(Ipv4Net::from(*gateway), Via::Device(ifname.clone())), (Ipv4Net::default(), through)] {
+            let row = Route { destination, metric: 0, via, mtu: None };
+            add_route(inside, &row).map_err(step.clone()(format!("add {row}")))?;
+        }
+        Ok(())
+    }
+
+    fn step(&self, what: String) -> impl FnOnce(Answer) -> VethError + use<> {
+        |source| VethError::Step { what, source }
+    }
+}

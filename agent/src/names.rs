@@ -1,0 +1,209 @@
+//! The name server of this host: where it listens, what it answers from, whom it asks.
+//!
+//! The zone is made anew from each snapshot, off the async threads, and swapped; a snapshot that is overtaken while its
+//! zone is made is skipped. It listens on the gateway once that address is there, or where `--dns-listen` says, and tries
+//! again what could not be bound.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus_client::registry::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+use weft_api::{DnsAnswer, DnsRecord};
+use weft_dns::hickory_proto::op::Message;
+use weft_dns::hickory_proto::rr::{Name, Record, RecordType};
+use weft_dns::{Metrics, Server, Zone, resolv_conf_servers};
+use weft_plan::ipam;
+
+use crate::config::Settings;
+use crate::reconcile::Report;
+use crate::refusal::Refusal;
+use crate::view::View;
+
+/// How long to wait before a listener that could not be bound is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How often resolv.conf is looked at.
+const RESOLV_CONF_PAUSE: Duration = Duration::from_secs(5);
+
+/// The name server.
+pub struct Names {
+    server: Server,
+    state: Mutex<State>,
+    shutdown: CancellationToken,
+}
+
+#[derive(Clone, Debug, Default)]
+struct State {
+    listening: Vec<SocketAddr>,
+    problems: Vec<String>,
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Names {
+    /// Starts it. It answers nothing before the first snapshot.
+    pub fn start(settings: &Settings, view: View, report: watch::Receiver<Report>, registry: &mut Registry) -> Arc<Self> {
+        let metrics = Metrics::default();
+        metrics.register(registry);
+        let (zone_tx, zone) = watch::channel(None);
+        let shutdown = CancellationToken::new();
+        let upstreams = if settings.dns_upstream.is_empty() { system_upstreams() } else { settings.dns_upstream.clone() };
+        let server = Server::start(zone, &upstreams, metrics.clone(), &shutdown);
+        let names = Arc::new(Self { server, state: Mutex::default(), shutdown });
+        tokio::spawn(make_zones(view, zone_tx, metrics));
+        tokio::spawn(names.clone().listen(settings.dns_listen.clone(), report));
+        if settings.dns_upstream.is_empty() {
+            tokio::spawn(names.clone().follow_resolv_conf(upstreams));
+        }
+        names
+    }
+
+    /// What this host's name server answers.
+    ///
+    /// # Errors
+    /// The name or the type is none.
+    pub async fn query(&self, name: &str, kind: &str) -> Result<DnsAnswer, Refusal> {
+        let parsed = Name::from_utf8(name).map_err(|e| Refusal::invalid(format!("dns query: {name:?} is no name: {e}")))?;
+        let mut parsed = parsed.to_lowercase();
+        parsed.set_fqdn(true);
+        let record_type: RecordType =
+            kind.to_ascii_uppercase().parse().map_err(|_| Refusal::invalid(format!("dns query: {kind:?} is no record type")))?;
+        let message = self.server.query(parsed.clone(), record_type).await;
+        Ok(answer(&parsed, record_type, &message))
+    }
+
+    /// What could not be done.
+    pub fn problems(&self) -> Vec<String> {
+        self.lock().problems.clone()
+    }
+
+    /// Where it answers.
+    pub fn listening(&self) -> Vec<SocketAddr> {
+        self.lock().listening.clone()
+    }
+
+    /// Stops answering.
+    pub async fn stop(&self) {
+        self.shutdown.cancel();
+        self.server.close().await;
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Listens where it should, from when it can.
+    async fn listen(self: Arc<Self>, explicit: Vec<SocketAddr>, mut report: watch::Receiver<Report>) {
+        loop {
+            let gateway = report.borrow_and_update().subnet.map(|subnet| SocketAddr::new(IpAddr::V4(ipam::gateway(subnet)), 53));
+            let wanted: Vec<SocketAddr> = if explicit.is_empty() { gateway.into_iter().collect() } else { explicit.clone() };
+            let errors = self.server.set_listen(&wanted).await;
+            let listening = self.server.listening().await;
+            let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            let retry = !problems.is_empty();
+            {
+                let mut state = self.lock();
+                for problem in problems.iter().filter(|p| !state.problems.contains(p)) {
+                    warn!(problem, "dns");
+                }
+                if state.listening != listening {
+                    info!(?listening, "dns answers");
+                }
+                *state = State { listening, problems };
+            }
+            tokio::select! {
+                Ok(()) = report.changed() => {}
+                () = tokio::time::sleep(RETRY), if retry => {}
+                () = self.shutdown.cancelled() => return,
+            }
+        }
+    }
+
+    /// Name servers of the system change with its network.
+    async fn follow_resolv_conf(self: Arc<Self>, mut last: Vec<SocketAddr>) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(RESOLV_CONF_PAUSE) => {}
+                () = self.shutdown.cancelled() => return,
+            }
+            let now = system_upstreams();
+            if now != last {
+                info!(upstreams = ?now, "name servers of resolv.conf changed");
+                self.server.set_upstreams(&now);
+                last = now;
+            }
+        }
+    }
+}
+
+/// The name servers of /etc/resolv.conf, or those behind systemd-resolved's stub, which would not be reached from elsewhere.
+fn system_upstreams() -> Vec<SocketAddr> {
+    let behind_stub = Path::new("/run/systemd/resolve/resolv.conf");
+    let read = |path: &Path| std::fs::read_to_string(path).map(|text| resolv_conf_servers(&text)).unwrap_or_default();
+    let servers = read(Path::new("/etc/resolv.conf"));
+    let only_stub = !servers.is_empty() && servers.iter().all(|s| s.ip() == IpAddr::from([127, 0, 0, 53]));
+    if only_stub && behind_stub.exists() { read(behind_stub) } else { servers }
+}
+
+async fn make_zones(mut view: View, zone: watch::Sender<Option<Arc<Zone>>>, metrics: Metrics) {
+    loop {
+        let snapshot = view.borrow_and_update().clone();
+        if let Some(snapshot) = snapshot {
+            let begun = Instant::now();
+            match tokio::task::spawn_blocking(move || Zone::from_snapshot(&snapshot)).await {
+                Ok(made) => {
+                    metrics.zone_built(begun.elapsed());
+                    zone.send_replace(Some(Arc::new(made)));
+                }
+                Err(e) => warn!(error = %e, "zone not made; the last one goes on"),
+            }
+        }
+        if view.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn answer(name: &Name, record_type: RecordType, message: &Message) -> DnsAnswer {
+    let records = |section: &[Record]| section.iter().map(record).collect();
+    DnsAnswer {
+        name: name.to_string(),
+        kind: record_type.to_string(),
+        rcode: rcode_name(message),
+        authoritative: message.metadata.authoritative,
+        answers: records(&message.answers),
+        authority: records(&message.authorities),
+        additional: records(&message.additionals),
+    }
+}
+
+fn rcode_name(message: &Message) -> String {
+    use weft_dns::hickory_proto::op::ResponseCode;
+    match message.metadata.response_code {
+        ResponseCode::NoError => "NOERROR".to_owned(),
+        ResponseCode::NXDomain => "NXDOMAIN".to_owned(),
+        ResponseCode::ServFail => "SERVFAIL".to_owned(),
+        ResponseCode::Refused => "REFUSED".to_owned(),
+        ResponseCode::FormErr => "FORMERR".to_owned(),
+        ResponseCode::NotImp => "NOTIMP".to_owned(),
+        other => format!("RCODE{}", u16::from(other)),
+    }
+}
+
+fn record(record: &Record) -> DnsRecord {
+    DnsRecord {
+        name: record.name.to_string(),
+        ttl: record.ttl,
+        kind: record.record_type().to_string(),
+        data: record.data.to_string(),
+    }
+}

@@ -1,0 +1,343 @@
+//! The one loop that changes the kernel: `todo = diff(desired, actual); apply(todo)`.
+//!
+//! [`run`]'s one `select!` is the list of reasons to work. Nothing is changed before the first complete snapshot and before
+//! this host knows its subnet; what the last agent left stays meanwhile, and forwards. A failed action does not stop the
+//! others: it is shown in `status` and tried again.
+//!
+//! ```text
+//!   snapshot ──┐
+//!   own subnet ┤            ┌─ kernel::netlink  devices, addresses, neighbours, routes
+//!   attachments┼─▶ plan ─▶ ─┤
+//!   uplink ────┘            └─ datapath         map rows, links of programs
+//!                                                  │
+//!                         Report ◀─────────────────┘
+//! ```
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::Ipv4Net;
+use tokio::sync::watch;
+use tracing::{debug, info, warn};
+use weft_abi::maps::NETWORK_DEFAULT;
+use weft_agent::kernel::netlink::events::Events;
+use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
+use weft_model::ids::{EndpointId, NodeName, Revision};
+use weft_model::network::NetworkConfig;
+use weft_plan::{Host, Peer, Uplink, kernel};
+
+use crate::attach::{Attachments, Published};
+use crate::claim::{Facts, Own};
+use crate::datapath::{self, Shared};
+use crate::metrics::{Metrics, OutcomeLabel};
+use crate::view::{View, chain};
+
+/// How often everything is read back although nothing seems to have changed.
+const RESYNC: Duration = Duration::from_secs(30);
+
+/// How long to wait before failed actions are tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the kernel follows, and what it does not.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// The snapshot's revision that the kernel was last made to follow.
+    pub revision: Revision,
+    /// The generation of attachments that it was made to follow.
+    pub generation: u64,
+    /// Whether containers can be attached.
+    pub ready: bool,
+    /// What is missing for that.
+    pub why_not_ready: Option<String>,
+    /// The host's subnet, once its gateway is there.
+    pub subnet: Option<Ipv4Net>,
+    /// MTU of containers' interfaces, bytes.
+    pub mtu: Option<u32>,
+    /// The uplink's name.
+    pub uplink: Option<String>,
+    /// The own tunnel address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// Whether packets to other hosts take the fast path.
+    pub fast: bool,
+    /// Why not.
+    pub why_not_fast: Option<String>,
+    /// Whether virtual IPs are translated.
+    pub sockets: bool,
+    /// The cgroup whose sockets they are.
+    pub cgroup: PathBuf,
+    /// The other hosts, and whether the fast path leads to them.
+    pub peers: Vec<Peer>,
+    /// What is odd, and what to do about it.
+    pub problems: Vec<String>,
+}
+
+/// What the loop needs.
+#[derive(Debug)]
+pub struct Inputs {
+    /// This host.
+    pub node: NodeName,
+    /// `--iface`.
+    pub iface: String,
+    /// `--public-ip`.
+    pub public_ip: Option<Ipv4Addr>,
+    /// The cgroup whose sockets reach virtual IPs.
+    pub cgroup: PathBuf,
+    /// Cookie of this host's network namespace.
+    pub netns_cookie: u64,
+    /// The store's view.
+    pub view: View,
+    /// The own subnet.
+    pub own: watch::Receiver<Option<Own>>,
+    /// What there is to attach.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// Told of devices that are missing.
+    pub attachments: Arc<Attachments>,
+    /// The eBPF half.
+    pub datapath: Shared,
+    /// Netlink.
+    pub netlink: Netlink,
+    /// What the kernel says has changed.
+    pub events: Events,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What this host would publish, as far as the kernel tells: filled in with the uplink.
+    pub facts: watch::Sender<Option<Facts>>,
+    /// The result.
+    pub report: watch::Sender<Report>,
+}
+
+/// Reconciles until the process ends.
+pub async fn run(mut inputs: Inputs, facts: Facts) {
+    let mut uplink_problem: Option<String> = None;
+    // Kept when the stored one disappears or no longer parses: unknown is never gone.
+    let mut config: Option<NetworkConfig> = None;
+    let mut resync = tokio::time::interval(RESYNC);
+    resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let uplink = find_uplink(&inputs, &mut uplink_problem).await;
+        publish_facts(&inputs, &facts, uplink.as_ref());
+        let retry = round(&mut inputs, &mut config, uplink, uplink_problem.as_deref()).await;
+        tokio::select! {
+            Ok(()) = inputs.view.changed() => {}
+            Ok(()) = inputs.own.changed() => {}
+            Ok(()) = inputs.published.changed() => {}
+            () = inputs.events.changed() => {}
+            _ = resync.tick() => datapath::lock(&inputs.datapath).resync(),
+            () = tokio::time::sleep(RETRY), if retry => {}
+        }
+    }
+}
+
+async fn find_uplink(inputs: &Inputs, problem: &mut Option<String>) -> Option<Uplink> {
+    match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip).await {
+        Ok(uplink) => {
+            if problem.take().is_some() {
+                info!(device = uplink.name, address = %uplink.address, "uplink");
+            }
+            Some(uplink)
+        }
+        Err(e) => {
+            let text = format!("no overlay: {}", chain(&e));
+            if problem.as_ref() != Some(&text) {
+                warn!(error = text, "no uplink");
+                *problem = Some(text);
+            }
+            None
+        }
+    }
+}
+
+/// Tells the claimer and the registrar what this host would publish.
+fn publish_facts(inputs: &Inputs, facts: &Facts, uplink: Option<&Uplink>) {
+    let now = Facts {
+        public_ip: uplink.map(|u| u.public_ip),
+        mtu: uplink.map_or(0, |u| u.mtu.saturating_sub(weft_abi::ENCAP_OVERHEAD)),
+        ..facts.clone()
+    };
+    inputs.facts.send_if_modified(|there| {
+        let changed = there.as_ref() != Some(&now);
+        *there = Some(now);
+        changed
+    });
+}
+
+/// One round. Returns whether it must be tried again soon.
+async fn round(
+    inputs: &mut Inputs,
+    config: &mut Option<NetworkConfig>,
+    uplink: Option<Uplink>,
+    uplink_problem: Option<&str>,
+) -> bool {
+    let snapshot = inputs.view.borrow_and_update().clone();
+    let own = inputs.own.borrow_and_update().clone();
+    let published = inputs.published.borrow_and_update().clone();
+    if let Some(now) = snapshot.as_ref().and_then(|s| s.network()) {
+        *config = Some(now.clone());
+    }
+    let (Some(snapshot), Some(own), Some(_)) = (snapshot, own, config.as_ref()) else {
+        report_waiting(inputs, uplink.as_ref(), uplink_problem);
+        return false;
+    };
+    inputs.metrics.reconciles.inc();
+    let mut problems: Vec<String> = uplink_problem.map(str::to_owned).into_iter().collect();
+    let mut host = host(inputs, config.clone(), &own, &published, uplink);
+    let mut failed = 0;
+    let mut missing: Vec<EndpointId> = Vec::new();
+
+    let desired = weft_plan::desired(&snapshot, &host);
+    match inputs.netlink.observe(&desired.kernel.sysctls).await {
+        Ok(actual) => {
+            // A pair that attach has not made yet, or that somebody removed.
+            let there = |name: &str| actual.links.iter().any(|l| l.name == name);
+            missing.extend(published.by_id.values().filter(|a| !there(&a.host_ifname)).map(|a| a.id.clone()));
+            failed += apply(inputs, &kernel::diff(&desired.kernel, &actual), &mut problems).await;
+        }
+        Err(e) => {
+            failed += 1;
+            problems.push(format!("read the kernel's tables: {}", chain(&e)));
+        }
+    }
+    // Devices have their numbers only now.
+    index_devices(&mut host);
+    let desired = weft_plan::desired(&snapshot, &host);
+    problems.extend(desired.warnings.iter().map(ToString::to_string));
+    let outcome = datapath::lock(&inputs.datapath).sync(&snapshot, &host, &desired.maps);
+    count(&inputs.metrics, outcome.done, outcome.failed);
+    problems.extend(outcome.problems.iter().cloned());
+
+    let gateway_is_there = failed == 0 || inputs.report.borrow().subnet == Some(own.subnet);
+    let report = Report {
+        revision: snapshot.revision(),
+        generation: published.generation,
+        ready: gateway_is_there,
+        why_not_ready: (!gateway_is_there).then(|| problems.join("; ")),
+        subnet: gateway_is_there.then_some(own.subnet),
+        mtu: Some(host.container_mtu()),
+        uplink: host.uplink.as_ref().map(|u| u.name.clone()),
+        public_ip: host.uplink.as_ref().map(|u| u.public_ip),
+        fast: outcome.fast,
+        why_not_fast: outcome.why_not,
+        sockets: outcome.sockets,
+        cgroup: inputs.cgroup.clone(),
+        peers: desired.peers.used.iter().map(|p| Peer { fast: p.fast && outcome.fast, ..p.clone() }).collect(),
+        problems,
+    };
+    log_changes(&inputs.report.borrow(), &report);
+    let again = failed > 0 || outcome.failed > 0;
+    inputs.report.send_replace(report);
+    if !missing.is_empty() {
+        // In a task of its own: an attach that is making the device holds the journal and waits for this loop.
+        let attachments = inputs.attachments.clone();
+        tokio::spawn(async move { attachments.sweep(&missing).await });
+    }
+    again
+}
+
+fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &Published, uplink: Option<Uplink>) -> Host {
+    let attachments = published.by_id.values().map(|a| weft_plan::Attachment {
+        id: a.id.to_string(),
+        address: a.address,
+        mac: a.mac,
+        host_ifname: a.host_ifname.clone(),
+        host_index: index_of(&a.host_ifname),
+        netns_cookie: a.netns_cookie,
+        network: NETWORK_DEFAULT,
+    });
+    Host {
+        node: inputs.node.clone(),
+        config,
+        subnet: Some(own.subnet),
+        vtep_mac: own.vtep_mac,
+        uplink,
+        attachments: attachments.collect(),
+        netns_cookie: inputs.netns_cookie,
+    }
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+fn index_devices(host: &mut Host) {
+    for attachment in &mut host.attachments {
+        attachment.host_index = index_of(&attachment.host_ifname);
+    }
+}
+
+async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> u64 {
+    let mut failed = 0;
+    for action in actions {
+        match inputs.netlink.apply(action).await {
+            Ok(()) => {
+                debug!(%action, "kernel");
+                count(&inputs.metrics, 1, 0);
+            }
+            Err(e) => {
+                failed += 1;
+                count(&inputs.metrics, 0, 1);
+                note_failure(problems, &e, failed);
+            }
+        }
+    }
+    if failed > 0 {
+        warn!(
+            failed,
+            of = actions.len(),
+            first = problems.last().cloned().unwrap_or_default(),
+            "changes to the kernel failed; they are tried again"
+        );
+    }
+    failed
+}
+
+/// The first failure in full; a hundred more of its kind help nobody.
+fn note_failure(problems: &mut Vec<String>, error: &NetlinkError, failed: u64) {
+    if failed <= 3 {
+        problems.push(chain(error));
+    }
+}
+
+fn count(metrics: &Metrics, done: u64, failed: u64) {
+    if done > 0 {
+        metrics.actions.get_or_create(&OutcomeLabel { outcome: "done" }).inc_by(done);
+    }
+    if failed > 0 {
+        metrics.actions.get_or_create(&OutcomeLabel { outcome: "failed" }).inc_by(failed);
+    }
+}
+
+/// Before there is a subnet, only what is known of the uplink can be said.
+fn report_waiting(inputs: &Inputs, uplink: Option<&Uplink>, uplink_problem: Option<&str>) {
+    inputs.report.send_modify(|report| {
+        report.cgroup.clone_from(&inputs.cgroup);
+        report.uplink = uplink.map(|u| u.name.clone());
+        report.public_ip = uplink.map(|u| u.public_ip);
+        report.problems = uplink_problem.map(str::to_owned).into_iter().collect();
+        if report.why_not_fast.is_none() {
+            report.why_not_fast = Some("this host has no subnet yet".to_owned());
+        }
+        if !report.ready {
+            report.why_not_ready = Some("this host has no subnet yet".to_owned());
+        }
+    });
+}
+
+fn log_changes(before: &Report, now: &Report) {
+    if !before.ready && now.ready {
+        info!(subnet = ?now.subnet, fast = now.fast, "ready");
+    }
+    if before.ready && before.fast != now.fast {
+        match &now.why_not_fast {
+            Some(why) => warn!(why, "packets take the kernel path"),
+            None => info!("packets take the fast path"),
+        }
+    }
+    for peer in now.peers.iter().filter(|p| before.peers.iter().all(|b| b.subnet != p.subnet)) {
+        info!(subnet = %peer.subnet, public_ip = %peer.public_ip, node = peer.node.as_ref().map(NodeName::as_str), "peer");
+    }
+    for peer in before.peers.iter().filter(|p| now.peers.iter().all(|n| n.subnet != p.subnet)) {
+        info!(subnet = %peer.subnet, public_ip = %peer.public_ip, "peer is gone");
+    }
+}

@@ -1,0 +1,329 @@
+//! Announces this host and its endpoints: the node's entry and its records, on the liveness lease.
+//!
+//! One loop: what should stand in the store (the node's entry, a record for each attached namespace) against what does,
+//! by the latest snapshot. So an ended lease, a key deleted by hand or an outage longer than the lease need no code of
+//! their own: the difference is written again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tracing::{info, warn};
+use weft_model::ids::{LeaseId, Namespace, NodeName, Revision, ServiceName};
+use weft_model::keys::RecordPath;
+use weft_model::node::Node;
+use weft_model::record::{Kind, Proto, Record, State, WeftRecord};
+use weft_model::snapshot::Snapshot;
+use weft_store::registry::{RecordPut, Registry};
+use weft_store::{Outcome, StoreError};
+
+use crate::attach::Published;
+use crate::session::Kept;
+use crate::state::Attachment;
+use crate::view::{View, chain};
+
+/// What this host says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Me {
+    /// Its name.
+    pub node: NodeName,
+    /// Tunnel address.
+    pub public_ip: Option<Ipv4Addr>,
+    /// IPv6 tunnel address.
+    pub public_ipv6: Option<Ipv6Addr>,
+    /// What agent and kernel can do.
+    pub capabilities: Vec<String>,
+    /// This boot's id.
+    pub boot: String,
+    /// This state directory's id.
+    pub instance: String,
+    /// When this agent started, RFC 3339; kept from an entry that is there.
+    pub since: String,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Todo {
+    /// The node's entry, and the revision that it replaces.
+    pub node: Option<(Node, Option<Revision>)>,
+    /// Records.
+    pub puts: Vec<RecordPut>,
+    /// Records of ours that nothing stands behind.
+    pub deletes: Vec<RecordPath>,
+}
+
+impl Todo {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The names that an attachment's record stands under: the record's path, and whether it may be a backend.
+#[must_use]
+pub fn record_path(snapshot: &Snapshot, attachment: &Attachment) -> Option<(RecordPath, Kind)> {
+    let (name, kind) = match (&attachment.service, &attachment.name) {
+        (Some(service), _) => (service.clone(), Kind::Service),
+        (None, Some(name)) => (ServiceName { namespace: Namespace::default_namespace(), name: name.parse().ok()? }, Kind::Name),
+        (None, None) => return None,
+    };
+    Some((snapshot.path_of(&name).child(attachment.id.as_str()).child("4"), kind))
+}
+
+fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
+    Record {
+        host: attachment.address.to_string(),
+        port: attachment.port.unwrap_or(0),
+        targetstrip: 1,
+        weft: Some(WeftRecord {
+            id: attachment.id.clone(),
+            name: attachment.name.clone().unwrap_or_default(),
+            node: Some(me.node.clone()),
+            kind,
+            state: State::Up,
+            port_name: String::new(),
+            proto: Proto::Tcp,
+            labels: attachment.labels.clone(),
+            network: None,
+        }),
+        ..Record::default()
+    }
+}
+
+/// What is to be written so that the store says of this host what is true.
+#[must_use]
+pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
+    let mut todo = Todo::default();
+    let there = snapshot.node(&me.node);
+    let wanted = Node {
+        node: me.node.clone(),
+        public_ip: me.public_ip,
+        public_ipv6: me.public_ipv6,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        capabilities: me.capabilities.clone(),
+        boot: me.boot.clone(),
+        instance: me.instance.clone(),
+        since: there.map_or_else(|| me.since.clone(), |n| n.value.since.clone()),
+    };
+    if there.is_none_or(|n| n.value != wanted || n.lease != Some(liveness)) {
+        todo.node = Some((wanted, there.map(|n| n.modified)));
+    }
+    let mut desired: BTreeMap<RecordPath, Record> = BTreeMap::new();
+    for attachment in attachments.by_id.values() {
+        if let Some((path, kind)) = record_path(snapshot, attachment) {
+            desired.insert(path, record(me, attachment, kind));
+        }
+    }
+    let mut right: BTreeSet<RecordPath> = BTreeSet::new();
+    for (path, stored) in snapshot.records() {
+        let ours = stored.record.weft.as_ref().and_then(|w| w.node.as_ref()) == Some(&me.node);
+        if !ours || stored.lost {
+            continue;
+        }
+        match desired.get(path) {
+            Some(wanted) if *wanted == stored.record && stored.lease == Some(liveness) => drop(right.insert(path.clone())),
+            Some(_) => {}
+            // Permanent records that name us were put by hand.
+            None if stored.lease.is_some() => todo.deletes.push(path.clone()),
+            None => {}
+        }
+    }
+    let missing = desired.into_iter().filter(|(path, _)| !right.contains(path));
+    todo.puts = missing.map(|(path, record)| RecordPut { path, record, lease: Some(liveness) }).collect();
+    todo
+}
+
+/// Registers until the process ends. `done` is the generation of attachments that the store is known to agree with;
+/// `reason` says why not.
+pub async fn run(
+    registry: Registry,
+    mut view: View,
+    mut me: watch::Receiver<Option<Me>>,
+    mut liveness: Kept,
+    mut attachments: watch::Receiver<Arc<Published>>,
+    done: watch::Sender<u64>,
+    reason: watch::Sender<Option<String>>,
+) {
+    let mut await_revision = Revision::default();
+    loop {
+        let snapshot = view.borrow_and_update().clone();
+        let known = me.borrow_and_update().clone();
+        let published = attachments.borrow_and_update().clone();
+        let lease = *liveness.id.borrow_and_update();
+        let mut retry = Duration::from_secs(3600);
+        if let (Some(snapshot), Some(known), Some(lease)) = (snapshot, known, lease)
+            && snapshot.revision() >= await_revision
+        {
+            let todo = todo(&snapshot, &known, lease, &published);
+            if todo.is_empty() {
+                reason.send_replace(None);
+                done.send_replace(published.generation);
+            } else {
+                match write(&registry, &known, &todo, lease).await {
+                    Ok(Outcome::Done(revision) | Outcome::Refused(revision)) => await_revision = revision,
+                    Err(e) => {
+                        if matches!(e, StoreError::LeaseGone { .. }) {
+                            liveness.check_now();
+                        }
+                        let text = chain(&e);
+                        if reason.send_replace(Some(format!("register: {text}"))).is_none() {
+                            warn!(error = text, "records not written; they follow when the store answers");
+                        }
+                        retry = Duration::from_secs(1);
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            Ok(()) = view.changed() => {}
+            Ok(()) = me.changed() => {}
+            Ok(()) = attachments.changed() => {}
+            Ok(()) = liveness.id.changed() => {}
+            () = tokio::time::sleep(retry) => {}
+        }
+    }
+}
+
+/// The node's entry first: records on its lease mean nothing without it.
+async fn write(registry: &Registry, me: &Me, todo: &Todo, lease: LeaseId) -> Result<Outcome, StoreError> {
+    let mut outcome = Outcome::Done(Revision::default());
+    if let Some((node, over)) = &todo.node {
+        outcome = registry.write_node(node, *over, lease).await?;
+        if matches!(outcome, Outcome::Refused(_)) {
+            return Ok(outcome);
+        }
+        info!(node = %node.node, "announced node");
+    }
+    if !todo.puts.is_empty() || !todo.deletes.is_empty() {
+        outcome = registry.write_records(&todo.puts, &todo.deletes, Some(&me.node)).await?;
+        info!(written = todo.puts.len(), withdrawn = todo.deletes.len(), "records follow attachments");
+    }
+    Ok(outcome)
+}
+
+/// Who holds a node's name, if it is not this host.
+#[must_use]
+pub fn held_by_other<'a>(snapshot: &'a Snapshot, me: &Me) -> Option<&'a weft_model::snapshot::Stored<Node>> {
+    snapshot.node(&me.node).filter(|there| {
+        let same_state = there.value.instance == me.instance;
+        // A lost state directory: the same boot of a host with the same address.
+        let same_host = there.value.boot == me.boot && there.value.public_ip == me.public_ip && me.public_ip.is_some();
+        !same_state && !same_host
+    })
+}
+
+/// The sentence for a name that is held.
+#[must_use]
+pub fn held_sentence(node: &Node) -> String {
+    let who = node.public_ip.map(IpAddr::V4).or(node.public_ipv6.map(IpAddr::V6));
+    let who = who.map_or_else(|| "another host".to_owned(), |ip| ip.to_string());
+    format!("node name {} is held by {who} since {}; set --node-name", node.node, node.since)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::endpoint::EndpointState;
+    use weft_model::keys::Layout;
+    use weft_model::stored::{Change, Entry};
+
+    const LEASE: LeaseId = LeaseId(9);
+
+    fn me() -> Me {
+        Me {
+            node: "h1".parse().unwrap(),
+            public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            public_ipv6: None,
+            capabilities: vec!["fast-path".into()],
+            boot: "b".into(),
+            instance: "i".into(),
+            since: "2026-01-01T00:00:00Z".into(),
+        }
+    }
+
+    fn published() -> Published {
+        let attachment = Attachment {
+            id: "web-1".parse().unwrap(),
+            netns: "/run/netns/web".into(),
+            netns_id: (4, 5),
+            netns_cookie: 6,
+            ifname: "eth0".into(),
+            host_ifname: "weftx".into(),
+            address: Ipv4Addr::new(10, 244, 3, 2),
+            mac: weft_model::mac::Mac([2; 6]),
+            boot: "b".into(),
+            name: Some("web".into()),
+            service: Some("myapp".parse().unwrap()),
+            port: Some(8080),
+            labels: BTreeMap::new(),
+        };
+        Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }
+    }
+
+    /// The store after `todo` has been written, on `lease`.
+    fn after(before: &Snapshot, todo: &Todo, lease: Option<LeaseId>) -> Snapshot {
+        let layout = Layout::default();
+        let put = |key: String, value: String| {
+            Change::Put(Entry { key: key.into(), value: value.into(), lease, created: Revision(5), modified: Revision(5) })
+        };
+        let mut s = before.clone();
+        let mut changes = Vec::new();
+        if let Some((node, _)) = &todo.node {
+            changes.push(put(layout.node(&node.node), serde_json::to_string(node).unwrap()));
+        }
+        changes.extend(todo.puts.iter().map(|p| put(layout.record(&p.path), p.record.to_json())));
+        changes.extend(todo.deletes.iter().map(|p| Change::Delete { key: layout.record(p).into(), revision: Revision(5) }));
+        s.apply(Revision(5), changes);
+        s
+    }
+
+    fn empty() -> Snapshot {
+        Snapshot::complete(Arc::new(Layout::default()), Revision(1), Vec::new(), None)
+    }
+
+    #[test]
+    fn written_once_it_is_done() {
+        let first = todo(&empty(), &me(), LEASE, &published());
+        assert!(first.node.is_some());
+        assert_eq!(first.puts[0].path.as_str(), "local/skydns/myapp/web-1/4");
+        let s = after(&empty(), &first, Some(LEASE));
+        assert!(todo(&s, &me(), LEASE, &published()).is_empty());
+        assert_eq!(s.endpoints().next().map(|e| e.state), Some(EndpointState::Up));
+    }
+
+    #[test]
+    fn a_new_liveness_lease_takes_all_of_it_over() {
+        let s = after(&empty(), &todo(&empty(), &me(), LEASE, &published()), Some(LEASE));
+        let next = todo(&s, &me(), LeaseId(10), &published());
+        assert!(next.node.is_some() && next.puts.len() == 1 && next.deletes.is_empty());
+        assert_eq!(next.node.unwrap().1, Some(Revision(5)), "by compare with what was read");
+    }
+
+    #[test]
+    fn a_detached_endpoint_is_withdrawn_and_others_records_are_left_alone() {
+        let s = after(&empty(), &todo(&empty(), &me(), LEASE, &published()), Some(LEASE));
+        let mut s = s;
+        let foreign = br#"{"host":"10.0.0.1","weft":{"id":"x","node":"h2"}}"#.to_vec();
+        let by_hand = br#"{"host":"10.0.0.2","weft":{"id":"y","node":"h1"}}"#.to_vec();
+        for (key, value, lease) in
+            [("/skydns/local/skydns/a/x/4", foreign, Some(LEASE)), ("/skydns/local/skydns/a/y/4", by_hand, None)]
+        {
+            let entry = Entry { key: key.into(), value, lease, created: Revision(6), modified: Revision(6) };
+            s.apply(Revision(6), vec![Change::Put(entry)]);
+        }
+        let next = todo(&s, &me(), LEASE, &Published::default());
+        assert_eq!(next.deletes.iter().map(RecordPath::as_str).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
+        assert!(next.puts.is_empty() && next.node.is_none());
+    }
+
+    #[test]
+    fn a_name_is_held_by_another_host_but_not_by_oneself_without_memory() {
+        let s = after(&empty(), &todo(&empty(), &me(), LEASE, &Published::default()), Some(LEASE));
+        assert!(held_by_other(&s, &me()).is_none());
+        assert!(held_by_other(&s, &Me { instance: "lost".into(), ..me() }).is_none());
+        let other = Me { instance: "x".into(), public_ip: Some(Ipv4Addr::new(192, 0, 2, 2)), ..me() };
+        let sentence = held_sentence(&held_by_other(&s, &other).unwrap().value);
+        assert_eq!(sentence, "node name h1 is held by 192.0.2.1 since 2026-01-01T00:00:00Z; set --node-name");
+    }
+}

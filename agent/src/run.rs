@@ -1,0 +1,391 @@
+//! The agent's tasks, and the channels between them.
+//!
+//! ```text
+//!  store ─▶ view ─┬─▶ claim ──────▶ own subnet ─┐
+//!                 ├─▶ registrar ◀── attachments ┼─▶ reconcile ─▶ kernel
+//!                 ├─▶ names (DNS)               │       │
+//!                 └─▶ admin (the socket) ◀──────┴─ report
+//! ```
+//!
+//! Every arrow is a watch channel: the latest value counts, and a slow reader misses nothing but what is out of date.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, bail};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tracing::{info, warn};
+use weft_agent::kernel::bpf::{Paths, mounts, netns_cookie};
+use weft_agent::kernel::netlink::Netlink;
+use weft_agent::kernel::netlink::events::Events;
+use weft_model::cluster::ClusterConfig;
+use weft_model::ids::{LeaseId, NodeName};
+use weft_model::network::{Backend, NetworkConfig};
+use weft_model::snapshot::Snapshot;
+use weft_store::embedded::EmbeddedStore;
+use weft_store::etcd::{EtcdConfig, EtcdStore};
+use weft_store::follow::follow;
+use weft_store::registry::Registry;
+use weft_store::{Outcome, Store};
+
+use crate::admin::{self, Admin};
+use crate::attach::{Attachments, Published, Surroundings};
+use crate::claim::{self, Facts, Own};
+use crate::config::Settings;
+use crate::datapath::Fast;
+use crate::metrics::{self, Metrics};
+use crate::names::Names;
+use crate::reconcile::{self, Inputs, Report};
+use crate::registrar::{self, Me};
+use crate::session::{self, Kept};
+use crate::state::{StateDir, boot_id};
+use crate::view::{self, Health, View, chain};
+
+/// Runs until SIGTERM or SIGINT. What is in the kernel stays: stopping the agent is not a network event.
+///
+/// # Errors
+/// The agent cannot start; an agent that runs does not end by itself.
+pub async fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut stop = Stop::new()?;
+    let node = settings.node()?;
+    let layout = Arc::new(settings.layout()?);
+    let state = Arc::new(StateDir::open(&settings.state_dir)?);
+    let listener = admin::bind(&settings)?;
+    let known = state.node()?;
+    let journal = state.journal()?;
+    let boot = boot_id()?;
+    info!(%node, version = env!("CARGO_PKG_VERSION"), state = %settings.state_dir.display(), "start");
+
+    let store = open_store(&settings, &state).await?;
+    let registry = Registry::new(store.clone(), layout.clone());
+    let (view_tx, view) = watch::channel(None);
+    let (health_tx, health) = watch::channel(Health::default());
+    tokio::spawn(view::run(follow(store.clone(), layout.watched()), layout.clone(), view_tx, health_tx));
+
+    let facts = Facts {
+        node: node.clone(),
+        public_ip: None,
+        public_ipv6: settings.public_ipv6,
+        vtep_mac: known.vtep_mac,
+        boot: boot.clone(),
+        mtu: 0,
+        preferred: known.subnet,
+    };
+    let (facts_tx, facts_rx) = watch::channel(None);
+    let (own_tx, own) = watch::channel(None);
+    let (report_tx, report) = watch::channel(Report::default());
+    let (registered_tx, registered) = watch::channel(0);
+    let claim_reason = watch::channel(Some("reading the store".to_owned()));
+    let register_reason = watch::channel(None);
+    let metrics_reason = watch::channel(None);
+
+    let cgroup = cgroup(&settings);
+    let cgroup_path = cgroup.as_ref().map_or_else(|_| PathBuf::new(), Clone::clone);
+    let mut registry_of_metrics = prometheus_client::registry::Registry::default();
+    let metrics = Metrics::default();
+    metrics.register(&mut registry_of_metrics);
+
+    let around = Surroundings {
+        view: view.clone(),
+        report: report.clone(),
+        registered: registered.clone(),
+        cgroup: cgroup_path.clone(),
+        boot: boot.clone(),
+        node: node.clone(),
+        name_servers: explicit_name_servers(&settings),
+    };
+    let (attachments, published) = Attachments::new(state.clone(), journal, around);
+    let names = Names::start(&settings, view.clone(), report.clone(), &mut registry_of_metrics);
+    let (bpf_paths, _bpffs) = bpf_paths(&settings, cgroup);
+    let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
+
+    let admin = Arc::new(Admin {
+        node: node.clone(),
+        registry: registry.clone(),
+        view: view.clone(),
+        health,
+        report: report.clone(),
+        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1],
+        attachments: attachments.clone(),
+        names: names.clone(),
+        datapath: datapath.clone(),
+    });
+    tokio::spawn(admin::serve(listener, admin.clone()));
+    tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));
+
+    let netlink = Netlink::new().context("netlink")?;
+    let events = Events::new().context("netlink notifications")?;
+    let inputs = Inputs {
+        node: node.clone(),
+        iface: settings.iface.clone(),
+        public_ip: settings.public_ip,
+        cgroup: cgroup_path,
+        netns_cookie: netns_cookie().context("this host's network namespace")?,
+        view: view.clone(),
+        own: own.clone(),
+        published: published.clone(),
+        attachments,
+        datapath,
+        netlink,
+        events,
+        metrics,
+        facts: facts_tx,
+        report: report_tx,
+    };
+    tokio::spawn(reconcile::run(inputs, facts));
+    let me = Me {
+        node: node.clone(),
+        public_ip: None,
+        public_ipv6: settings.public_ipv6,
+        capabilities: Vec::new(),
+        boot,
+        instance: known.instance.clone(),
+        since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+    };
+    tokio::spawn(remember(state.clone(), own.clone()));
+
+    let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report };
+    let claiming = (own_tx, claim_reason.0);
+    let registering = (published, registered_tx, register_reason.0);
+    tokio::select! {
+        joined = member.join(me, claiming, registering) => joined?,
+        () = stop.asked() => {}
+    }
+    if !stop.was_asked {
+        stop.asked().await;
+    }
+    info!("stop; what is in the kernel stays");
+    names.stop().await;
+    admin::unbind(&settings.socket());
+    Ok(())
+}
+
+/// SIGTERM and SIGINT.
+struct Stop {
+    term: tokio::signal::unix::Signal,
+    int: tokio::signal::unix::Signal,
+    was_asked: bool,
+}
+
+impl Stop {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())?, was_asked: false })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+        self.was_asked = true;
+    }
+}
+
+/// etcd, or the embedded store with its one network.
+async fn open_store(settings: &Settings, state: &StateDir) -> anyhow::Result<Arc<dyn Store>> {
+    if !settings.etcd_endpoints.is_empty() {
+        let config = EtcdConfig {
+            endpoints: settings.etcd_endpoints.clone(),
+            ca: settings.etcd_ca.clone(),
+            cert: settings.etcd_cert.clone(),
+            key: settings.etcd_key.clone(),
+            username: settings.etcd_username.clone(),
+            password_file: settings.etcd_password_file.clone(),
+            ..EtcdConfig::default()
+        };
+        return Ok(Arc::new(EtcdStore::connect(config).await.context("etcd")?));
+    }
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(state.store_path()).await.context("embedded store")?);
+    let registry = Registry::new(store.clone(), Arc::new(settings.layout()?));
+    let network = NetworkConfig::new(EMBEDDED_NETWORK.parse()?, 24, None, None, Backend::default())?;
+    registry.write_network(&network, false).await.context("embedded store")?;
+    Ok(store)
+}
+
+/// The network of a host without etcd.
+const EMBEDDED_NETWORK: &str = "10.244.0.0/16";
+
+fn cgroup(settings: &Settings) -> Result<PathBuf, String> {
+    match &settings.cgroup {
+        Some(path) => {
+            let made = std::fs::create_dir_all(path).map_err(|e| format!("make cgroup {}: {e}", path.display()));
+            made.map(|()| path.clone())
+        }
+        None => mounts::ensure_cgroup2(&settings.run_dir).map_err(|e| chain(&e)),
+    }
+}
+
+/// Where the datapath lives, or why it cannot; and the mount, which must be held.
+fn bpf_paths(settings: &Settings, cgroup: Result<PathBuf, String>) -> (Result<Paths, String>, Option<mounts::Bpffs>) {
+    let bpffs = match mounts::ensure_bpffs(&settings.bpffs) {
+        Ok(bpffs) => bpffs,
+        Err(e) => return (Err(chain(&e)), None),
+    };
+    if let Some(note) = bpffs.note() {
+        warn!(note, "pins");
+    }
+    let paths = cgroup.map(|cgroup| Paths { bpffs: bpffs.path().to_owned(), cgroup });
+    (paths, Some(bpffs))
+}
+
+/// Name servers for containers, where `--dns-listen` says other than the gateway.
+fn explicit_name_servers(settings: &Settings) -> Vec<std::net::IpAddr> {
+    let usable = settings.dns_listen.iter().filter(|a| a.port() == 53 && !a.ip().is_loopback() && !a.ip().is_unspecified());
+    usable.map(std::net::SocketAddr::ip).collect()
+}
+
+/// Remembers the subnet, so that it is asked for first if the store forgets it.
+async fn remember(state: Arc<StateDir>, mut own: watch::Receiver<Option<Own>>) {
+    while own.changed().await.is_ok() {
+        let Some(own) = own.borrow_and_update().clone() else { continue };
+        let result = state.node().and_then(|mut known| {
+            known.subnet = Some(own.subnet);
+            known.vtep_mac = own.vtep_mac;
+            state.write_node(&known)
+        });
+        if let Err(e) = result {
+            warn!(error = chain(&e), "subnet not remembered");
+        }
+    }
+}
+
+/// What joining the cluster needs.
+struct Member {
+    settings: Settings,
+    registry: Registry,
+    view: View,
+    facts: watch::Receiver<Option<Facts>>,
+    report: watch::Receiver<Report>,
+}
+
+impl Member {
+    /// Joins the cluster once the store has been read: makes sure of the name, adopts or makes leases, starts to claim and
+    /// to register.
+    async fn join(
+        mut self,
+        mut me: Me,
+        (own, claim_reason): (watch::Sender<Option<Own>>, watch::Sender<Option<String>>),
+        (published, registered, register_reason): (
+            watch::Receiver<Arc<Published>>,
+            watch::Sender<u64>,
+            watch::Sender<Option<String>>,
+        ),
+    ) -> anyhow::Result<()> {
+        let snapshot = self.first_snapshot().await?;
+        self.seed_cluster(&snapshot).await;
+        let facts = self.facts.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
+        me.public_ip = facts.and_then(|f| f.public_ip);
+        let snapshot = self.own_name(&me, snapshot).await?;
+        let (liveness, claim) = lease_ids(&snapshot, &me.node);
+        let store = self.registry.store().clone();
+        let liveness: Kept = session::keep(store.clone(), "liveness", self.settings.lease_ttl, liveness);
+        let claim: Kept = session::keep(store, "claim", session::CLAIM_TTL, claim);
+
+        let (me_tx, me_rx) = watch::channel(None);
+        tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
+        tokio::spawn(claim::run(self.registry.clone(), self.view.clone(), self.facts.clone(), claim, own, claim_reason));
+        tokio::spawn(registrar::run(self.registry, self.view, me_rx, liveness, published, registered, register_reason));
+        Ok(())
+    }
+
+    async fn first_snapshot(&mut self) -> anyhow::Result<Arc<Snapshot>> {
+        let first = self.view.wait_for(Option::is_some).await.context("the store's view ended")?;
+        first.clone().context("the store's view ended")
+    }
+
+    /// Writes the settings that are equal everywhere where there are none; warns where this host's flags say otherwise.
+    async fn seed_cluster(&self, snapshot: &Snapshot) {
+        let mut seed = ClusterConfig::default();
+        if !self.settings.service_cidrs.is_empty() {
+            seed.service_cidrs.clone_from(&self.settings.service_cidrs);
+        }
+        if let Some(domain) = &self.settings.dns_domain {
+            seed.dns_domain.clone_from(domain);
+        }
+        if let Err(why) = seed.check() {
+            warn!(why, "--service-cidr or --dns-domain cannot be; left out");
+            return;
+        }
+        let stored = snapshot.stored_cluster().map(|s| s.value.clone());
+        match stored {
+            None => match self.registry.write_cluster(&seed, None).await {
+                Ok(Outcome::Done(_)) => info!(domain = seed.dns_domain, "seeded the cluster's settings"),
+                Ok(Outcome::Refused(_)) => {}
+                Err(e) => warn!(error = chain(&e), "cluster's settings not seeded; the defaults hold"),
+            },
+            Some(stored) => {
+                let cidrs_differ = !self.settings.service_cidrs.is_empty() && stored.service_cidrs != seed.service_cidrs;
+                let domain_differs = self.settings.dns_domain.is_some() && stored.dns_domain != seed.dns_domain;
+                if cidrs_differ || domain_differs {
+                    warn!(
+                        service_cidrs = ?stored.service_cidrs,
+                        dns_domain = stored.dns_domain,
+                        "this host's --service-cidr or --dns-domain differs from the cluster's setting, which holds; netctl config set changes it"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Makes sure that no other live host has this name. An entry whose lease is not renewed is a dead host's: it is
+    /// waited for.
+    async fn own_name(&mut self, me: &Me, mut snapshot: Arc<Snapshot>) -> anyhow::Result<Arc<Snapshot>> {
+        let mut last_left: Option<Duration> = None;
+        loop {
+            let Some(held) = registrar::held_by_other(&snapshot, me) else { return Ok(snapshot) };
+            let Some(lease) = held.lease else { bail!(registrar::held_sentence(&held.value)) };
+            match self.registry.store().time_to_live(lease).await {
+                Ok(Some(left)) => {
+                    if last_left.is_some_and(|last| left > last) {
+                        bail!(registrar::held_sentence(&held.value));
+                    }
+                    if last_left.is_none() {
+                        info!(node = %me.node, left_s = left.as_secs(), "name is held by another host; waiting to see whether that host lives");
+                    }
+                    last_left = Some(left);
+                }
+                Ok(None) => {}
+                Err(e) => warn!(error = chain(&e), "whether the name's holder lives is not known yet"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            snapshot = self.first_snapshot().await?;
+        }
+    }
+}
+
+/// The leases that this host's keys hang on.
+fn lease_ids(snapshot: &Snapshot, node: &NodeName) -> (Option<LeaseId>, Option<LeaseId>) {
+    (snapshot.node(node).and_then(|n| n.lease), snapshot.lease_of(node).and_then(|(_, l)| l.lease))
+}
+
+/// What this host says of itself follows the uplink and the datapath.
+async fn follow_me(
+    me: Me,
+    mut facts: watch::Receiver<Option<Facts>>,
+    mut report: watch::Receiver<Report>,
+    tx: watch::Sender<Option<Me>>,
+) {
+    loop {
+        let public_ip = facts.borrow_and_update().as_ref().and_then(|f| f.public_ip);
+        let capabilities = {
+            let report = report.borrow_and_update();
+            let can = [(report.fast, "fast-path"), (report.sockets, "sockets")];
+            can.into_iter().filter(|(yes, _)| *yes).map(|(_, name)| name.to_owned()).collect()
+        };
+        // An uplink that is away for the moment does not change who this host is.
+        let public_ip = public_ip.or(me.public_ip);
+        let now = Some(Me { public_ip, capabilities, ..me.clone() });
+        tx.send_if_modified(|there| {
+            let changed = *there != now;
+            there.clone_from(&now);
+            changed
+        });
+        tokio::select! {
+            Ok(()) = facts.changed() => {}
+            Ok(()) = report.changed() => {}
+            else => return,
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What survives the process: the state directory.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `node.json` | who this host is: instance, VTEP MAC, last subnet |
+//! | `attachments.json` | who has which address, and when an address was last given back |
+//! | `store.redb` | the embedded store, on a host without etcd |
+//! | `lock` | held while an agent runs |
+//!
+//! Files are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
+//! are read back from the store, and addresses from the devices that are there.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ipnet::Ipv4Net;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use weft_model::ids::{EndpointId, ServiceName};
+use weft_model::mac::Mac;
+
+/// Why the state directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A file operation went wrong.
+    #[error("{op} {}", path.display())]
+    Io {
+        /// What was tried.
+        op: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file is not what we wrote.
+    #[error("read {}: it is damaged; move it away to start without it", path.display())]
+    Damaged {
+        /// Which.
+        path: PathBuf,
+        /// Where.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// Another agent runs on it.
+    #[error("{} is in use by another weftd; stop that one, or set --state-dir and --run-dir", path.display())]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+    },
+}
+
+/// The state directory, held by this process.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    _lock: nix::fcntl::Flock<File>,
+}
+
+/// Who this host is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeState {
+    /// Random; made with the directory.
+    pub instance: String,
+    /// MAC of the VXLAN device.
+    pub vtep_mac: Mac,
+    /// The subnet it last had.
+    #[serde(default)]
+    pub subnet: Option<Ipv4Net>,
+}
+
+/// An attached namespace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The endpoint's id.
+    pub id: EndpointId,
+    /// The namespace, as it was given.
+    pub netns: PathBuf,
+    /// Device and inode of the namespace: what it really is.
+    pub netns_id: (u64, u64),
+    /// The kernel's cookie for it, which socket programs see.
+    pub netns_cookie: u64,
+    /// The interface in it.
+    pub ifname: String,
+    /// The device on the host's side.
+    pub host_ifname: String,
+    /// Its address.
+    pub address: Ipv4Addr,
+    /// Its MAC.
+    pub mac: Mac,
+    /// The boot it was attached in; namespaces do not outlive one.
+    pub boot: String,
+    /// What people call it.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The service it is an instance of.
+    #[serde(default)]
+    pub service: Option<ServiceName>,
+    /// The port it serves there.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// Labels for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// All attachments of a host, and the history of its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Journal {
+    /// By id.
+    pub attachments: BTreeMap<EndpointId, Attachment>,
+    /// When an address was given back, in a count that only grows: the least recently used is given first.
+    #[serde(default)]
+    pub released: BTreeMap<Ipv4Addr, u64>,
+}
+
+impl StateDir {
+    /// Takes hold of the directory, making it if need be.
+    ///
+    /// # Errors
+    /// It cannot be made, or another agent has it.
+    pub fn open(path: &Path) -> Result<Self, StateError> {
+        let io = |op, path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { op, path, source }
+        };
+        std::fs::create_dir_all(path).map_err(io("make", path))?;
+        let lock = path.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io("open", &lock))?;
+        match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse { path: path.to_owned() }),
+            Err((_, errno)) => Err(io("lock", &lock)(errno.into())),
+        }
+    }
+
+    /// Where the embedded store is.
+    #[must_use]
+    pub fn store_path(&self) -> PathBuf {
+        self.path.join("store.redb")
+    }
+
+    /// Who this host is; made up if nobody knows.
+    ///
+    /// # Errors
+    /// The file cannot be read or written.
+    pub fn node(&self) -> Result<NodeState, StateError> {
+        if let Some(state) = self.read("node.json")? {
+            return Ok(state);
+        }
+        let instance: String = random::<8>()?.iter().map(|b| format!("{b:02x}")).collect();
+        let state = NodeState { instance, vtep_mac: Mac::local_from(random()?), subnet: None };
+        self.write_node(&state)?;
+        Ok(state)
+    }
+
+    /// Remembers who this host is.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_node(&self, state: &NodeState) -> Result<(), StateError> {
+        self.write("node.json", state)
+    }
+
+    /// The attachments.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn journal(&self) -> Result<Journal, StateError> {
+        Ok(self.read("attachments.json")?.unwrap_or_default())
+    }
+
+    /// Remembers the attachments.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_journal(&self, journal: &Journal) -> Result<(), StateError> {
+        self.write("attachments.json", journal)
+    }
+
+    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
+        let path = self.path.join(name);
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Damaged { path, source }),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError::Io { op: "read", path, source }),
+        }
+    }
+
+    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
+        let path = self.path.join(name);
+        let beside = self.path.join(format!("{name}.new"));
+        let attempt = || -> std::io::Result<()> {
+            let mut file = File::create(&beside)?;
+            file.write_all(&serde_json::to_vec_pretty(value)?)?;
+            file.sync_all()?;
+            std::fs::rename(&beside, &path)?;
+            // The rename itself is durable only once the directory is.
+            File::open(&self.path)?.sync_all()
+        };
+        attempt().map_err(|source| StateError::Io { op: "write", path: path.clone(), source })
+    }
+}
+
+/// Random bytes from the kernel.
+fn random<const N: usize>() -> Result<[u8; N], StateError> {
+    use std::io::Read;
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    let read = File::open(path).and_then(|mut f| f.read_exact(&mut bytes));
+    read.map_err(|source| StateError::Io { op: "read", path: path.to_owned(), source })?;
+    Ok(bytes)
+}
+
+/// The kernel's id of this boot.
+///
+/// # Errors
+/// procfs cannot be read.
+pub fn boot_id() -> Result<String, StateError> {
+    let path = Path::new("/proc/sys/kernel/random/boot_id");
+    let text = std::fs::read_to_string(path).map_err(|source| StateError::Io { op: "read", path: path.to_owned(), source })?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identity_is_made_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = StateDir::open(dir.path()).unwrap().node().unwrap();
+        assert_eq!(StateDir::open(dir.path()).unwrap().node().unwrap(), first);
+    }
+
+    #[test]
+    fn a_second_agent_is_refused_and_damage_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = StateDir::open(dir.path()).unwrap();
+        assert!(StateDir::open(dir.path()).unwrap_err().to_string().contains("in use by another weftd"));
+        std::fs::write(dir.path().join("attachments.json"), "{").unwrap();
+        assert!(held.journal().unwrap_err().to_string().contains("attachments.json"));
+    }
+}

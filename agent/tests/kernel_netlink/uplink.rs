@@ -1,0 +1,81 @@
+//! Which device is the uplink, and what is said when there is none.
+
+use weft_agent::kernel::netlink::uplink::{AUTO, UplinkError, resolve};
+
+use crate::lab::{Place, chain};
+
+/// Two wires: `u0` (192.0.2.1, 192.0.2.9) and `u1` (198.51.100.1); `u2` and `u3` are their other ends, `u4` has no address
+/// and is down.
+fn place() -> Place {
+    let place = Place::new();
+    place.run(
+        "ip link add u0 type veth peer name u2 && ip link add u1 mtu 9000 type veth peer name u3 && ip link add u4 type veth peer name u5 \
+         && for u in u0 u1 u2 u3; do ip link set $u up; done && ip addr add 192.0.2.1/24 dev u0 && ip addr add 192.0.2.9/24 dev u0 \
+         && ip addr add 198.51.100.1/24 dev u1",
+    );
+    place
+}
+
+#[tokio::test]
+async fn a_name_an_address_or_the_default_route_say_which_device_it_is() {
+    let place = place();
+    place.run("ip route add default via 192.0.2.254 metric 200 && ip route add default via 198.51.100.254 metric 100");
+    let netlink = place.netlink();
+    let resolve = async |iface, public: Option<&str>| {
+        let up = resolve(&netlink, iface, public.map(|p| p.parse().unwrap())).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        assert_eq!(up.index, place.index(&up.name));
+        assert!(up.ethernet);
+        format!("{} {} {} {}", up.name, up.address, up.public_ip, up.mtu)
+    };
+    assert_eq!(resolve("u0", None).await, "u0 192.0.2.1 192.0.2.1 1500");
+    assert_eq!(resolve("192.0.2.9", None).await, "u0 192.0.2.9 192.0.2.9 1500");
+    assert_eq!(resolve(AUTO, None).await, "u1 198.51.100.1 198.51.100.1 9000");
+    // Behind a translation, and an address of the device itself.
+    assert_eq!(resolve("u0", Some("203.0.113.5")).await, "u0 192.0.2.1 203.0.113.5 1500");
+    assert_eq!(resolve("u0", Some("192.0.2.9")).await, "u0 192.0.2.9 192.0.2.9 1500");
+    place.run("ip route replace default nexthop via 192.0.2.254 nexthop via 198.51.100.254");
+    assert_eq!(resolve(AUTO, None).await, "u0 192.0.2.1 192.0.2.1 1500");
+    // A deprecated address is taken only if there is no other; a link-local one never.
+    place.run("ip addr change 192.0.2.1/24 dev u0 preferred_lft 0 valid_lft 1000");
+    assert_eq!(resolve("u0", None).await, "u0 192.0.2.9 192.0.2.9 1500");
+}
+
+#[tokio::test]
+async fn without_an_uplink_it_is_said_why_and_what_there_is() {
+    let place = place();
+    place.run("ip link add weft.1 type vxlan id 1 dstport 8472 && ip link set weft.1 up");
+    let netlink = place.netlink();
+    let refuse = async |iface| resolve(&netlink, iface, None).await.unwrap_err();
+    let error = refuse("eth7").await;
+    assert!(matches!(error, UplinkError::NoDevice { .. }), "{error:?}");
+    let said = chain(&error);
+    assert!(said.starts_with("--iface eth7: there is no such interface; there are "), "{said}");
+    assert!(["u0", "u1", "u2", "u3", "u4"].iter().all(|name| said.contains(name)) && !said.contains("weft.1"), "{said}");
+
+    let said = chain(&refuse("192.0.2.77").await);
+    assert_eq!(
+        said,
+        "--iface 192.0.2.77: no interface has this address; there are 192.0.2.1 (u0), 192.0.2.9 (u0), 198.51.100.1 (u1)"
+    );
+    let said = chain(&refuse(AUTO).await);
+    assert!(
+        said.starts_with("--iface auto: there is no IPv4 default route; name an interface or address with --iface, one of "),
+        "{said}"
+    );
+    assert_eq!(chain(&refuse("u2").await), "interface u2 has no IPv4 address yet");
+    assert_eq!(chain(&refuse("u4").await), "interface u4 is down");
+    assert_eq!(chain(&refuse("weft.1").await), "interface weft.1 is part of the overlay itself");
+    place.run("ip addr add 169.254.3.3/16 dev u2 scope link");
+    assert_eq!(chain(&refuse("u2").await), "interface u2 has no IPv4 address yet");
+    // An unreachable default route is no way out.
+    place.run("ip route add unreachable default");
+    assert!(matches!(refuse(AUTO).await, UplinkError::NoDefaultRoute { .. }));
+}
+
+#[tokio::test]
+async fn an_uplink_without_ethernet_frames_is_told_apart() {
+    let place = Place::new();
+    place.run("ip tuntap add dev tun0 mode tun && ip addr add 192.0.2.1/24 dev tun0 && ip link set tun0 up");
+    let up = resolve(&place.netlink(), "tun0", None).await.unwrap();
+    assert!(!up.ethernet);
+}
