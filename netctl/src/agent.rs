@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_api::{Client, ClientError, Code};
 
 use crate::error::Error;
+use crate::format::printable;
 
 /// How long an agent may take over something that it does not have to wait for.
 const ANSWER_BOUND: Duration = Duration::from_secs(30);
@@ -102,9 +103,9 @@ impl Agent {
         if let Ok(done) = timeout(SILENCE, &mut work).await {
             return done;
         }
-        let spinner = ProgressBar::new_spinner();
+        let spinner = ProgressBar::new_spinner().with_elapsed(SILENCE);
         // The template is ours and has no variable part: the default one does if it should ever not parse.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
             spinner.set_style(style);
         }
         spinner.enable_steady_tick(Duration::from_millis(100));
@@ -124,7 +125,7 @@ impl Agent {
     async fn reason(&self) -> String {
         match timeout(SILENCE, self.client.status()).await {
             Ok(Ok(status)) => match status.reasons.first() {
-                Some(reason) if !status.ready => reason.clone(),
+                Some(reason) if !status.ready => printable(reason),
                 _ => "the agent is at it".to_owned(),
             },
             _ => "waiting for the agent".to_owned(),

@@ -98,6 +98,8 @@ impl Error {
 /// Says something about a command on standard error: much of it was written by others, so nothing that a terminal would obey.
 /// Where that is closed, nobody wants to know.
 pub fn say(command: &str, text: &str) {
+    // The agent names the operation too, where it has the same name.
+    let text = text.strip_prefix(command).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(text);
     let _ = writeln!(io::stderr(), "netctl: {command}: {}", printable(text));
 }
 

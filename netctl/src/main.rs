@@ -25,16 +25,21 @@ use crate::cmd::{Command, Context};
 use crate::error::Error;
 use crate::format::{Output, Printer};
 
+/// Above the options that every command has.
+const EVERYWHERE: &str = "Options of every command";
+
 /// The command line of Weft: one flat network, names and virtual IPs for containers on many hosts.
 #[derive(Debug, Parser)]
 #[command(name = "netctl", version, propagate_version = false, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 refused or not found, 2 usage, 3 no agent.")]
 pub struct Cli {
     /// The agent's socket
-    #[arg(long, global = true, env = "WEFT_SOCKET", value_name = "PATH", default_value = weft_api::DEFAULT_SOCKET)]
+    #[arg(long, global = true, env = "WEFT_SOCKET", hide_env_values = true, value_name = "PATH")]
+    #[arg(default_value = weft_api::DEFAULT_SOCKET, help_heading = EVERYWHERE)]
     socket: PathBuf,
-    /// The form of what is printed
-    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t, hide_possible_values = false)]
+    /// What is printed: table, json, yaml, or wide for all columns
+    #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t, hide_possible_values = true)]
+    #[arg(help_heading = EVERYWHERE)]
     output: Output,
     /// What to do
     #[command(subcommand)]

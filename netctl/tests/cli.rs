@@ -92,6 +92,13 @@ fn a_refusal_is_exit_1_with_the_agents_words() {
 }
 
 #[test]
+fn an_operation_is_named_once() {
+    let server = Server::start(|_| refusal(Code::Conflict, "attach: id web-1 is taken"));
+    let (code, _, err) = told(&run(&mut server.netctl(), &["attach", "--netns", "/x"]));
+    assert_eq!((code, err.as_str()), (1, "netctl: attach: id web-1 is taken\n"));
+}
+
+#[test]
 fn what_an_agent_says_cannot_drive_the_terminal() {
     let server = Server::start(|_| refusal(Code::Internal, "\u{1b}[2Jgone"));
     let (_, _, err) = told(&run(&mut server.netctl(), &["status"]));

@@ -10,259 +10,23 @@
 )]
 
 mod server;
+mod stage;
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::{Value, json};
-use server::{Answer, Request, Server, netctl};
-
-/// Long enough for a machine that does other things too.
-const BOUND: Duration = Duration::from_secs(30);
-
-/// nsfs.h: the kind of namespace that a file stands for, as its clone flag.
-const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
-
-/// A cgroup of the test's own, which stands for the agent's. Dropping it kills and removes what is in it.
-struct Cgroup(PathBuf);
-
-impl Cgroup {
-    fn new() -> Self {
-        static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        let mount = table.lines().find(|l| l.contains(" - cgroup2 ")).expect("cgroup v2 is mounted");
-        let root = Path::new(mount.split(' ').nth(4).unwrap());
-        let dir = root.join(format!("netctl-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        fs::create_dir(&dir).expect("root may make a cgroup");
-        Self(dir)
-    }
-
-    fn run_dir(&self) -> PathBuf {
-        self.0.join("weft/run-web-1")
-    }
-
-    /// All cgroups below it.
-    fn below(&self) -> Vec<PathBuf> {
-        fn walk(dir: &Path, found: &mut Vec<PathBuf>) {
-            for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-                if entry.path().is_dir() {
-                    walk(&entry.path(), found);
-                    found.push(entry.path());
-                }
-            }
-        }
-        let mut found = Vec::new();
-        walk(&self.0, &mut found);
-        found
-    }
-}
-
-impl Drop for Cgroup {
-    fn drop(&mut self) {
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
-        let start = Instant::now();
-        while self.0.exists() && start.elapsed() < BOUND {
-            for dir in self.below().into_iter().chain([self.0.clone()]) {
-                let _ = fs::remove_dir(dir);
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-    }
-}
-
-/// What the agent knows of the attached namespace.
-#[derive(Debug)]
-struct Seen {
-    inode: u64,
-    kind: i32,
-    /// Held as an agent holds it, until it is detached.
-    _namespace: File,
-}
-
-/// An agent with a cgroup.
-struct Agent {
-    server: Server,
-    cgroup: Cgroup,
-    seen: Arc<Mutex<Option<Seen>>>,
-}
-
-impl Agent {
-    fn start() -> Self {
-        Self::with(|_| None)
-    }
-
-    /// One that answers as `special` says where that says anything.
-    fn with(special: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
-        let cgroup = Cgroup::new();
-        let seen = Arc::new(Mutex::new(None));
-        let (path, held) = (cgroup.0.clone(), Arc::clone(&seen));
-        let attached = Mutex::new(Value::Null);
-        let server = Server::start(move |request| {
-            if let Some(answer) = special(request) {
-                return answer;
-            }
-            let value = match request.line.as_str() {
-                "GET /v1/status" => status(&path),
-                "POST /v1/attachments" => {
-                    let netns = request.body["netns"].as_str().unwrap();
-                    *held.lock().unwrap() = Some(look_at(Path::new(netns)));
-                    *attached.lock().unwrap() = attached_as(netns, &path);
-                    attached.lock().unwrap().clone()
-                }
-                "GET /v1/attachments" => json!([attached.lock().unwrap().clone()]),
-                "DELETE /v1/attachments/web-1" => {
-                    // The namespace is still there when it is taken back.
-                    let netns = attached.lock().unwrap()["netns"].as_str().unwrap().to_owned();
-                    assert_eq!(fs::metadata(&netns).unwrap().ino(), held.lock().unwrap().take().unwrap().inode);
-                    attached.lock().unwrap().clone()
-                }
-                other => panic!("{other}"),
-            };
-            Some((200, value))
-        });
-        Self { server, cgroup, seen }
-    }
-
-    /// `netctl run … -- COMMAND`, in a session of its own: without a terminal, whatever the tester has.
-    fn command(&self, command: &[&str]) -> Command {
-        let mut netctl = self.server.netctl();
-        netctl.args(["run", "--name", "web", "--"]).args(command).stdin(Stdio::null());
-        in_new_session(&mut netctl);
-        netctl
-    }
-
-    fn run(&self, command: &[&str]) -> Output {
-        self.command(command).output().unwrap()
-    }
-
-    fn start_script(&self, script: &str) -> Running {
-        Running::start(self.command(&["sh", "-c", script]))
-    }
-
-    /// What must hold after every end.
-    fn assert_clean(&self) {
-        assert_eq!(self.cgroup.below(), Vec::<PathBuf>::new());
-        assert!(self.seen.lock().unwrap().is_none(), "not detached: {:?}", self.server.lines());
-    }
-}
-
-fn status(cgroup: &Path) -> Value {
-    json!({
-        "node": "h1", "ready": true, "reasons": [], "subnet": "10.244.3.0/24", "subnet6": null, "dns": ["10.244.3.1:53"],
-        "store": {"kind": "embedded", "connected": true, "revision": 1}, "peers": [], "datapath": {"fast": true, "why_not": null},
-        "cgroup": cgroup,
-    })
-}
-
-fn attached_as(netns: &str, cgroup: &Path) -> Value {
-    json!({
-        "id": "web-1", "netns": netns, "ifname": "eth0", "addresses": ["10.244.3.5/32"], "gateway": "10.244.3.1",
-        "mac": "0a:58:0a:f4:03:05", "mtu": 1450, "host_ifname": "weft0a1b", "dns": ["10.244.3.1"], "search": ["skydns.local"],
-        "names": [], "network": "default", "cgroup": cgroup, "record": "none",
-    })
-}
-
-/// Opens a network namespace as an agent does.
-fn look_at(path: &Path) -> Seen {
-    let file = File::open(path).unwrap();
-    // SAFETY: the request takes no argument and answers with a number; the file is open.
-    let kind = unsafe { libc::ioctl(file.as_raw_fd(), NS_GET_NSTYPE) };
-    Seen { inode: file.metadata().unwrap().ino(), kind, _namespace: file }
-}
-
-fn in_new_session(command: &mut Command) {
-    // SAFETY: setsid(2) alone runs between fork and exec.
-    unsafe { command.pre_exec(|| Ok(nix::unistd::setsid().map(drop)?)) };
-}
-
-/// Exit code, standard output, standard error.
-fn told(output: &Output) -> (i32, String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (output.status.code().expect("netctl is not killed"), text(&output.stdout), text(&output.stderr))
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-fn alive(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the state comes after the last parenthesis; a zombie is dead, and waits for its parent only.
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
-}
-
-/// A `netctl run` whose output is read line by line, none of which may take for ever. Dropping it kills it.
-struct Running {
-    netctl: Child,
-    lines: mpsc::Receiver<String>,
-}
-
-impl Running {
-    fn start(mut command: Command) -> Self {
-        let mut netctl = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-        let out = netctl.stdout.take().unwrap();
-        Self::reading(netctl, out)
-    }
-
-    fn reading(netctl: Child, out: impl Read + Send + 'static) -> Self {
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(out).lines() {
-                if sender.send(line.unwrap().trim_end().to_owned()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { netctl, lines }
-    }
-
-    fn line(&self) -> String {
-        self.lines.recv_timeout(BOUND).expect("the command prints a line")
-    }
-
-    /// What comes until nobody has the output any more.
-    fn rest(&self) -> Vec<String> {
-        let mut rest = Vec::new();
-        loop {
-            match self.lines.recv_timeout(BOUND) {
-                Ok(line) => rest.push(line),
-                Err(mpsc::RecvTimeoutError::Disconnected) => return rest,
-                Err(mpsc::RecvTimeoutError::Timeout) => panic!("the output does not end after {rest:?}"),
-            }
-        }
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.netctl.id().cast_signed()), signal).unwrap();
-    }
-
-    fn exit_code(&mut self) -> Option<i32> {
-        eventually("netctl ends", || self.netctl.try_wait().unwrap().is_some());
-        self.netctl.wait().unwrap().code()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.netctl.kill();
-        let _ = self.netctl.wait();
-    }
-}
+use serde_json::json;
+use server::{Server, netctl};
+use stage::{Agent, Cgroup, Running, alive, attached_as, eventually, in_new_session, status, told};
 
 #[test]
 fn a_command_has_its_own_network_cgroup_and_resolv_conf() {
@@ -273,6 +37,7 @@ fn a_command_has_its_own_network_cgroup_and_resolv_conf() {
     });
     let seen = Arc::clone(&agent.seen);
     let host_resolv = fs::read("/etc/resolv.conf").ok();
+    let host_mounts = mounts_on_etc();
     let script = "stat -Lc %i /proc/self/ns/net; grep ^0: /proc/self/cgroup; echo $WEFT_ID $WEFT_ADDRESS; \
                   ip -o link show; cat /etc/resolv.conf; read wait";
     let mut command = agent.command(&["sh", "-c", script]);
@@ -302,8 +67,12 @@ fn a_command_has_its_own_network_cgroup_and_resolv_conf() {
     assert_eq!(running.exit_code(), Some(0));
     agent.assert_clean();
     assert_eq!(agent.server.lines(), ["GET /v1/status", "POST /v1/attachments", "DELETE /v1/attachments/web-1"]);
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    assert!(!mounts.contains(" /etc/resolv.conf rw,nosuid,nodev,noexec"), "a mount has come out of its namespace:\n{mounts}");
+    assert_eq!(mounts_on_etc(), host_mounts, "no mount has come out of its namespace");
+}
+
+fn mounts_on_etc() -> Vec<String> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    table.lines().filter(|l| l.split(' ').nth(4).is_some_and(|point| point.starts_with("/etc"))).map(str::to_owned).collect()
 }
 
 #[test]
