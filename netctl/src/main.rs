@@ -3,7 +3,7 @@
 //! A thin client of the agent's socket: it parses arguments, asks, and prints. It never speaks to the store, and to the kernel
 //! only for `netctl run`, which makes the namespace and the cgroup that the agent then attaches.
 //!
-//! [`cmd`] has a file per noun (arguments, the call, what to print); [`format`] prints; [`run`] starts commands. Exit codes:
+//! [`cmd`] has a file per noun (arguments, the call, what to print); [`mod@format`] prints; [`run`] starts commands. Exit codes:
 //! 0 done, 1 refused or not found, 2 usage, 3 no agent; `run` hands back the command's own.
 
 mod agent;
