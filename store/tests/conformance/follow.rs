@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_store::follow::{Follow, Update, follow};
 use weft_store::{Change, Revision, Txn};
 
+use super::flaky::Flaky;
 use super::{Bench, below, delete, done, put};
 use crate::support::{eventually, soon};
 
@@ -16,6 +17,8 @@ pub struct Known {
     pub values: BTreeMap<Vec<u8>, Vec<u8>>,
     /// How many listings there were.
     pub listings: usize,
+    /// What the first listing held counts as written before.
+    pub first: usize,
     /// How many changes.
     pub changes: usize,
     /// Away and Back, in the order they came.
@@ -27,6 +30,9 @@ impl Known {
         match update {
             Update::Complete(listing) => {
                 self.listings += 1;
+                if self.listings == 1 {
+                    self.first = listing.entries.len();
+                }
                 self.revision = listing.revision;
                 self.values = listing.entries.into_iter().map(|entry| (entry.key, entry.value)).collect();
             }
@@ -107,27 +113,57 @@ pub async fn follow_ends_up_with_what_is_there(bench: &dyn Bench) {
     assert_eq!(known.listings, 1);
 }
 
+pub async fn follow_resumes_without_loss_after_an_outage(bench: &dyn Bench) {
+    let store = bench.store();
+    let flaky = Flaky::new(store.clone());
+    let prefixes = below(&["/a/", "/b/", "/quiet/"]);
+    let mut follow = follow(flaky.clone(), prefixes.clone());
+    let mut known = Known::default();
+    let mut written = 0;
+    for round in 1..=3 {
+        for n in 0..10 {
+            put(&*store, format!("/a/{n}"), format!("{round}")).await;
+            put(&*store, format!("/b/{n}"), format!("{round}")).await;
+            written += 2;
+        }
+        known.until(&mut follow, "what was written", |known| known.values.len() == 20 && known.changes + known.first >= written).await;
+        flaky.cut();
+        known.until(&mut follow, "the outage", |known| known.outages.len() == 2 * round - 1).await;
+        // Missed, and brought after the outage: once.
+        put(&*store, "/a/missed", format!("{round}")).await;
+        delete(&*store, "/a/missed").await;
+        written += 2;
+        flaky.mend();
+        known.until(&mut follow, "the end of the outage", |known| known.outages.len() == 2 * round).await;
+    }
+    let last = put(&*store, "/b/end", "").await;
+    known.until(&mut follow, "the last key", |known| known.revision >= last).await;
+    let listing = store.list(&prefixes).await.unwrap();
+    let there: BTreeMap<Vec<u8>, Vec<u8>> = listing.entries.into_iter().map(|e| (e.key, e.value)).collect();
+    assert_eq!(known.values, there);
+    assert_eq!((known.listings, known.changes + known.first), (1, written + 1));
+    assert_eq!(known.outages, ["away", "back"].repeat(3));
+}
+
 pub async fn follow_lists_again_when_history_is_gone(bench: &dyn Bench) {
     let store = bench.store();
     put(&*store, "/a/1", "").await;
-    let mut follow = follow(store.clone(), below(&["/a/"]));
+    let flaky = Flaky::new(store.clone());
+    let mut follow = follow(flaky.clone(), below(&["/a/", "/b/"]));
     let mut known = Known::default();
     known.until(&mut follow, "the listing", |known| known.listings == 1).await;
-    // It is not read while more is written than it, and all buffers on the way, can hold; then that is forgotten.
-    let large = vec![b'x'; 200_000];
-    let changes = 160;
-    for n in 0..changes {
-        put(&*store, format!("/a/{}", n % 10), large.clone()).await;
-    }
+    flaky.cut();
+    known.until(&mut follow, "the outage", |known| known.outages.len() == 1).await;
+    put(&*store, "/a/2", "").await;
     delete(&*store, "/a/1").await;
     bench.forget_history().await;
-    put(&*store, "/a/end", "").await;
-    known.until(&mut follow, "the last key", |known| known.values.contains_key(&b"/a/end"[..])).await;
-    let listing = store.list(&below(&["/a/"])).await.unwrap();
-    let there: BTreeMap<Vec<u8>, Vec<u8>> = listing.entries.into_iter().map(|e| (e.key, e.value)).collect();
-    assert_eq!(known.values, there);
-    assert!(known.listings > 1, "{} changes, {} listings", known.changes, known.listings);
-    assert_eq!(known.outages, Vec::<&str>::new(), "a compaction is no outage");
+    flaky.mend();
+    known.until(&mut follow, "another listing", |known| known.listings == 2).await;
+    assert_eq!(known.values.keys().map(Vec::as_slice).collect::<Vec<_>>(), [b"/a/2"]);
+    let at = put(&*store, "/b/3", "").await;
+    known.until(&mut follow, "the change after it", |known| known.revision >= at).await;
+    assert_eq!((known.values.len(), known.changes), (2, 1));
+    assert_eq!(known.outages, ["away", "back"]);
 }
 
 pub async fn dropping_a_follow_ends_its_work(bench: &dyn Bench) {

@@ -1,8 +1,9 @@
 //! A real etcd on loopback, with its data in a folder of its own; killed when dropped, or when the test dies.
+#![allow(dead_code, reason = "every test crate that starts a server uses another part of this")]
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ pub struct EtcdServer {
     dir: TempDir,
     client_port: u16,
     peer_port: u16,
+    /// `name=peer URL` of every member of its cluster.
+    members: Vec<String>,
     arguments: Vec<String>,
     tls: Option<Tls>,
 }
@@ -38,22 +41,33 @@ impl EtcdServer {
 
     /// With more arguments, and with TLS that asks clients for a certificate.
     pub fn start_with(arguments: &[&str], tls: Option<Tls>) -> Self {
+        Self::start_cluster(1, arguments, tls).remove(0)
+    }
+
+    /// Several members of one cluster.
+    pub fn start_cluster(size: usize, arguments: &[&str], tls: Option<Tls>) -> Vec<Self> {
         for _ in 0..10 {
-            // Two ports that were free a moment ago. Whoever takes one meanwhile makes etcd exit, and others are tried.
-            let (client_port, peer_port) = free_ports();
-            let mut server = Self {
-                child: None,
-                dir: tempfile::tempdir().unwrap(),
-                client_port,
-                peer_port,
-                arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
-                tls: tls.clone(),
-            };
-            if server.run() {
-                return server;
+            // Ports that were free a moment ago. Whoever takes one meanwhile makes etcd exit, and others are tried.
+            let ports = free_ports(2 * size);
+            let members: Vec<String> =
+                ports.chunks(2).map(|ports| format!("m{}=http://127.0.0.1:{}", ports[1], ports[1])).collect();
+            let mut servers: Vec<Self> = ports
+                .chunks(2)
+                .map(|ports| Self {
+                    child: None,
+                    dir: tempfile::tempdir().unwrap(),
+                    client_port: ports[0],
+                    peer_port: ports[1],
+                    members: members.clone(),
+                    arguments: arguments.iter().map(|a| (*a).to_owned()).collect(),
+                    tls: tls.clone(),
+                })
+                .collect();
+            if servers.iter_mut().all(Self::run) {
+                return servers;
             }
         }
-        panic!("no etcd could be started on ten pairs of free ports");
+        panic!("no etcd could be started on ten sets of free ports");
     }
 
     /// Starts the process and waits until it listens; false if it exits instead.
@@ -67,10 +81,11 @@ impl EtcdServer {
             .env_clear()
             .arg("--data-dir")
             .arg(self.dir.path().join("data"))
-            .args(["--name", "t", "--log-level", "warn", "--logger", "zap"])
+            .args(["--name", &format!("m{}", self.peer_port)])
+            .args(["--log-level", "warn", "--logger", "zap"])
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("t={peer}")])
+            .args(["--initial-cluster", &self.members.join(",")])
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -176,9 +191,6 @@ impl EtcdServer {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.endpoint())
     }
 
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
 }
 
 impl Drop for EtcdServer {
@@ -190,8 +202,8 @@ impl Drop for EtcdServer {
     }
 }
 
-/// Two ports that nobody uses now.
-pub fn free_ports() -> (u16, u16) {
-    let (a, b) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
-    (a.local_addr().unwrap().port(), b.local_addr().unwrap().port())
+/// Ports that nobody uses now.
+fn free_ports(count: usize) -> Vec<u16> {
+    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
