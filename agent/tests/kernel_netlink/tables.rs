@@ -135,7 +135,8 @@ async fn what_is_in_the_way_and_not_ours_is_named_and_left() {
     for action in one.plan(&one.desired(&cluster).kernel).await {
         match one.netlink.apply(&action).await {
             Err(e @ NetlinkError::InTheWay { .. }) => refused.push(chain(&e)),
-            Err(e) => assert_eq!(e.errno(), libc::ENODEV, "{}", chain(&e)),
+            // What would stand on the device that could not be made.
+            Err(e) => assert!(e.to_string().contains("weft.1"), "{}", chain(&e)),
             Ok(()) => {}
         }
     }
@@ -220,10 +221,10 @@ async fn ten_thousand_routes_are_listed_whole_while_others_change() {
     let churn = std::thread::spawn({
         let path = one.place.path();
         move || {
-            let lines = "for n in $(seq 300); do echo route add unreachable 172.16.0.$n/32; echo route del unreachable 172.16.0.$n/32; done | ip -batch -";
+            let lines = "for n in $(seq 250); do echo route add unreachable 172.16.0.$n/32; echo route del unreachable 172.16.0.$n/32; done | ip -batch -";
             let status =
                 std::process::Command::new("nsenter").arg(format!("--net={}", path.display())).args(["sh", "-c", lines]).status();
-            assert!(status.unwrap().code().is_some());
+            assert!(status.unwrap().success());
         }
     });
     while !churn.is_finished() {

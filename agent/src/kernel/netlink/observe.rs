@@ -113,7 +113,7 @@ fn neighbors(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Ne
     request.header.family = AddressFamily::Inet;
     let read = |payload: &[u8]| {
         let message = NeighbourMessage::parse(payload)?;
-        let permanent = message.header.state == NeighbourState::Permanent;
+        let permanent = has_state(&message, &[NeighbourState::Permanent]);
         Ok(ours.get(&message.header.ifindex).filter(|_| permanent).and_then(|device| {
             let (address, mac) = (destination(&message)?, mac(&message)?);
             Some(Neighbor { device: device.clone(), address, mac })
@@ -129,7 +129,8 @@ fn forwards(socket: &mut Socket, index: u32, device: &str) -> Result<Vec<Forward
     request.header.ifindex = index;
     let read = |payload: &[u8]| {
         let message = NeighbourMessage::parse(payload)?;
-        let permanent = message.header.state == NeighbourState::Permanent;
+        // `bridge fdb … static` sets the second; a learned entry has neither, and ends by itself.
+        let permanent = has_state(&message, &[NeighbourState::Permanent, NeighbourState::Noarp]);
         Ok(Some(&message).filter(|m| permanent && m.header.ifindex == index).and_then(|message| {
             let (remote, mac) = (destination(message)?, mac(message)?);
             Some(Forward { device: device.to_owned(), mac, remote })
@@ -140,6 +141,12 @@ fn forwards(socket: &mut Socket, index: u32, device: &str) -> Result<Vec<Forward
         Err(answer) if answer.code() == libc::ENODEV => Ok(Vec::new()),
         listed => listed.map_err(|source| NetlinkError::List { table: "forwarding entries", source }),
     }
+}
+
+/// Whether one of the bits that these states are is set; iproute2 sets several at once.
+fn has_state(message: &NeighbourMessage, states: &[NeighbourState]) -> bool {
+    let bits = states.iter().fold(0, |bits, state| bits | u16::from(*state));
+    u16::from(message.header.state) & bits != 0
 }
 
 fn destination(message: &NeighbourMessage) -> Option<Ipv4Addr> {

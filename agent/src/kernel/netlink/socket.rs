@@ -120,17 +120,17 @@ impl Socket {
     /// Asks for one change and waits for the verdict. `flags` are those beside request and acknowledgement.
     pub(crate) fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> Result<(), Answer> {
         self.send(message, flags | NLM_F_ACK)?;
-        self.answers(&mut |_, _| Ok(())).map(drop)
+        self.answers(|_| Ok(())).map(drop)
     }
 
     /// Asks for one object; `take` gets its message's payload.
     pub(crate) fn get(
         &mut self,
         message: RouteNetlinkMessage,
-        mut take: impl FnMut(&[u8]) -> Result<(), DecodeError>,
+        take: impl FnMut(&[u8]) -> Result<(), DecodeError>,
     ) -> Result<(), Answer> {
         self.send(message, NLM_F_ACK)?;
-        self.answers(&mut |_, payload| take(payload)).map(drop)
+        self.answers(take).map(drop)
     }
 
     /// Lists a table; each object's payload is turned into rows by `read`. A listing that was torn by a change is begun
@@ -143,7 +143,7 @@ impl Socket {
         for _ in 0..TRIES {
             self.send(message.clone(), NLM_F_DUMP)?;
             let mut rows = Vec::new();
-            let listing = self.answers(&mut |_, payload| {
+            let listing = self.answers(|payload| {
                 rows.extend(read(payload)?);
                 Ok(())
             })?;
@@ -167,7 +167,7 @@ impl Socket {
 
     /// Reads until the request is answered. A payload that cannot be read is an error of the whole, but only after the rest
     /// has been taken off the socket.
-    fn answers(&mut self, take: &mut dyn FnMut(u16, &[u8]) -> Result<(), DecodeError>) -> Result<Listing, Answer> {
+    fn answers(&mut self, mut take: impl FnMut(&[u8]) -> Result<(), DecodeError>) -> Result<Listing, Answer> {
         let mut listing = Listing::Whole;
         let mut fault: Option<DecodeError> = None;
         loop {
@@ -194,8 +194,8 @@ impl Socket {
                         }
                         return fault.map_or(Ok(listing), |fault| Err(fault.into()));
                     }
-                    kind => {
-                        if let Err(e) = take(kind, message.payload()) {
+                    _ => {
+                        if let Err(e) = take(message.payload()) {
                             fault.get_or_insert(e);
                         }
                     }
