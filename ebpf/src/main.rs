@@ -3,7 +3,7 @@
 //! Built for `bpfel-unknown-none` by the agent's build script and embedded in `weftd`. On the host it is an empty program,
 //! so that the workspace builds and lints as a whole.
 //!
-//! Read [`entry`] for the programs, [`maps`] for the maps, [`skb`] and [`sock_addr`] for how the kernel's contexts are read.
+//! Read `entry.rs` for the programs, `maps.rs` for the maps, `skb.rs` and `sock_addr.rs` for how the kernel's contexts are read.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
 #[cfg(target_arch = "bpf")]
