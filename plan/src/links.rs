@@ -218,8 +218,7 @@ mod tests {
 
     #[test]
     fn devices_of_others_are_not_ours() {
-        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789a", "weftXYZ4567890", "flannel.1", "eth0"]
-        {
+        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789a", "weftXYZ4567890", "flannel.1", "eth0"] {
             assert!(!is_vxlan_name(name) && !is_veth_name(name), "{name}");
         }
     }

@@ -59,7 +59,7 @@ async fn without_an_uplink_it_is_said_why_and_what_there_is() {
     );
     let said = chain(&refuse(AUTO).await);
     assert!(
-        said.starts_with("--iface auto: there is no IPv4 default route; name an interface or address with --iface, one of "),
+        said.starts_with("--iface auto: there is no IPv4 default route; name an interface or address with --iface; there are "),
         "{said}"
     );
     assert_eq!(chain(&refuse("u2").await), "interface u2 has no IPv4 address yet");

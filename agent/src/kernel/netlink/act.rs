@@ -54,6 +54,7 @@ fn gone_is_done(done: Result<(), Answer>, codes: &[i32]) -> Result<(), Answer> {
 }
 
 fn link(socket: &mut Socket, step: &Step<Link>) -> Result<(), Answer> {
+    socket.indexes.clear();
     match step {
         Step::Remove(link) => remove_link(socket, &link.name),
         Step::Add(Link { name, kind: Kind::Vxlan(vxlan), up }) => {
@@ -149,6 +150,7 @@ pub(crate) fn remove_device(socket: &mut Socket, name: &str) -> Result<(), Netli
 }
 
 fn remove_link(socket: &mut Socket, name: &str) -> Result<(), Answer> {
+    socket.indexes.clear();
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     gone_is_done(socket.change(RouteNetlinkMessage::DelLink(message), 0), &[libc::ENODEV])
@@ -159,6 +161,16 @@ pub(crate) fn device_by_name(socket: &mut Socket, name: &str) -> Result<Device, 
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::IfName(name.to_owned()));
     device(socket, message)
+}
+
+/// The number of a device; ENODEV if there is none.
+fn index_of(socket: &mut Socket, name: &str) -> Result<u32, Answer> {
+    if let Some(index) = socket.indexes.get(name) {
+        return Ok(*index);
+    }
+    let index = device_by_name(socket, name)?.index;
+    socket.indexes.insert(name.to_owned(), index);
+    Ok(index)
 }
 
 /// The device of an index; ENODEV if there is none.
@@ -181,12 +193,12 @@ fn device(socket: &mut Socket, mut message: LinkMessage) -> Result<Device, Answe
 fn address(socket: &mut Socket, step: &Step<Address>) -> Result<(), Answer> {
     match step {
         Step::Add(row) | Step::Change { to: row, .. } => {
-            let index = device_by_name(socket, &row.device)?.index;
+            let index = index_of(socket, &row.device)?;
             add_address(socket, index, row.address)
         }
         Step::Remove(row) => {
-            let removed = device_by_name(socket, &row.device)
-                .and_then(|device| socket.change(RouteNetlinkMessage::DelAddress(address_message(device.index, row.address)), 0));
+            let removed = index_of(socket, &row.device)
+                .and_then(|index| socket.change(RouteNetlinkMessage::DelAddress(address_message(index, row.address)), 0));
             gone_is_done(removed, &[libc::ENODEV, libc::EADDRNOTAVAIL])
         }
     }
@@ -212,12 +224,12 @@ fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
 fn neighbor(socket: &mut Socket, step: &Step<Neighbor>) -> Result<(), Answer> {
     match step {
         Step::Add(row) | Step::Change { to: row, .. } => {
-            let index = device_by_name(socket, &row.device)?.index;
+            let index = index_of(socket, &row.device)?;
             add_neighbor(socket, index, row.address, row.mac)
         }
         Step::Remove(row) => {
-            let removed = device_by_name(socket, &row.device).and_then(|device| {
-                let message = neighbor_message(device.index, row.address, row.mac);
+            let removed = index_of(socket, &row.device).and_then(|index| {
+                let message = neighbor_message(index, row.address, row.mac);
                 socket.change(RouteNetlinkMessage::DelNeighbour(message), 0)
             });
             gone_is_done(removed, &[libc::ENODEV, libc::ENOENT])
@@ -246,13 +258,13 @@ fn neighbor_message(index: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage
 fn forward(socket: &mut Socket, step: &Step<Forward>) -> Result<(), Answer> {
     match step {
         Step::Add(row) | Step::Change { to: row, .. } => {
-            let index = device_by_name(socket, &row.device)?.index;
+            let index = index_of(socket, &row.device)?;
             let message = forward_message(index, row);
             socket.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
         }
         Step::Remove(row) => {
-            let removed = device_by_name(socket, &row.device)
-                .and_then(|device| socket.change(RouteNetlinkMessage::DelNeighbour(forward_message(device.index, row)), 0));
+            let removed = index_of(socket, &row.device)
+                .and_then(|index| socket.change(RouteNetlinkMessage::DelNeighbour(forward_message(index, row)), 0));
             gone_is_done(removed, &[libc::ENODEV, libc::ENOENT])
         }
     }
@@ -303,7 +315,7 @@ fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answe
         message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(*gateway)));
     }
     if let Some(device) = row.via.device() {
-        message.attributes.push(RouteAttribute::Oif(device_by_name(socket, device)?.index));
+        message.attributes.push(RouteAttribute::Oif(index_of(socket, device)?));
     }
     if let Some(mtu) = row.mtu {
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));

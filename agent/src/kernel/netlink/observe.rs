@@ -25,6 +25,7 @@ use super::{NetlinkError, act};
 
 /// All rows of ours but settings.
 pub(super) fn rows(socket: &mut Socket) -> Result<Rows, NetlinkError> {
+    socket.indexes.clear();
     let mut ours: BTreeMap<u32, String> = BTreeMap::new();
     let mut rows = Rows::default();
     for device in devices(socket, Some(InfoKind::Vxlan))?.into_iter().chain(devices(socket, Some(InfoKind::Veth))?) {

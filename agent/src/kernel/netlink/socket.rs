@@ -3,6 +3,7 @@
 //! It blocks, and that is honest: the kernel carries a request out inside `send`, under its own lock, so an asynchronous
 //! socket would block just the same and only hide it. [`Netlink`](super::Netlink) keeps it off the runtime's threads.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::mem::size_of;
@@ -86,6 +87,9 @@ pub(crate) struct Socket {
     raw: RawSocket,
     sequence: u32,
     received: Vec<u8>,
+    /// Numbers of devices by name, as far as they were asked for since the last listing. A number is never given to another
+    /// device soon, so one that is no longer right is answered by ENODEV.
+    pub(super) indexes: BTreeMap<String, u32>,
 }
 
 impl fmt::Debug for Socket {
@@ -114,7 +118,7 @@ impl Socket {
         raw.set_netlink_get_strict_chk(true)?;
         grow(raw.as_fd(), RECEIVE_BUFFER)?;
         setsockopt(&raw, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE_SECONDS))?;
-        Ok(Self { raw, sequence: 0, received: Vec::with_capacity(DATAGRAM) })
+        Ok(Self { raw, sequence: 0, received: Vec::with_capacity(DATAGRAM), indexes: BTreeMap::new() })
     }
 
     /// Asks for one change and waits for the verdict. `flags` are those beside request and acknowledgement.

@@ -34,7 +34,7 @@ pub enum UplinkError {
         there: Vec<String>,
     },
     /// Nothing was given, and there is nothing to go by.
-    #[error("--iface auto: there is no IPv4 default route; name an interface or address with --iface, one of {}", list(there))]
+    #[error("--iface auto: there is no IPv4 default route; name an interface or address with --iface; there are {}", list(there))]
     NoDefaultRoute {
         /// The devices that there are.
         there: Vec<String>,
