@@ -139,7 +139,7 @@ async fn find_uplink(inputs: &Inputs, problem: &mut Option<String>) -> Option<Up
             Some(uplink)
         }
         Err(e) => {
-            let text = format!("no overlay: {}", chain(&e));
+            let text = format!("no uplink, so no overlay: {}", chain(&e));
             if problem.as_ref() != Some(&text) {
                 warn!(error = text, "no uplink");
                 *problem = Some(text);

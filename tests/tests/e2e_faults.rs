@@ -84,7 +84,7 @@ fn a_full_network_is_told_and_the_next_free_subnet_taken() {
     t.host(1).agent.start().unwrap();
     t.host(1).agent.wait_ready().unwrap();
     t.host(2).agent.start().unwrap();
-    let status = reason(t.host(2), "full");
+    let status = reason(t.host(2), "has no free /");
     assert_eq!((&status["ready"], &status["subnet"]), (&false.into(), &Value::Null), "{status}");
     // It does not take what is another's.
     let key = "/coreos.com/network/subnets/10.244.9.0-24";
@@ -249,8 +249,9 @@ fn a_second_agent_of_the_same_name_refuses_to_start() {
         fabric.exec(["ip", "link", "set", &link, "master", "br0", "up"]).unwrap().success().unwrap();
     }
     let host = other.host(1);
-    host.exec(["ip", "address", "replace", "10.77.0.99/24", "dev", "up0"]).unwrap().success().unwrap();
+    // In this order: with the first address of a network its later ones go too.
     host.exec(["ip", "address", "delete", "10.77.0.1/24", "dev", "up0"]).unwrap().success().unwrap();
+    host.exec(["ip", "address", "add", "10.77.0.99/24", "dev", "up0"]).unwrap().success().unwrap();
     host.exec(["ip", "route", "replace", "default", "via", &FABRIC.to_string()]).unwrap().success().unwrap();
     eventually("it reaches etcd", SOON, || host.exec(["ping", "-n", "-c", "1", "-W", "1", &FABRIC.to_string()])?.success())
         .unwrap();

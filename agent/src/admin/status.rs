@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+use weft_model::snapshot::Snapshot;
 
 use super::Admin;
 
@@ -21,6 +22,7 @@ impl Admin {
         } else if snapshot.is_none() {
             reasons.push("reading the store".to_owned());
         }
+        reasons.extend(snapshot.iter().filter(|_| report.ready).filter_map(|s| bad_network(s)));
         reasons.extend(self.reasons.iter().filter_map(|r| r.borrow().clone()));
         reasons.extend(report.problems.iter().cloned());
         reasons.extend(self.names.problems());
@@ -57,4 +59,11 @@ impl Admin {
             bad: bad.map(|(key, why)| BadValueView { key: key.clone(), why: why.clone() }).collect(),
         }
     }
+}
+
+/// A network configuration that was replaced by one that does not parse: the old one holds.
+fn bad_network(snapshot: &Snapshot) -> Option<String> {
+    let key = snapshot.layout().network_config();
+    let (_, why) = snapshot.bad().find(|(bad, _)| **bad == key)?;
+    Some(format!("{key} does not parse: {why}; what it said before holds; correct it, or netctl network init --force"))
 }
