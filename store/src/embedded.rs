@@ -94,14 +94,7 @@ impl EmbeddedStore {
                 });
             }
         };
-        Ok(Self {
-            path,
-            db,
-            revision,
-            room: Semaphore::new(COMMANDS),
-            commands: Some(commands),
-            writer: Some(writer),
-        })
+        Ok(Self { path, db, revision, room: Semaphore::new(COMMANDS), commands: Some(commands), writer: Some(writer) })
     }
 
     /// Hands a command to the writer and waits for what comes of it.
@@ -117,12 +110,8 @@ impl EmbeddedStore {
         match answer.await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Failure::LeaseGone(lease))) => Err(StoreError::LeaseGone { op: op.to_owned(), lease }),
-            Ok(Err(Failure::Database(source))) => {
-                Err(StoreError::Database { op: self.subject(op), source: source.into() })
-            }
-            Ok(Err(Failure::Closed(source))) => {
-                Err(StoreError::Database { op: self.subject(op), source: source.into() })
-            }
+            Ok(Err(Failure::Database(source))) => Err(StoreError::Database { op: self.subject(op), source: source.into() }),
+            Ok(Err(Failure::Closed(source))) => Err(StoreError::Database { op: self.subject(op), source: source.into() }),
             Err(_) => Err(gone()),
         }
     }

@@ -1,6 +1,6 @@
 //! etcd as a [`Store`]: shared by all hosts, any number of endpoints.
 //!
-//! Making an [`EtcdStore`] connects to nothing; every operation connects when it must, is bounded in time by
+//! Making an [`EtcdStore`] connects to nothing. Every operation connects when it must, makes requests each bounded in time by
 //! [`EtcdConfig::request_timeout`], and fails over to the next endpoint. Messages name the operation, its subject and the
 //! endpoint. What this module never does is to wait for an etcd that is away: that is [`crate::follow`]'s and the caller's.
 //! Next: `etcd/connection.rs` (endpoints, login), `etcd/watch.rs` (streams), `etcd/fault.rs` (what errors mean).
@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Compare as EtcdCompare, CompareOp, Error, GetOptions, GetResponse, KeyValue, LeaseKeepAliveStream, LeaseKeeper,
-    PutOptions, ResponseHeader, Txn as EtcdTxn, TxnOp,
+    Compare as EtcdCompare, CompareOp, Error, GetOptions, GetResponse, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions,
+    ResponseHeader, Txn as EtcdTxn, TxnOp,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -207,10 +207,8 @@ impl Store for EtcdStore {
     async fn watch(&self, prefixes: &[Vec<u8>], from: Revision) -> Result<Watch, StoreError> {
         let prefixes = prefix::disjoint(prefixes);
         let op = format!("watch {} from revision {from}", texts(&prefixes));
-        let opened = self
-            .connections
-            .call_over(Over::Own, Again::Safe, |client| watch::open(client, prefixes.clone(), from))
-            .await;
+        let opened =
+            self.connections.call_over(Over::Own, Again::Safe, |client| watch::open(client, prefixes.clone(), from)).await;
         let (opened, endpoint) = opened.map_err(|fault| error(op.clone(), fault))?;
         let listed = self.cluster.load(Ordering::Relaxed);
         if let Some(answered) = opened.cluster.filter(|answered| listed != 0 && *answered != listed) {
@@ -220,9 +218,7 @@ impl Store for EtcdStore {
         }
         let batches = watch::spawn(opened, prefixes.len(), from, move |ended| match ended {
             Ended::Compacted { oldest } => StoreError::Compacted { from, oldest },
-            Ended::Canceled(what) if what.contains("permission denied") => {
-                error(op, Fault::Refused(Said { endpoint, what }))
-            }
+            Ended::Canceled(what) if what.contains("permission denied") => error(op, Fault::Refused(Said { endpoint, what })),
             Ended::Canceled(what) => error(op, Fault::Lost(Said { endpoint, what })),
             Ended::Broken(broken) => error(op, Fault::of(&endpoint, &broken)),
         });
@@ -244,8 +240,11 @@ impl Store for EtcdStore {
         // is opened: a late answer must not be taken for the next one.
         let known = self.renewals.lock().await.remove(&lease);
         let renewed = match known {
-            Some(mut renewal) => timeout(self.connections.request_timeout() / 2, renew(&mut renewal)).await.ok()
-                .and_then(Result::ok).map(|ttl| (renewal, ttl)),
+            Some(mut renewal) => timeout(self.connections.request_timeout() / 2, renew(&mut renewal))
+                .await
+                .ok()
+                .and_then(Result::ok)
+                .map(|ttl| (renewal, ttl)),
             None => None,
         };
         let (renewal, ttl) = match renewed {
@@ -287,10 +286,8 @@ impl Store for EtcdStore {
 
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError> {
         self.renewals.lock().await.remove(&lease);
-        let answer = self
-            .connections
-            .call(Again::Safe, |client| async move { client.lease_client().revoke(lease.0).await })
-            .await;
+        let answer =
+            self.connections.call(Again::Safe, |client| async move { client.lease_client().revoke(lease.0).await }).await;
         match answer {
             Ok(_) | Err(Fault::NoLease(_)) => Ok(()),
             Err(fault) => Err(error(format!("revoke lease {lease}"), fault)),
@@ -354,9 +351,7 @@ fn request_of(txn: &Txn) -> EtcdTxn {
 /// A fault in the terms of the trait.
 fn error(op: String, fault: Fault) -> StoreError {
     match fault {
-        Fault::Refused(said) | Fault::TooLarge(said) | Fault::NoLease(said) => {
-            StoreError::Denied { op, source: Box::new(said) }
-        }
+        Fault::Refused(said) | Fault::TooLarge(said) | Fault::NoLease(said) => StoreError::Denied { op, source: Box::new(said) },
         other => StoreError::Unavailable { op, source: Box::new(other.said()) },
     }
 }

@@ -13,16 +13,16 @@
 pub mod embedded;
 pub mod etcd;
 pub mod follow;
-pub mod registry;
 mod prefix;
+pub mod registry;
 mod ttl;
 mod txn;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-pub use weft_model::ids::{LeaseId, Revision};
 pub use txn::{MAX_BYTES, MAX_OPS};
+pub use weft_model::ids::{LeaseId, Revision};
 pub use weft_model::stored::{Change, Entry};
 
 /// Everything below some prefixes, at one revision.

@@ -87,7 +87,13 @@ impl Registry {
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn write_lease(&self, subnet: &SubnetKey, lease: &Lease, over: Option<Revision>, on: Option<LeaseId>) -> Result<Outcome, StoreError> {
+    pub async fn write_lease(
+        &self,
+        subnet: &SubnetKey,
+        lease: &Lease,
+        over: Option<Revision>,
+        on: Option<LeaseId>,
+    ) -> Result<Outcome, StoreError> {
         let key = self.layout.subnet(subnet).into_bytes();
         let when = vec![unchanged(&key, over)];
         self.write(when, vec![Op::Put { key, value: lease.to_json().into_bytes(), lease: on }]).await
@@ -123,7 +129,8 @@ impl Registry {
             lease: put.lease,
         });
         let ops: Vec<Op> = deletes.iter().map(|path| Op::Delete(self.layout.record(path).into_bytes())).chain(puts).collect();
-        let when: Vec<Compare> = while_node.map(|node| Compare::Present(self.layout.node(node).into_bytes())).into_iter().collect();
+        let when: Vec<Compare> =
+            while_node.map(|node| Compare::Present(self.layout.node(node).into_bytes())).into_iter().collect();
         let mut outcome = Outcome::Done(Revision::default());
         for chunk in ops.chunks(OPS_PER_TXN) {
             outcome = self.write(when.clone(), chunk.to_vec()).await?;

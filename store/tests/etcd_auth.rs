@@ -46,8 +46,21 @@ impl Certificates {
     fn authority(&self, name: &str) {
         let (key, cert, subject) = (format!("{name}.key"), format!("{name}.crt"), format!("/CN={name}"));
         self.openssl(&[
-            "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj", &subject,
-            "-keyout", &key, "-out", &cert,
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            &subject,
+            "-keyout",
+            &key,
+            "-out",
+            &cert,
         ]);
     }
 
@@ -57,12 +70,35 @@ impl Certificates {
         std::fs::write(self.path(&extensions), format!("basicConstraints=CA:FALSE\n{extension}\n")).unwrap();
         // No common name: etcd takes a client certificate's for a user.
         self.openssl(&[
-            "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/O=weft", "-keyout", &key,
-            "-out", &request,
+            "req",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-subj",
+            "/O=weft",
+            "-keyout",
+            &key,
+            "-out",
+            &request,
         ]);
         self.openssl(&[
-            "x509", "-req", "-in", &request, "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-            "-extfile", &extensions, "-out", &cert,
+            "x509",
+            "-req",
+            "-in",
+            &request,
+            "-CA",
+            "ca.crt",
+            "-CAkey",
+            "ca.key",
+            "-CAcreateserial",
+            "-days",
+            "2",
+            "-extfile",
+            &extensions,
+            "-out",
+            &cert,
         ]);
     }
 

@@ -10,7 +10,9 @@
 //!
 //! A write transaction of the database may hold several of the store's, each with its own revision. Nothing here knows time.
 
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use crate::prefix::{end_of, position};
 use crate::{Change, Compare, Entry, LeaseId, Listing, Op, Revision, Txn};
@@ -19,7 +21,10 @@ const META: TableDefinition<&str, i64> = TableDefinition::new("meta");
 const KEYS: TableDefinition<&[u8], (i64, i64, i64, &[u8])> = TableDefinition::new("keys");
 const LEASES: TableDefinition<i64, i64> = TableDefinition::new("leases");
 const LEASE_KEYS: TableDefinition<(i64, &[u8]), ()> = TableDefinition::new("lease_keys");
-const HISTORY: TableDefinition<(i64, u32), (bool, i64, i64, &[u8], &[u8])> = TableDefinition::new("history");
+const HISTORY: TableDefinition<(i64, u32), Past<'static>> = TableDefinition::new("history");
+
+/// A row of `history`: put?, created, lease, key, value.
+type Past<'a> = (bool, i64, i64, &'a [u8], &'a [u8]);
 
 /// The layout above. Another one is refused.
 const FORMAT: i64 = 1;
@@ -82,7 +87,7 @@ pub(super) struct Tables<'t> {
     keys: Table<'t, &'static [u8], (i64, i64, i64, &'static [u8])>,
     leases: Table<'t, i64, i64>,
     lease_keys: Table<'t, (i64, &'static [u8]), ()>,
-    history: Table<'t, (i64, u32), (bool, i64, i64, &'static [u8], &'static [u8])>,
+    history: Table<'t, (i64, u32), Past<'static>>,
 }
 
 impl<'t> Tables<'t> {
@@ -144,20 +149,12 @@ impl<'t> Tables<'t> {
             Compare::Absent(key) => self.keys.get(key.as_slice())?.is_none(),
             Compare::Present(key) => self.keys.get(key.as_slice())?.is_some(),
             // A key that is not there counts as modified at 0, as in etcd.
-            Compare::ModifiedAt(key, revision) => {
-                self.entry(key)?.map_or(Revision(0), |entry| entry.modified) == *revision
-            }
+            Compare::ModifiedAt(key, revision) => self.entry(key)?.map_or(Revision(0), |entry| entry.modified) == *revision,
             Compare::ValueIs(key, value) => self.entry(key)?.is_some_and(|entry| entry.value == *value),
         })
     }
 
-    fn put(
-        &mut self,
-        key: &[u8],
-        value: &[u8],
-        lease: Option<LeaseId>,
-        revision: Revision,
-    ) -> Result<Change, redb::Error> {
+    fn put(&mut self, key: &[u8], value: &[u8], lease: Option<LeaseId>, revision: Revision) -> Result<Change, redb::Error> {
         let before = self.entry(key)?;
         if let Some(old) = before.as_ref().and_then(|entry| entry.lease) {
             self.lease_keys.remove((old.0, key))?;
@@ -218,10 +215,8 @@ impl<'t> Tables<'t> {
     fn record(&mut self, revision: Revision, changes: &[Change]) -> Result<(), redb::Error> {
         let mut bytes = self.number("history_bytes")?.unwrap_or(0);
         for (place, change) in (0u32..).zip(changes) {
-            let row: (bool, i64, i64, &[u8], &[u8]) = match change {
-                Change::Put(entry) => {
-                    (true, entry.created.0, entry.lease.map_or(0, |lease| lease.0), &entry.key, &entry.value)
-                }
+            let row: Past<'_> = match change {
+                Change::Put(entry) => (true, entry.created.0, entry.lease.map_or(0, |lease| lease.0), &entry.key, &entry.value),
                 Change::Delete { key, .. } => (false, 0, 0, key, &[]),
             };
             bytes += size(row.3, row.4);

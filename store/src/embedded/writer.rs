@@ -202,10 +202,11 @@ impl Writer {
     }
 }
 
-/// Writes, each work with revisions of its own, and returns when the disk has all of it. What comes of each, or the lease
-/// that it names in vain; and the revision then.
-#[allow(clippy::type_complexity, reason = "a pair of what is said above; naming it would say less")]
-fn commit(db: &Database, works: &[Work]) -> Result<(Vec<Result<Answer, LeaseId>>, Revision), redb::Error> {
+/// What comes of each work, or the lease that it names in vain; and the revision then.
+type Committed = (Vec<Result<Answer, LeaseId>>, Revision);
+
+/// Writes, each work with a revision of its own, and returns when the disk has all of it.
+fn commit(db: &Database, works: &[Work]) -> Result<Committed, redb::Error> {
     let mut write = db.begin_write()?;
     write.set_durability(Durability::Immediate)?;
     let mut tables = Tables::open(&write)?;

@@ -24,7 +24,8 @@ pub struct EtcdConfig {
     pub username: Option<String>,
     /// A file with that user's password; line ends at its end are not part of it.
     pub password_file: Option<PathBuf>,
-    /// The longest that one operation takes, over all endpoints.
+    /// The longest that one request takes, over all endpoints. A listing is a request per page; renewing a lease may take half
+    /// as long again.
     pub request_timeout: Duration,
     /// The longest that making a TCP connection takes.
     pub connect_timeout: Duration,
@@ -67,7 +68,9 @@ pub enum EtcdConfigError {
         why: String,
     },
     /// TLS without anything to check the server by.
-    #[error("etcd endpoint {endpoint:?} is https: name the CA by --etcd-ca (the system's are often in /etc/ssl/certs/ca-certificates.crt)")]
+    #[error(
+        "etcd endpoint {endpoint:?} is https: name the CA by --etcd-ca (the system's are often in /etc/ssl/certs/ca-certificates.crt)"
+    )]
     NoCa {
         /// The endpoint.
         endpoint: String,
@@ -219,8 +222,7 @@ impl EtcdConfig {
 
 /// A file that must hold a PEM block whose label ends in `label`.
 fn pem(flag: &'static str, path: &Path, label: &str, wanted: &'static str) -> Result<Vec<u8>, EtcdConfigError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| EtcdConfigError::Read { flag, path: path.to_owned(), source })?;
+    let bytes = std::fs::read(path).map_err(|source| EtcdConfigError::Read { flag, path: path.to_owned(), source })?;
     let holds = String::from_utf8_lossy(&bytes).lines().any(|line| {
         line.strip_prefix("-----BEGIN ").and_then(|l| l.trim_end().strip_suffix("-----")).is_some_and(|l| l.ends_with(label))
     });
@@ -268,11 +270,7 @@ mod tests {
         assert_eq!(half.urls().unwrap_err().to_string(), "--etcd-cert needs --etcd-key");
         let plain = EtcdConfig { ca: Some("ca.pem".into()), ..of(&["http://h1"]) };
         assert!(plain.urls().unwrap_err().to_string().contains("say https"));
-        let user = EtcdConfig {
-            username: Some("weft".into()),
-            password_file: Some("/nonexistent/pw".into()),
-            ..of(&["h1"])
-        };
+        let user = EtcdConfig { username: Some("weft".into()), password_file: Some("/nonexistent/pw".into()), ..of(&["h1"]) };
         assert_eq!(user.urls().unwrap_err().to_string(), "--etcd-password-file: read /nonexistent/pw");
     }
 

@@ -133,7 +133,7 @@ impl Connections {
                 Fault::NotSent(_) => true,
                 Fault::Lost(_) => again == Again::Safe,
                 Fault::StaleLogin(_) => {
-                    self.forget(at, number).await;
+                    self.forget(at, number, end).await;
                     if self.config.username.is_none() {
                         return Err(without_user(fault));
                     }
@@ -147,7 +147,7 @@ impl Connections {
                 _ => return Err(fault),
             };
             // Own connections end with their request; it is the endpoint that is left.
-            self.forget(at, number).await;
+            self.forget(at, number, end).await;
             let next = (at + 1) % self.endpoints.len();
             if self.active.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok() && next != at {
                 debug!(from = %self.endpoints[at].url, to = %self.endpoints[next].url, "changing the etcd endpoint");
@@ -193,9 +193,9 @@ impl Connections {
         Ok(link)
     }
 
-    /// Drops a connection that has failed, unless another has taken its place already.
-    async fn forget(&self, at: usize, number: u64) {
-        let mut slot = self.endpoints[at].link.lock().await;
+    /// Drops a connection that has failed, unless another has taken its place already, or is about to.
+    async fn forget(&self, at: usize, number: u64, end: Instant) {
+        let Ok(mut slot) = timeout_at(end, self.endpoints[at].link.lock()).await else { return };
         if slot.as_ref().is_some_and(|link| link.number == number) {
             *slot = None;
         }

@@ -141,10 +141,7 @@ mod tests {
     fn answers_are_sorted_by_what_can_be_done() {
         assert!(matches!(fault(Code::Unavailable, "etcdserver: no leader"), Fault::Lost(_)));
         assert!(matches!(fault(Code::Unauthenticated, "etcdserver: invalid auth token"), Fault::StaleLogin(_)));
-        assert!(matches!(
-            fault(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
-            Fault::Compacted(_)
-        ));
+        assert!(matches!(fault(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"), Fault::Compacted(_)));
         assert!(matches!(fault(Code::NotFound, "etcdserver: requested lease not found"), Fault::NoLease(_)));
         assert!(matches!(fault(Code::PermissionDenied, "etcdserver: permission denied"), Fault::Refused(_)));
         assert!(matches!(fault(Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded"), Fault::Refused(_)));

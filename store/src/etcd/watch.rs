@@ -48,13 +48,8 @@ pub(super) struct Opened {
 pub(super) async fn open(client: Client, prefixes: Vec<Vec<u8>>, from: Revision) -> Result<Opened, Error> {
     // 0 would mean "from now on".
     let start = from.0.saturating_sub(1).max(1);
-    let options = |at: usize| {
-        WatchOptions::new()
-            .with_prefix()
-            .with_start_revision(start)
-            .with_progress_notify()
-            .with_watch_id(id_of(at))
-    };
+    let options =
+        |at: usize| WatchOptions::new().with_prefix().with_start_revision(start).with_progress_notify().with_watch_id(id_of(at));
     let mut watch = client.watch_client().max_decoding_message_size(MAX_RESPONSE);
     let mut rest = prefixes.into_iter().enumerate();
     let Some((at, first)) = rest.next() else { return Err(Error::InvalidArgs("no prefix is given".into())) };
@@ -210,12 +205,7 @@ pub(super) fn spawn<E: Send + 'static>(
 }
 
 /// Reads responses and sends batches. Returns `None` when nobody takes them.
-async fn pump<E>(
-    opened: Opened,
-    watchers: usize,
-    from: Revision,
-    batches: &mpsc::Sender<Result<Batch, E>>,
-) -> Option<Ended> {
+async fn pump<E>(opened: Opened, watchers: usize, from: Revision, batches: &mpsc::Sender<Result<Batch, E>>) -> Option<Ended> {
     let Opened { client: _client, mut stream, early, .. } = opened;
     let mut merge = Merge::new(watchers, from);
     let mut early = early.into_iter();

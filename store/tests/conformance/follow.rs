@@ -126,7 +126,9 @@ pub async fn follow_resumes_without_loss_after_an_outage(bench: &dyn Bench) {
             put(&*store, format!("/b/{n}"), format!("{round}")).await;
             written += 2;
         }
-        known.until(&mut follow, "what was written", |known| known.values.len() == 20 && known.changes + known.first >= written).await;
+        known
+            .until(&mut follow, "what was written", |known| known.values.len() == 20 && known.changes + known.first >= written)
+            .await;
         flaky.cut();
         known.until(&mut follow, "the outage", |known| known.outages.len() == 2 * round - 1).await;
         // Missed, and brought after the outage: once.
@@ -173,8 +175,5 @@ pub async fn dropping_a_follow_ends_its_work(bench: &dyn Bench) {
     let _ = soon("the listing", following.next()).await;
     assert!(Arc::strong_count(&store) > before);
     drop(following);
-    eventually("the follower to let go of the store", || async {
-        (Arc::strong_count(&store) == before).then_some(())
-    })
-    .await;
+    eventually("the follower to let go of the store", || async { (Arc::strong_count(&store) == before).then_some(()) }).await;
 }

@@ -49,12 +49,7 @@ pub async fn a_transaction_whose_condition_fails_writes_nothing(bench: &dyn Benc
         assert_eq!(store.transact(txn).await.unwrap(), Outcome::Refused(at), "{refused:?}");
     }
     assert_eq!(get(&*store, "/c").await, None);
-    for held in [
-        Compare::present("/a"),
-        Compare::absent("/b"),
-        Compare::modified_at("/a", at),
-        Compare::value_is("/a", "1"),
-    ] {
+    for held in [Compare::present("/a"), Compare::absent("/b"), Compare::modified_at("/a", at), Compare::value_is("/a", "1")] {
         // Touches another key, so that the conditions hold for all.
         assert!(store.transact(Txn::new().when(held).put("/c", "x")).await.unwrap().is_done());
     }

@@ -69,10 +69,7 @@ pub async fn a_lease_that_is_kept_alive_outlives_its_time(bench: &dyn Bench) {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     assert!(get(&*store, "/a").await.is_some());
-    eventually("the end of a lease that nobody renews", || async {
-        get(&*store, "/a").await.is_none().then_some(())
-    })
-    .await;
+    eventually("the end of a lease that nobody renews", || async { get(&*store, "/a").await.is_none().then_some(()) }).await;
     assert_eq!(store.keep_alive(lease).await.unwrap(), None);
 }
 

@@ -190,7 +190,6 @@ impl EtcdServer {
     fn url(&self) -> String {
         format!("{}://{}", if self.tls.is_some() { "https" } else { "http" }, self.endpoint())
     }
-
 }
 
 impl Drop for EtcdServer {
