@@ -27,6 +27,7 @@ use weft_plan::ipam;
 use weft_store::registry::Registry;
 use weft_store::{Outcome, StoreError};
 
+use crate::echo::Echo;
 use crate::session::Kept;
 use crate::view::{View, chain};
 
@@ -124,7 +125,7 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Tod
         Ok(subnet) => {
             Todo::Write { key: SubnetKey::v4(subnet), lease: Box::new(lease(facts.vtep_mac)), over: None, on: Some(claim) }
         }
-        Err(full) => Todo::Wait(format!("claim subnet: {full}")),
+        Err(full) => Todo::Wait(format!("claim subnet: {}", full.stored_at(snapshot.layout().network_config()))),
     }
 }
 
@@ -143,15 +144,14 @@ pub async fn run(
     own: watch::Sender<Option<Own>>,
     reason: watch::Sender<Option<String>>,
 ) {
-    // Our own write, whose echo in the snapshot is awaited before anything is decided again.
-    let mut await_revision = Revision::default();
+    let mut echo = Echo::default();
     loop {
         let snapshot: Option<Arc<Snapshot>> = view.borrow_and_update().clone();
         let known: Option<Facts> = facts.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);
         if let (Some(snapshot), Some(known)) = (snapshot, known)
-            && snapshot.revision() >= await_revision
+            && echo.heard(snapshot.revision())
         {
             match decide(&snapshot, &known, lease) {
                 Todo::Wait(why) => {
@@ -170,11 +170,11 @@ pub async fn run(
                 Todo::Write { key, lease, over, on } => match registry.write_lease(&key, &lease, over, on).await {
                     Ok(Outcome::Done(revision)) => {
                         info!(subnet = %key.subnet, %revision, new = over.is_none(), "wrote own lease");
-                        await_revision = revision;
+                        echo = Echo::of(revision);
                     }
                     Ok(Outcome::Refused(revision)) => {
                         debug!(subnet = %key.subnet, "somebody was faster");
-                        await_revision = revision;
+                        echo = Echo::of(revision);
                     }
                     Err(e) => {
                         if matches!(e, StoreError::LeaseGone { .. }) {
@@ -190,7 +190,7 @@ pub async fn run(
             Ok(()) = view.changed() => {}
             Ok(()) = facts.changed() => {}
             Ok(()) = claim.id.changed() => {}
-            () = tokio::time::sleep(retry) => {}
+            () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
     }
 }

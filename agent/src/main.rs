@@ -9,6 +9,7 @@ mod claim;
 mod cleanup;
 mod config;
 mod datapath;
+mod echo;
 mod metrics;
 mod names;
 mod reconcile;

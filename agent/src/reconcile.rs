@@ -172,7 +172,6 @@ async fn round(
 ) -> bool {
     let snapshot = inputs.view.borrow_and_update().clone();
     let own = inputs.own.borrow_and_update().clone();
-    let published = inputs.published.borrow_and_update().clone();
     if let Some(now) = snapshot.as_ref().and_then(|s| s.network()) {
         *config = Some(now.clone());
     }
@@ -182,13 +181,18 @@ async fn round(
     };
     inputs.metrics.reconciles.inc();
     let mut problems: Vec<String> = uplink_problem.map(str::to_owned).into_iter().collect();
-    let mut host = host(inputs, config.clone(), &own, &published, uplink);
     let mut failed = 0;
     let mut missing: Vec<EndpointId> = Vec::new();
 
-    let desired = weft_plan::desired(&snapshot, &host);
-    match inputs.netlink.observe(&desired.kernel.sysctls).await {
+    // What is there is read before the attachments are: attach publishes before it makes a device, so no device is seen
+    // whose attachment is not known, and none is swept away that is just being made.
+    let asked = weft_plan::desired(&snapshot, &host(inputs, config.clone(), &own, &inputs.published.borrow(), uplink.clone()));
+    let observed = inputs.netlink.observe(&asked.kernel.sysctls).await;
+    let published = inputs.published.borrow_and_update().clone();
+    let mut host = host(inputs, config.clone(), &own, &published, uplink);
+    match observed {
         Ok(actual) => {
+            let desired = weft_plan::desired(&snapshot, &host);
             // A pair that attach has not made yet, or that somebody removed.
             let there = |name: &str| actual.links.iter().any(|l| l.name == name);
             missing.extend(published.by_id.values().filter(|a| !there(&a.host_ifname)).map(|a| a.id.clone()));

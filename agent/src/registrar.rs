@@ -20,6 +20,7 @@ use weft_store::registry::{RecordPut, Registry};
 use weft_store::{Outcome, StoreError};
 
 use crate::attach::Published;
+use crate::echo::Echo;
 use crate::session::Kept;
 use crate::state::Attachment;
 use crate::view::{View, chain};
@@ -145,7 +146,7 @@ pub async fn run(
     done: watch::Sender<u64>,
     reason: watch::Sender<Option<String>>,
 ) {
-    let mut await_revision = Revision::default();
+    let mut echo = Echo::default();
     loop {
         let snapshot = view.borrow_and_update().clone();
         let known = me.borrow_and_update().clone();
@@ -153,7 +154,7 @@ pub async fn run(
         let lease = *liveness.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);
         if let (Some(snapshot), Some(known), Some(lease)) = (snapshot, known, lease)
-            && snapshot.revision() >= await_revision
+            && echo.heard(snapshot.revision())
         {
             let todo = todo(&snapshot, &known, lease, &published);
             if todo.is_empty() {
@@ -161,7 +162,7 @@ pub async fn run(
                 done.send_replace(published.generation);
             } else {
                 match write(&registry, &known, &todo, lease).await {
-                    Ok(Outcome::Done(revision) | Outcome::Refused(revision)) => await_revision = revision,
+                    Ok(Outcome::Done(revision) | Outcome::Refused(revision)) => echo = Echo::of(revision),
                     Err(e) => {
                         if matches!(e, StoreError::LeaseGone { .. }) {
                             liveness.check_now();
@@ -180,7 +181,7 @@ pub async fn run(
             Ok(()) = me.changed() => {}
             Ok(()) = attachments.changed() => {}
             Ok(()) = liveness.id.changed() => {}
-            () = tokio::time::sleep(retry) => {}
+            () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
     }
 }

@@ -18,7 +18,8 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoVeth};
+use rtnetlink::{LinkUnspec, LinkVeth};
 use weft_model::mac::Mac;
 use weft_plan::host::LOOPBACK;
 use weft_plan::links::veth_mac;
@@ -128,20 +129,16 @@ impl Making {
 
     fn pair(&self, host: &mut Socket) -> Result<(), VethError> {
         let Self { spec, .. } = self;
-        let mut peer = LinkMessage::default();
-        peer.attributes = vec![
-            LinkAttribute::IfName(spec.ifname.clone()),
-            LinkAttribute::Address(spec.mac.0.to_vec()),
-            LinkAttribute::Mtu(spec.mtu),
-            LinkAttribute::NetNsFd(self.namespace.as_raw_fd()),
-        ];
-        let mut message = LinkMessage::default();
-        message.attributes = vec![
-            LinkAttribute::IfName(spec.host_ifname.clone()),
-            LinkAttribute::Address(veth_mac(&spec.host_ifname).0.to_vec()),
-            LinkAttribute::Mtu(spec.mtu),
-            LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer)))]),
-        ];
+        let peer = LinkUnspec::new_with_name(&spec.ifname)
+            .address(spec.mac.0.to_vec())
+            .mtu(spec.mtu)
+            .setns_by_fd(self.namespace.as_raw_fd())
+            .build();
+        let message = LinkVeth::new(&spec.host_ifname, &spec.ifname)
+            .address(veth_mac(&spec.host_ifname).0.to_vec())
+            .mtu(spec.mtu)
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .build();
         match host.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL) {
             Err(answer) if answer.code() == libc::EEXIST => Err(if device_by_name(host, &spec.host_ifname).is_ok() {
                 VethError::HostTaken { host_ifname: spec.host_ifname.clone() }

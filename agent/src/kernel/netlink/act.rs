@@ -1,19 +1,17 @@
-//! Actions as messages. One action is one change, and its outcome.
+//! Actions as messages, built by rtnetlink. One action is one change, and its outcome.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
-    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVxlan, LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo,
-    LinkMessage,
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
-};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 use weft_model::mac::Mac;
 use weft_plan::Step;
 use weft_plan::addresses::Address;
@@ -85,23 +83,17 @@ fn link(socket: &mut Socket, step: &Step<Link>) -> Result<(), Answer> {
 }
 
 fn add_vxlan(socket: &mut Socket, name: &str, vxlan: &Vxlan) -> Result<(), Answer> {
-    let options = vec![
-        InfoVxlan::Id(vxlan.vni),
-        InfoVxlan::Local(vxlan.local),
-        InfoVxlan::Link(vxlan.parent),
-        InfoVxlan::Port(vxlan.port),
-        InfoVxlan::Learning(vxlan.learning),
+    let message = LinkVxlan::new(name, vxlan.vni)
+        .local(vxlan.local)
+        .dev(vxlan.parent)
+        .port(vxlan.port)
+        .learning(vxlan.learning)
         // Named although it is what Linux does by itself, since the name of the bit in the kernel is the opposite.
-        InfoVxlan::UDPCsum(true),
-    ];
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        LinkAttribute::IfName(name.to_owned()),
+        .udp_csum(true)
         // At creation, so that nobody (systemd-udevd, NetworkManager) takes it for one that the kernel made up.
-        LinkAttribute::Address(vxlan.mac.0.to_vec()),
-        LinkAttribute::Mtu(vxlan.mtu),
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))]),
-    ];
+        .address(vxlan.mac.0.to_vec())
+        .mtu(vxlan.mtu)
+        .build();
     socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
@@ -109,12 +101,13 @@ fn change_vxlan(socket: &mut Socket, index: u32, from: &Vxlan, to: &Vxlan) -> Re
     if (from.local, from.parent, from.learning) == (to.local, to.parent, to.learning) {
         return Ok(());
     }
-    let options =
-        vec![InfoVxlan::Id(to.vni), InfoVxlan::Local(to.local), InfoVxlan::Link(to.parent), InfoVxlan::Learning(to.learning)];
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes =
-        vec![LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vxlan), LinkInfo::Data(InfoData::Vxlan(options))])];
+    let message = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan)
+        .index(index)
+        .id(to.vni)
+        .local(to.local)
+        .dev(to.parent)
+        .learning(to.learning)
+        .build();
     socket.change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
@@ -131,14 +124,16 @@ pub(crate) fn unless_without_ipv6(answer: Answer) -> Result<(), Answer> {
 
 /// Sets attributes of a device, and whether it is up.
 pub(crate) fn set_link(socket: &mut Socket, index: u32, attributes: Vec<LinkAttribute>, up: Option<bool>) -> Result<(), Answer> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    message.attributes = attributes;
-    if let Some(up) = up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+    let mut message = LinkUnspec::new_with_index(index);
+    for attribute in attributes {
+        message = message.append_extra_attribute(attribute);
     }
-    socket.change(RouteNetlinkMessage::SetLink(message), 0)
+    message = match up {
+        Some(true) => message.up(),
+        Some(false) => message.down(),
+        None => message,
+    };
+    socket.change(RouteNetlinkMessage::SetLink(message.build()), 0)
 }
 
 /// Removes a device by name; one that is not there is removed.
@@ -151,16 +146,13 @@ pub(crate) fn remove_device(socket: &mut Socket, name: &str) -> Result<(), Netli
 
 fn remove_link(socket: &mut Socket, name: &str) -> Result<(), Answer> {
     socket.indexes.clear();
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
+    let message = LinkUnspec::new_with_name(name).build();
     gone_is_done(socket.change(RouteNetlinkMessage::DelLink(message), 0), &[libc::ENODEV])
 }
 
 /// The device of a name; ENODEV if there is none.
 pub(crate) fn device_by_name(socket: &mut Socket, name: &str) -> Result<Device, Answer> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(LinkAttribute::IfName(name.to_owned()));
-    device(socket, message)
+    device(socket, LinkUnspec::new_with_name(name).build())
 }
 
 /// The number of a device; ENODEV if there is none.
@@ -175,9 +167,7 @@ fn index_of(socket: &mut Socket, name: &str) -> Result<u32, Answer> {
 
 /// The device of an index; ENODEV if there is none.
 pub(super) fn device_by_index(socket: &mut Socket, index: u32) -> Result<Device, Answer> {
-    let mut message = LinkMessage::default();
-    message.header.index = index;
-    device(socket, message)
+    device(socket, LinkUnspec::new_with_index(index).build())
 }
 
 fn device(socket: &mut Socket, mut message: LinkMessage) -> Result<Device, Answer> {
@@ -212,13 +202,7 @@ pub(crate) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Net) -> 
 }
 
 fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
-    let mut message = AddressMessage::default();
-    message.header.family = AddressFamily::Inet;
-    message.header.prefix_len = address.prefix_len();
-    message.header.index = index;
-    let ip = IpAddr::V4(address.addr());
-    message.attributes = vec![AddressAttribute::Local(ip), AddressAttribute::Address(ip)];
-    message
+    AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address.addr(), address.prefix_len()).build()
 }
 
 fn neighbor(socket: &mut Socket, step: &Step<Neighbor>) -> Result<(), Answer> {
@@ -289,13 +273,8 @@ fn route(socket: &mut Socket, step: &Step<Route>) -> Result<(), Answer> {
             socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE)
         }
         Step::Remove(row) => {
-            let mut message = RouteMessage::default();
-            message.header = route_header(row);
             // Neither type nor scope need match: the key and our protocol number say which one it is.
-            message.header.kind = RouteType::Unspec;
-            message.header.scope = RouteScope::NoWhere;
-            message.header.flags = RouteFlags::empty();
-            message.attributes = route_key(row);
+            let message = route_key(row).kind(RouteType::Unspec).scope(RouteScope::NoWhere).build();
             gone_is_done(socket.change(RouteNetlinkMessage::DelRoute(message), 0), &[libc::ESRCH, libc::ENODEV])
         }
     }
@@ -308,43 +287,27 @@ pub(crate) fn add_route(socket: &mut Socket, row: &Route) -> Result<(), Answer> 
 }
 
 fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answer> {
-    let mut message = RouteMessage::default();
-    message.header = route_header(row);
-    message.attributes = route_key(row);
-    if let Via::Gateway { gateway, .. } = &row.via {
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(*gateway)));
-    }
+    let key = route_key(row);
+    let mut builder = match &row.via {
+        Via::Gateway { gateway, .. } => key.kind(RouteType::Unicast).scope(RouteScope::Universe).gateway(*gateway).onlink(),
+        Via::Device(_) => key.kind(RouteType::Unicast).scope(RouteScope::Link),
+        Via::Unreachable | Via::Foreign => key.kind(RouteType::Unreachable).scope(RouteScope::Universe),
+    };
     if let Some(device) = row.via.device() {
-        message.attributes.push(RouteAttribute::Oif(index_of(socket, device)?));
+        builder = builder.output_interface(index_of(socket, device)?);
     }
+    let mut message = builder.build();
     if let Some(mtu) = row.mtu {
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
     }
     Ok(message)
 }
 
-fn route_header(row: &Route) -> RouteHeader {
-    let (kind, scope, flags) = match row.via {
-        Via::Gateway { .. } => (RouteType::Unicast, RouteScope::Universe, RouteFlags::Onlink),
-        Via::Device(_) => (RouteType::Unicast, RouteScope::Link, RouteFlags::empty()),
-        Via::Unreachable | Via::Foreign => (RouteType::Unreachable, RouteScope::Universe, RouteFlags::empty()),
-    };
-    RouteHeader {
-        address_family: AddressFamily::Inet,
-        destination_prefix_length: row.destination.prefix_len(),
-        table: RouteHeader::RT_TABLE_MAIN,
-        protocol: RouteProtocol::from(PROTOCOL),
-        scope,
-        kind,
-        flags,
-        ..RouteHeader::default()
-    }
-}
-
-fn route_key(row: &Route) -> Vec<RouteAttribute> {
-    let mut key = vec![RouteAttribute::Destination(RouteAddress::Inet(row.destination.addr()))];
-    if row.metric != 0 {
-        key.push(RouteAttribute::Priority(row.metric));
-    }
-    key
+/// What makes a route the one it is: table, destination, metric, and our protocol number.
+fn route_key(row: &Route) -> RouteMessageBuilder<Ipv4Addr> {
+    let key = RouteMessageBuilder::<Ipv4Addr>::new()
+        .table_id(u32::from(RouteHeader::RT_TABLE_MAIN))
+        .destination_prefix(row.destination.addr(), row.destination.prefix_len())
+        .protocol(RouteProtocol::from(PROTOCOL));
+    if row.metric == 0 { key } else { key.priority(row.metric) }
 }

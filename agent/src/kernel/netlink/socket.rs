@@ -2,6 +2,9 @@
 //!
 //! It blocks, and that is honest: the kernel carries a request out inside `send`, under its own lock, so an asynchronous
 //! socket would block just the same and only hide it. [`Netlink`](super::Netlink) keeps it off the runtime's threads.
+//!
+//! Messages are built by rtnetlink; its own connection (0.24, with netlink-proto) is not used, because it passes on neither
+//! that a listing was torn (`NLM_F_DUMP_INTR`), which would make rows seem gone, nor the kernel's words for a refusal.
 
 use std::collections::BTreeMap;
 use std::fmt;

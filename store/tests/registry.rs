@@ -1,0 +1,129 @@
+//! What the typed transactions promise while others write at the same time.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_model::ids::ServiceName;
+use weft_model::keys::{Layout, RecordPath};
+use weft_model::network::{Backend, NetworkConfig};
+use weft_model::node::Node;
+use weft_model::record::Record;
+use weft_model::service::Service;
+use weft_model::snapshot::Snapshot;
+use weft_model::subnet::{Lease, SubnetKey};
+use weft_store::embedded::EmbeddedStore;
+use weft_store::registry::{RecordPut, Registry};
+use weft_store::Outcome;
+
+async fn registry() -> (Registry, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = EmbeddedStore::open(dir.path().join("store.redb")).await.unwrap();
+    (Registry::new(Arc::new(store), Arc::new(Layout::default())), dir)
+}
+
+async fn snapshot(registry: &Registry) -> Snapshot {
+    let layout = Arc::new(Layout::default());
+    let listing = registry.store().list(&layout.watched()).await.unwrap();
+    Snapshot::complete(layout, listing.revision, listing.entries, None)
+}
+
+fn done(outcome: Outcome) -> bool {
+    matches!(outcome, Outcome::Done(_))
+}
+
+fn service(vip: &str) -> Service {
+    Service { ports: vec!["80".parse().unwrap()], vips: vec![vip.parse().unwrap()], ..Service::default() }
+}
+
+#[tokio::test]
+async fn of_twenty_services_that_want_one_address_one_gets_it() {
+    let (registry, _dir) = registry().await;
+    let tries = (0..20).map(|n| {
+        let registry = registry.clone();
+        tokio::spawn(async move {
+            let name: ServiceName = format!("s{n}").parse().unwrap();
+            done(registry.create_service(&name, &service("10.112.0.7")).await.unwrap())
+        })
+    });
+    let mut won = 0;
+    for attempt in tries.collect::<Vec<_>>() {
+        won += usize::from(attempt.await.unwrap());
+    }
+    let s = snapshot(&registry).await;
+    assert_eq!((won, s.services().count(), s.vips().count()), (1, 1, 1));
+    let (name, _) = s.services().next().unwrap();
+    assert_eq!(&s.vips().next().unwrap().1.value.service, name, "the address belongs to the service that exists");
+}
+
+#[tokio::test]
+async fn a_service_and_its_address_come_and_go_together() {
+    let (registry, _dir) = registry().await;
+    let name: ServiceName = "web".parse().unwrap();
+    assert!(done(registry.create_service(&name, &service("10.112.0.7")).await.unwrap()));
+    assert!(!done(registry.create_service(&name, &service("10.112.0.8")).await.unwrap()), "the name is taken");
+    let s = snapshot(&registry).await;
+    let at = s.service(&name).unwrap().modified;
+    let vips: Vec<IpAddr> = s.vips().map(|(vip, _)| *vip).collect();
+    assert!(!done(registry.remove_service(&name, at.next(), &vips).await.unwrap()), "read at another revision");
+    assert!(done(registry.remove_service(&name, at, &vips).await.unwrap()));
+    let s = snapshot(&registry).await;
+    assert_eq!((s.services().count(), s.vips().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_service_needs_its_namespace_and_may_not_be_called_as_one() {
+    let (registry, _dir) = registry().await;
+    let in_prod: ServiceName = "prod/web".parse().unwrap();
+    assert!(!done(registry.create_service(&in_prod, &service("10.112.0.7")).await.unwrap()));
+    let txn = weft_store::Txn::new().put(Layout::default().namespace(&"prod".parse().unwrap()), "{}");
+    registry.store().transact(txn).await.unwrap();
+    assert!(done(registry.create_service(&in_prod, &service("10.112.0.7")).await.unwrap()));
+    assert!(!done(registry.create_service(&"prod".parse().unwrap(), &service("10.112.0.8")).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_subnet_is_claimed_once_and_rewritten_only_as_it_was_read() {
+    let (registry, _dir) = registry().await;
+    let key = SubnetKey::v4("10.244.3.0/24".parse().unwrap());
+    let lease = Lease::parse(br#"{"PublicIP":"192.0.2.1","BackendType":"host-gw"}"#).unwrap();
+    let on = registry.store().grant(Duration::from_secs(60)).await.unwrap();
+    let Outcome::Done(at) = registry.write_lease(&key, &lease, None, Some(on)).await.unwrap() else { panic!("not claimed") };
+    assert!(!done(registry.write_lease(&key, &lease, None, Some(on)).await.unwrap()));
+    assert!(!done(registry.write_lease(&key, &lease, Some(at.next()), Some(on)).await.unwrap()));
+    assert!(done(registry.write_lease(&key, &lease, Some(at), Some(on)).await.unwrap()));
+}
+
+#[tokio::test]
+async fn records_on_a_liveness_lease_are_written_only_beside_their_nodes_entry() {
+    let (registry, _dir) = registry().await;
+    let lease = registry.store().grant(Duration::from_secs(60)).await.unwrap();
+    let node: Node = serde_json::from_str(r#"{"node":"h1"}"#).unwrap();
+    let puts: Vec<RecordPut> = (0..250)
+        .map(|n| RecordPut {
+            path: RecordPath::from_labels(["local", "skydns", "web", &format!("x{n}"), "4"]),
+            record: Record { host: "10.244.3.2".into(), ..Record::default() },
+            lease: Some(lease),
+        })
+        .collect();
+    assert!(!done(registry.write_records(&puts, &[], Some(&node.node)).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.records().count(), 0);
+    assert!(done(registry.write_node(&node, None, lease).await.unwrap()));
+    assert!(!done(registry.write_node(&node, None, lease).await.unwrap()), "the name is held");
+    assert!(done(registry.write_records(&puts, &[], Some(&node.node)).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.records().count(), 250, "more than one transaction holds");
+    registry.store().revoke(lease).await.unwrap();
+    let s = snapshot(&registry).await;
+    assert_eq!((s.records().count(), s.nodes().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_network_that_is_there_is_replaced_only_on_request() {
+    let (registry, _dir) = registry().await;
+    let network = |cidr: &str| NetworkConfig::new(cidr.parse().unwrap(), 0, None, None, Backend::default()).unwrap();
+    assert!(done(registry.write_network(&network("10.1.0.0/16"), false).await.unwrap()));
+    assert!(!done(registry.write_network(&network("10.2.0.0/16"), false).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.network(), Some(&network("10.1.0.0/16")));
+    assert!(done(registry.write_network(&network("10.2.0.0/16"), true).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.network(), Some(&network("10.2.0.0/16")));
+}
