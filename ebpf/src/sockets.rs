@@ -85,14 +85,15 @@ pub fn outbound<T: Tables>(tables: &T, call: &Call) -> Result<Target, Verdict> {
     }
     let network = tables.network().ok_or(Verdict::SocketOtherNetns)?;
     let key = FrontendKey { vip: call.addr, port: call.port, proto: call.proto, pad: 0 };
-    let frontend = match tables.frontend(&key) {
-        Some(f) if network == NETWORK_ALL || network == f.network => f,
-        _ => return Err(Verdict::SocketUnlisted),
+    let mut frontend = listed(tables, &key, network)?;
+    let backend = match choose(tables, call, &frontend) {
+        Some(backend) => backend,
+        None => {
+            // The agent took the list or the backend away between two of our reads; what it put in its place is there now.
+            frontend = listed(tables, &key, network)?;
+            choose(tables, call, &frontend).ok_or(Verdict::SocketInternal)?
+        }
     };
-    if frontend.count == 0 {
-        return Err(Verdict::SocketNoBackend);
-    }
-    let backend = choose(tables, call, &frontend).ok_or(Verdict::SocketInternal)?;
     let record = call.record_of(backend.addr, backend.port, call.via);
     let value = Reverse { vip: call.addr, port: call.port, pad: 0, service: frontend.service };
     // A socket that sends again and again to one service writes once.
@@ -121,6 +122,17 @@ pub fn inbound<T: Tables>(tables: &T, call: &Call) -> Result<Target, Verdict> {
             tables.forget(&record);
             Err(Verdict::SocketPassed)
         }
+    }
+}
+
+/// The frontend, if the caller's network has it and there is a backend.
+#[inline(always)]
+fn listed<T: Tables>(tables: &T, key: &FrontendKey, network: u32) -> Result<Frontend, Verdict> {
+    match tables.frontend(key) {
+        Some(f) if network != NETWORK_ALL && network != f.network => Err(Verdict::SocketUnlisted),
+        Some(f) if f.count == 0 => Err(Verdict::SocketNoBackend),
+        Some(f) => Ok(f),
+        None => Err(Verdict::SocketUnlisted),
     }
 }
 

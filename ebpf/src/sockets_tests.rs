@@ -18,6 +18,8 @@ struct Maps {
     backends: BTreeMap<u32, Backend>,
     reverse: RefCell<BTreeMap<ReverseKey, Reverse>>,
     full: bool,
+    /// What the next look at a frontend finds: a row that is replaced right after.
+    stale: Cell<Option<Frontend>>,
 }
 
 impl Tables for Maps {
@@ -33,7 +35,7 @@ impl Tables for Maps {
         next
     }
     fn frontend(&self, key: &FrontendKey) -> Option<Frontend> {
-        self.frontends.get(key).copied()
+        self.stale.take().or_else(|| self.frontends.get(key).copied())
     }
     fn slot(&self, key: &SlotKey) -> Option<u32> {
         self.slots.get(key).copied()
@@ -228,4 +230,16 @@ fn what_cannot_be_undone_on_the_way_back_is_not_done() {
     let mut maps = maps(1);
     maps.full = true;
     assert_eq!(outbound(&maps, &tcp(VIP_A)), Err(Verdict::SocketInternal));
+}
+
+#[test]
+fn a_list_that_is_replaced_while_it_is_read_is_read_once_more() {
+    let maps = maps(3);
+    let gone = Frontend { service: 999, count: 3, network: NETWORK_DEFAULT, flags: 0 };
+    maps.stale.set(Some(gone));
+    assert!(outbound(&maps, &tcp(VIP_A)).is_ok());
+    let mut emptied = maps;
+    emptied.frontends.values_mut().for_each(|f| f.count = 0);
+    emptied.stale.set(Some(gone));
+    assert_eq!(outbound(&emptied, &tcp(VIP_A)), Err(Verdict::SocketNoBackend), "refused, not passed on");
 }
