@@ -28,10 +28,17 @@ pub struct Cli {
 }
 
 /// What weftd does besides running.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Remove everything of Weft's from this host's kernel: devices, routes, addresses, programs, maps. Containers lose their network.
     Cleanup,
+    /// Write the manual page to standard output.
+    Man,
+    /// Write completions for a shell to standard output.
+    Completion {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// The settings of a host.

@@ -20,9 +20,10 @@ mod session;
 mod state;
 mod view;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Cli, Command, LogFormat, Settings};
@@ -38,16 +39,36 @@ fn main() -> ExitCode {
 }
 
 fn start() -> anyhow::Result<()> {
-    let cli = Cli::read()?;
-    log(&cli.settings)?;
-    anyhow::ensure!(nix::unistd::geteuid().is_root(), "must run as root: it makes devices, routes and eBPF programs");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
-        match cli.command {
-            None => run::run(cli.settings).await,
-            Some(Command::Cleanup) => cleanup::run(&cli.settings).await,
+    let Cli { settings, command } = Cli::read()?;
+    match command {
+        Some(Command::Man) => {
+            let mut page = Vec::new();
+            clap_mangen::Man::new(Cli::command()).section("8").render(&mut page)?;
+            print(&page)
         }
-    })
+        Some(Command::Completion { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "weftd", &mut script);
+            print(&script)
+        }
+        Some(Command::Cleanup) => on_host(&settings)?.block_on(cleanup::run(&settings)),
+        None => on_host(&settings)?.block_on(run::run(settings)),
+    }
+}
+
+/// What every command that touches this host needs.
+fn on_host(settings: &Settings) -> anyhow::Result<tokio::runtime::Runtime> {
+    log(settings)?;
+    anyhow::ensure!(nix::unistd::geteuid().is_root(), "must run as root: it makes devices, routes and eBPF programs");
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+/// Prints, and is content if nobody reads on.
+fn print(bytes: &[u8]) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(bytes) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 fn log(settings: &Settings) -> anyhow::Result<()> {
