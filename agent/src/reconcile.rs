@@ -26,6 +26,7 @@ use weft_agent::kernel::netlink::events::Events;
 use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
 use weft_model::ids::{EndpointId, NodeName, Revision};
 use weft_model::network::NetworkConfig;
+use weft_plan::host::LOOPBACK;
 use weft_plan::{Host, Peer, Uplink, kernel};
 
 use crate::attach::{Attachments, Published};
@@ -182,6 +183,7 @@ async fn round(
     inputs.metrics.reconciles.inc();
     let mut problems: Vec<String> = uplink_problem.map(str::to_owned).into_iter().collect();
     let mut failed = 0;
+    let mut addressed = false;
     let mut missing: Vec<EndpointId> = Vec::new();
 
     // What is there is read before the attachments are: attach publishes before it makes a device, so no device is seen
@@ -196,7 +198,9 @@ async fn round(
             // A pair that attach has not made yet, or that somebody removed.
             let there = |name: &str| actual.links.iter().any(|l| l.name == name);
             missing.extend(published.by_id.values().filter(|a| !there(&a.host_ifname)).map(|a| a.id.clone()));
-            failed += apply(inputs, &kernel::diff(&desired.kernel, &actual), &mut problems).await;
+            let went = apply(inputs, &kernel::diff(&desired.kernel, &actual), &mut problems).await;
+            failed += went.failed;
+            addressed = !went.address_failed;
         }
         Err(e) => {
             failed += 1;
@@ -211,7 +215,8 @@ async fn round(
     count(&inputs.metrics, outcome.done, outcome.failed);
     problems.extend(outcome.problems.iter().cloned());
 
-    let gateway_is_there = failed == 0 || inputs.report.borrow().subnet == Some(own.subnet);
+    // Containers need their gateway, and nothing else that might fail: without an overlay the rest of it all still runs.
+    let gateway_is_there = addressed || inputs.report.borrow().subnet == Some(own.subnet);
     let report = Report {
         revision: snapshot.revision(),
         generation: published.generation,
@@ -270,8 +275,16 @@ fn index_devices(host: &mut Host) {
     }
 }
 
-async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> u64 {
-    let mut failed = 0;
+/// How a list of actions went.
+#[derive(Clone, Copy, Debug, Default)]
+struct Went {
+    failed: u64,
+    /// Whether one of them was for an address.
+    address_failed: bool,
+}
+
+async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> Went {
+    let mut went = Went::default();
     for action in actions {
         match inputs.netlink.apply(action).await {
             Ok(()) => {
@@ -279,21 +292,23 @@ async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<S
                 count(&inputs.metrics, 1, 0);
             }
             Err(e) => {
-                failed += 1;
+                went.failed += 1;
+                // On a device that could not be made nothing else can be; what counts is the gateway, which is on none.
+                went.address_failed |= matches!(action, kernel::Action::Address(step) if step.row().device == LOOPBACK);
                 count(&inputs.metrics, 0, 1);
-                note_failure(problems, &e, failed);
+                note_failure(problems, &e, went.failed);
             }
         }
     }
-    if failed > 0 {
+    if went.failed > 0 {
         warn!(
-            failed,
+            failed = went.failed,
             of = actions.len(),
             first = problems.last().cloned().unwrap_or_default(),
             "changes to the kernel failed; they are tried again"
         );
     }
-    failed
+    went
 }
 
 /// The first failure in full; a hundred more of its kind help nobody.

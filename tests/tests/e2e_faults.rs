@@ -190,9 +190,11 @@ fn a_vxlan_port_in_use_is_told_and_taken_when_it_is_free() {
     .unwrap();
     host.agent.start().unwrap();
     reason(host, "8472");
+    // Only the overlay needs the port.
+    host.agent.wait_ready().unwrap();
+    idle(host, &["--name", "one"]).unwrap();
     squatter.kill9().unwrap();
     no_reason(host, "8472");
-    host.agent.wait_ready().unwrap();
 }
 
 #[test]
