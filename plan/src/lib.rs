@@ -11,16 +11,18 @@
 //!
 //! Read [`host`] for what is taken as given, [`peers`] for which leases count, [`kernel`] for the order of actions. One module
 //! per kernel table says what its rows are: [`links`], [`addresses`], [`routes`], [`neighbors`], [`sysctls`], [`maps`].
-//! [`ipam`] chooses subnets and addresses.
+//! [`nft`] is the packet filter's table, [`forward`] the way past other owners' filters. [`ipam`] chooses subnets and addresses.
 
 pub mod addresses;
 pub mod diff;
+pub mod forward;
 pub mod host;
 pub mod ipam;
 pub mod kernel;
 pub mod links;
 pub mod maps;
 pub mod neighbors;
+pub mod nft;
 pub mod peers;
 pub mod routes;
 pub mod sysctls;

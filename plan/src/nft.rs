@@ -1,0 +1,331 @@
+//! The one nftables table that is ours, `inet weft`: the source checks of the kernel path, and masquerade.
+//!
+//! ```text
+//!   prerouting (raw)      from a container's device: the source is its own address, and it is no tunnel packet
+//!                         from weft.<VNI>: the source lies in a peer's subnet
+//!   input                 tunnel packets of our VNI come from a peer's public address
+//!   postrouting (srcnat)  from our subnet to the outside world: the host's address in place of the container's
+//! ```
+//!
+//! The fast path checks the same and never meets these rules; what it hands to the stack does, and everything does where
+//! there are no programs. Nothing is ever accepted on another owner's behalf, and the overlay itself rewrites no source.
+//!
+//! What changes often (containers, peers) are elements of sets, so a change costs what changes; the rules follow from
+//! [`Shape`] alone, and the table is loaded anew only when that changes or somebody has changed the rules. Forward chains of
+//! other owners are [`forward`](crate::forward)'s subject.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use ipnet::{IpNet, Ipv4Net};
+use weft_model::cluster::ClusterConfig;
+
+use crate::host::{Host, LOOPBACK};
+use crate::links::{self, PREFIX};
+use crate::peers::Peers;
+
+/// The family of the table.
+pub const FAMILY: &str = "inet";
+
+/// The name of the table.
+pub const TABLE: &str = "weft";
+
+/// The counters, one for each reason to drop, named as the programs name theirs.
+pub const COUNTERS: [&str; 4] = [SPOOFED, INJECTS, FOREIGN, STRANGER];
+
+/// A container sent from an address that is not its own.
+const SPOOFED: &str = "container_spoofed_source";
+/// A container sent a tunnel packet.
+const INJECTS: &str = "container_injects_overlay";
+/// A tunnel packet held a packet whose source is in no peer's subnet.
+const FOREIGN: &str = "uplink_spoofed_source";
+/// A tunnel packet came from somebody who is no peer.
+const STRANGER: &str = "uplink_unknown_peer";
+
+/// Group addresses (RFC 5771), which have no one host to answer to.
+const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
+
+/// How containers' addresses look outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Masquerade {
+    /// Whether the host's address takes their place.
+    pub on: bool,
+    /// Destinations that see the container's own address although they are outside.
+    pub exclude: Vec<IpNet>,
+}
+
+/// What the rules depend on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
+    /// The VXLAN device's name.
+    pub device: String,
+    /// The network's VNI.
+    pub vni: u32,
+    /// The tunnel's UDP port.
+    pub port: u16,
+    /// The subnet whose packets are masqueraded; `None`: none are.
+    pub masquerade: Option<Ipv4Net>,
+}
+
+/// A set of the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Set {
+    /// Devices of containers, each with the address that may send by it.
+    Containers,
+    /// Subnets of peers.
+    Peers,
+    /// Public addresses of peers.
+    Tunnels,
+    /// Destinations that are not outside.
+    Inside,
+}
+
+/// An element of a set.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Element {
+    /// A device and an address.
+    Source(String, Ipv4Addr),
+    /// A range of addresses.
+    Net(Ipv4Net),
+    /// An address.
+    Address(Ipv4Addr),
+}
+
+/// The sets with their elements; every set is a key.
+pub type Sets = BTreeMap<Set, BTreeSet<Element>>;
+
+/// The table as it should be, or as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ruleset {
+    /// What the rules follow from.
+    pub shape: Shape,
+    /// What the sets hold.
+    pub sets: Sets,
+}
+
+/// What was found in the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// There is no table of ours.
+    Nothing,
+    /// There is one, and its rules are not as this agent loaded them: an earlier agent's, or changed by others.
+    Altered,
+    /// There is one with the rules that follow from its shape.
+    Ours(Ruleset),
+}
+
+/// One change of the table. Prints as `netctl plan` shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Load the whole table, in place of what is there.
+    Load {
+        /// Why.
+        why: &'static str,
+    },
+    /// Remove the table.
+    Unload,
+    /// Add an element.
+    Add(Set, Element),
+    /// Remove an element.
+    Remove(Set, Element),
+}
+
+impl Set {
+    /// All sets.
+    pub const ALL: [Self; 4] = [Self::Containers, Self::Peers, Self::Tunnels, Self::Inside];
+
+    /// Its name in the table.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Containers => "containers",
+            Self::Peers => "peers",
+            Self::Tunnels => "tunnels",
+            Self::Inside => "inside",
+        }
+    }
+
+    /// What nft is told of it.
+    const fn declaration(self) -> &'static str {
+        match self {
+            Self::Containers => "type ifname . ipv4_addr;",
+            Self::Peers | Self::Inside => "type ipv4_addr; flags interval;",
+            Self::Tunnels => "type ipv4_addr;",
+        }
+    }
+
+    /// Whether its elements are ranges, which the kernel may list joined.
+    #[must_use]
+    pub const fn has_ranges(self) -> bool {
+        matches!(self, Self::Peers | Self::Inside)
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(device, address) => write!(f, "\"{device}\" . {address}"),
+            Self::Net(net) => net.fmt(f),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Load { why } => write!(f, "load nft table {FAMILY} {TABLE}: {why}"),
+            Self::Unload => write!(f, "remove nft table {FAMILY} {TABLE}"),
+            Self::Add(set, element) => write!(f, "add {element} to nft set {FAMILY} {TABLE} {}", set.name()),
+            Self::Remove(set, element) => write!(f, "remove {element} from nft set {FAMILY} {TABLE} {}", set.name()),
+        }
+    }
+}
+
+/// The table that `host` should have: none before it has a network and a subnet.
+#[must_use]
+pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: &Masquerade) -> Option<Ruleset> {
+    let (config, subnet) = (host.config.as_ref()?, host.subnet?);
+    let backend = &config.backend;
+    let shape = Shape {
+        device: links::vxlan_name(backend.vni),
+        vni: backend.vni,
+        port: backend.port,
+        masquerade: masquerade.on.then_some(subnet),
+    };
+    let containers = host.attachments.iter().map(|a| Element::Source(a.host_ifname.clone(), a.address));
+    let elsewhere = cluster.service_cidrs.iter().chain(&masquerade.exclude).filter_map(|range| match range {
+        IpNet::V4(range) => Some(range.trunc()),
+        IpNet::V6(_) => None,
+    });
+    let inside: Vec<Ipv4Net> = [config.network, MULTICAST].into_iter().chain(elsewhere).collect();
+    let sets = [
+        (Set::Containers, containers.collect()),
+        (Set::Peers, peers.used.iter().map(|peer| Element::Net(peer.subnet)).collect()),
+        (Set::Tunnels, peers.used.iter().map(|peer| Element::Address(peer.public_ip)).collect()),
+        // A set of ranges refuses those that overlap.
+        (Set::Inside, Ipv4Net::aggregate(&inside).into_iter().map(Element::Net).collect()),
+    ];
+    Some(Ruleset { shape, sets: sets.into_iter().collect() })
+}
+
+/// The actions from what was found to what is desired. They are one transaction: see [`script`].
+#[must_use]
+pub fn diff(desired: Option<&Ruleset>, found: &Found) -> Vec<Action> {
+    let load = |why| vec![Action::Load { why }];
+    match (desired, found) {
+        (None, Found::Nothing) => Vec::new(),
+        (None, _) => vec![Action::Unload],
+        (Some(_), Found::Nothing) => load("it is missing"),
+        (Some(_), Found::Altered) => load("its rules are not those of this agent"),
+        (Some(to), Found::Ours(from)) if to.shape != from.shape => load("the network is another"),
+        (Some(to), Found::Ours(from)) => Set::ALL.into_iter().flat_map(|set| steps(set, &to.sets, &from.sets)).collect(),
+    }
+}
+
+/// Removals come first: a range that takes another's place may overlap it.
+fn steps(set: Set, to: &Sets, from: &Sets) -> Vec<Action> {
+    let none = BTreeSet::new();
+    let (to, from) = (to.get(&set).unwrap_or(&none), from.get(&set).unwrap_or(&none));
+    if set.has_ranges() && covered(to) == covered(from) {
+        return Vec::new();
+    }
+    let gone = from.difference(to).map(|element| Action::Remove(set, element.clone()));
+    let new = to.difference(from).map(|element| Action::Add(set, element.clone()));
+    gone.chain(new).collect()
+}
+
+fn covered(elements: &BTreeSet<Element>) -> Vec<Ipv4Net> {
+    let nets: Vec<Ipv4Net> = elements.iter().filter_map(|e| if let Element::Net(net) = e { Some(*net) } else { None }).collect();
+    Ipv4Net::aggregate(&nets)
+}
+
+/// What nft is to read for these actions: one transaction, so that no packet meets a state in between.
+///
+/// `counts` are packets and bytes by counter, for a table that takes another's place.
+#[must_use]
+pub fn script(actions: &[Action], desired: Option<&Ruleset>, counts: &BTreeMap<String, (u64, u64)>) -> String {
+    let mut text = String::new();
+    for action in actions {
+        // Writing to a string does not go wrong.
+        let _ = match (action, desired) {
+            (Action::Load { .. }, Some(ruleset)) => {
+                // nft deletes nothing that is not there, so it is added first.
+                text.push_str(&unload());
+                text.push_str(&load(ruleset, counts));
+                Ok(())
+            }
+            (Action::Load { .. }, None) => Ok(()),
+            (Action::Unload, _) => {
+                text.push_str(&unload());
+                Ok(())
+            }
+            (Action::Add(set, element), _) => {
+                writeln!(text, "add element {FAMILY} {TABLE} {} {{ {element} }}", set.name())
+            }
+            (Action::Remove(set, element), _) => {
+                writeln!(text, "delete element {FAMILY} {TABLE} {} {{ {element} }}", set.name())
+            }
+        };
+    }
+    text
+}
+
+fn unload() -> String {
+    format!("add table {FAMILY} {TABLE}\ndelete table {FAMILY} {TABLE}\n")
+}
+
+/// The whole table in nft's own language.
+fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
+    let Shape { device, vni, port, masquerade } = &ruleset.shape;
+    let mut text = format!("table {FAMILY} {TABLE} {{\n");
+    let none = BTreeSet::new();
+    for name in COUNTERS {
+        let (packets, bytes) = counts.get(name).copied().unwrap_or_default();
+        text += &format!("  counter {name} {{ packets {packets} bytes {bytes} }}\n");
+    }
+    for set in Set::ALL {
+        let elements: Vec<String> = ruleset.sets.get(&set).unwrap_or(&none).iter().map(ToString::to_string).collect();
+        text += &format!("  set {} {{ {}", set.name(), set.declaration());
+        if !elements.is_empty() {
+            text += &format!(" elements = {{ {} }};", elements.join(", "));
+        }
+        text += " }\n";
+    }
+    let (containers, peers, tunnels, inside) =
+        (Set::Containers.name(), Set::Peers.name(), Set::Tunnels.name(), Set::Inside.name());
+    // Offset 96 of the UDP header: behind its 8 bytes and 4 of the VXLAN header (RFC 7348) stands the VNI. Tunnels of others
+    // on the same port are theirs.
+    text += &format!(
+        "  chain sources {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname != \"{PREFIX}*\" accept
+    iifname \"{device}\" ip saddr != @{peers} counter name \"{FOREIGN}\" drop
+    iifname \"{device}\" accept
+    iifname . ip saddr != @{containers} counter name \"{SPOOFED}\" drop
+    udp dport {port} counter name \"{INJECTS}\" drop
+  }}
+  chain tunnel {{
+    type filter hook input priority filter - 10; policy accept;
+    udp dport {port} @th,96,24 {vni} ip saddr != @{tunnels} counter name \"{STRANGER}\" drop
+  }}
+"
+    );
+    if let Some(subnet) = masquerade {
+        // What goes to this host itself by `lo` keeps its source, and so does what stays on our devices.
+        text += &format!(
+            "  chain outside {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {subnet} ip daddr != @{inside} oifname != \"{LOOPBACK}\" oifname != \"{PREFIX}*\" masquerade fully-random
+  }}
+"
+        );
+    }
+    text + "}\n"
+}
+
+#[cfg(test)]
+#[path = "nft_tests.rs"]
+mod tests;

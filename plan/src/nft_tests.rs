@@ -1,0 +1,160 @@
+//! The table as text, and what a change of the world changes in it.
+
+use weft_model::cluster::ClusterConfig;
+use weft_model::ids::NodeName;
+use weft_model::mac::Mac;
+use weft_model::network::{Backend, NetworkConfig};
+
+use super::*;
+use crate::host::Attachment;
+use crate::peers::Peer;
+
+fn on() -> Masquerade {
+    Masquerade { on: true, exclude: vec!["192.168.0.0/16".parse().unwrap(), "10.0.0.0/8".parse().unwrap()] }
+}
+
+fn off() -> Masquerade {
+    Masquerade { on: false, exclude: Vec::new() }
+}
+
+fn container(n: u8) -> Attachment {
+    Attachment {
+        id: format!("c{n}"),
+        address: Ipv4Addr::new(10, 244, 1, n),
+        mac: Mac([2, 0, 0, 0, 0, n]),
+        host_ifname: format!("weft00000000{n:02x}"),
+        host_index: None,
+        netns_cookie: 7,
+        network: 0,
+    }
+}
+
+fn host(containers: &[u8]) -> Host {
+    Host {
+        node: "h1".parse::<NodeName>().unwrap(),
+        config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
+        subnet: Some("10.244.1.0/24".parse().unwrap()),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        uplink: None,
+        attachments: containers.iter().map(|n| container(*n)).collect(),
+        netns_cookie: 1,
+    }
+}
+
+fn peers(numbers: &[u8]) -> Peers {
+    let peer = |n: &u8| Peer {
+        subnet: format!("10.244.{n}.0/24").parse().unwrap(),
+        public_ip: Ipv4Addr::new(192, 0, 2, *n),
+        mac: Mac([2, 0, 0, 0, 1, *n]),
+        node: None,
+        mtu: None,
+        fast: true,
+    };
+    Peers { used: numbers.iter().map(peer).collect(), skipped: Vec::new() }
+}
+
+fn world(containers: &[u8], others: &[u8], masquerade: &Masquerade) -> Ruleset {
+    desired(&ClusterConfig::default(), &host(containers), &peers(others), masquerade).unwrap()
+}
+
+fn said(to: &Ruleset, from: &Ruleset) -> Vec<String> {
+    diff(Some(to), &Found::Ours(from.clone())).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn the_table_is_this_text() {
+    let ruleset = world(&[2], &[2, 3], &on());
+    let counts = [("uplink_unknown_peer".to_owned(), (3, 150))].into_iter().collect();
+    let text = script(&[Action::Load { why: "" }], Some(&ruleset), &counts);
+    let expected = r#"add table inet weft
+delete table inet weft
+table inet weft {
+  counter container_spoofed_source { packets 0 bytes 0 }
+  counter container_injects_overlay { packets 0 bytes 0 }
+  counter uplink_spoofed_source { packets 0 bytes 0 }
+  counter uplink_unknown_peer { packets 3 bytes 150 }
+  set containers { type ifname . ipv4_addr; elements = { "weft0000000002" . 10.244.1.2 }; }
+  set peers { type ipv4_addr; flags interval; elements = { 10.244.2.0/24, 10.244.3.0/24 }; }
+  set tunnels { type ipv4_addr; elements = { 192.0.2.2, 192.0.2.3 }; }
+  set inside { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16, 224.0.0.0/4 }; }
+  chain sources {
+    type filter hook prerouting priority raw; policy accept;
+    iifname != "weft*" accept
+    iifname "weft.1" ip saddr != @peers counter name "uplink_spoofed_source" drop
+    iifname "weft.1" accept
+    iifname . ip saddr != @containers counter name "container_spoofed_source" drop
+    udp dport 8472 counter name "container_injects_overlay" drop
+  }
+  chain tunnel {
+    type filter hook input priority filter - 10; policy accept;
+    udp dport 8472 @th,96,24 1 ip saddr != @tunnels counter name "uplink_unknown_peer" drop
+  }
+  chain outside {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr 10.244.1.0/24 ip daddr != @inside oifname != "lo" oifname != "weft*" masquerade fully-random
+  }
+}
+"#;
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn without_masquerade_there_is_no_nat_chain() {
+    let text = script(&[Action::Load { why: "" }], Some(&world(&[], &[], &off())), &BTreeMap::new());
+    assert!(!text.contains("nat") && text.contains("drop"), "{text}");
+}
+
+#[test]
+fn network_and_service_ranges_are_never_outside() {
+    let ruleset = world(&[], &[], &Masquerade { on: true, exclude: Vec::new() });
+    let inside: Vec<String> = ruleset.sets[&Set::Inside].iter().map(ToString::to_string).collect();
+    assert_eq!(inside, ["10.112.0.0/16", "10.244.0.0/16", "224.0.0.0/4"]);
+}
+
+#[test]
+fn a_container_or_a_peer_costs_its_elements_only() {
+    let before = world(&[2], &[2], &on());
+    let after = world(&[3], &[2, 5], &on());
+    assert_eq!(
+        said(&after, &before),
+        [
+            "remove \"weft0000000002\" . 10.244.1.2 from nft set inet weft containers",
+            "add \"weft0000000003\" . 10.244.1.3 to nft set inet weft containers",
+            "add 10.244.5.0/24 to nft set inet weft peers",
+            "add 192.0.2.5 to nft set inet weft tunnels",
+        ]
+    );
+    let actions = diff(Some(&after), &Found::Ours(before));
+    let text = script(&actions, Some(&after), &BTreeMap::new());
+    assert_eq!(text.lines().nth(1).unwrap(), "add element inet weft containers { \"weft0000000003\" . 10.244.1.3 }");
+    assert_eq!(text.lines().count(), 4);
+}
+
+#[test]
+fn ranges_that_the_kernel_lists_joined_are_the_same_ranges() {
+    let ruleset = world(&[], &[2, 3], &on());
+    let mut listed = ruleset.clone();
+    listed.sets.insert(Set::Peers, [Element::Net("10.244.2.0/23".parse().unwrap())].into());
+    assert_eq!(said(&ruleset, &listed), Vec::<String>::new());
+    listed.sets.insert(Set::Peers, [Element::Net("10.244.2.0/25".parse().unwrap())].into());
+    assert_eq!(said(&ruleset, &listed)[0], "remove 10.244.2.0/25 from nft set inet weft peers");
+}
+
+#[test]
+fn another_shape_altered_rules_and_a_missing_table_load_the_whole() {
+    let ruleset = world(&[2], &[2], &on());
+    for found in [Found::Nothing, Found::Altered, Found::Ours(world(&[2], &[2], &off()))] {
+        let actions = diff(Some(&ruleset), &found);
+        assert!(matches!(actions.as_slice(), [Action::Load { .. }]), "{found:?}: {actions:?}");
+    }
+    assert_eq!(diff(Some(&ruleset), &Found::Ours(ruleset.clone())), []);
+}
+
+#[test]
+fn without_a_network_the_table_goes() {
+    let nowhere = Host { subnet: None, ..host(&[2]) };
+    assert_eq!(desired(&ClusterConfig::default(), &nowhere, &peers(&[2]), &on()), None);
+    assert_eq!(diff(None, &Found::Nothing), []);
+    let actions = diff(None, &Found::Altered);
+    assert_eq!(script(&actions, None, &BTreeMap::new()), "add table inet weft\ndelete table inet weft\n");
+}
