@@ -1,8 +1,9 @@
-//! Set-up, builds, tests and the demo of Weft, as `cargo xtask <what>`.
+//! Set-up, builds, tests, benchmarks and the demo of Weft, as `cargo xtask <what>`.
 //!
 //! It calls cargo, apt and our own binaries, and judges what they say; it links nothing of ours, so that it runs on a machine
 //! where nothing else can be built yet. Begin with [`setup`] (what a machine needs) and [`rungs`] (which tests there are).
 
+mod bench;
 mod counts;
 mod ebpf;
 mod leftovers;
@@ -19,8 +20,10 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
+use crate::setup::{Extent, Voice};
+
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Set-up, builds, tests and the demo of Weft")]
+#[command(name = "cargo xtask", about = "Set-up, builds, tests, benchmarks and the demo of Weft")]
 struct Args {
     #[command(subcommand)]
     what: What,
@@ -33,6 +36,9 @@ enum What {
         /// Only say what is missing
         #[arg(long)]
         check: bool,
+        /// What benchmarks need as well
+        #[arg(long)]
+        bench: bool,
     },
     /// Build the eBPF object and say where it is
     BuildEbpf,
@@ -49,6 +55,14 @@ enum What {
         /// Leave it up until Ctrl-C
         #[arg(long)]
         keep: bool,
+    },
+    /// Measure Weft beside others on this machine; all benchmarks unless named (needs root)
+    Bench {
+        /// Which of them
+        names: Vec<bench::Name>,
+        /// Fewer and shorter rounds: about a minute each
+        #[arg(long)]
+        quick: bool,
     },
     /// Format, clippy, documentation, and tidy
     Lint,
@@ -72,26 +86,32 @@ fn main() -> ExitCode {
 /// Whether all was well. What was not has been told by then.
 fn run(what: What) -> Result<bool> {
     match what {
-        What::Setup { check: true } => setup::check(),
-        What::Setup { check: false } => setup::install(setup::Voice::Full).map(|()| true),
+        What::Setup { check, bench } => {
+            let extent = if bench { Extent::Benchmarks } else { Extent::Tests };
+            if check { setup::check(extent) } else { setup::install(extent, Voice::Full).map(|()| true) }
+        }
         What::BuildEbpf => {
-            setup::install(setup::Voice::Quiet)?;
+            setup::install(Extent::Tests, Voice::Quiet)?;
             ebpf::build().map(|()| true)
         }
         What::Test { rungs, filter } => {
-            setup::install(setup::Voice::Quiet)?;
+            setup::install(Extent::Tests, Voice::Quiet)?;
             let counts = rungs::run(&rungs::Rung::chosen(&rungs), filter.as_deref())?;
             println!("{counts}");
             Ok(counts.all_passed())
         }
         What::Demo { keep } => {
-            setup::install(setup::Voice::Quiet)?;
+            setup::install(Extent::Tests, Voice::Quiet)?;
             rungs::demo(keep)
+        }
+        What::Bench { names, quick } => {
+            setup::install(Extent::Benchmarks, Voice::Quiet)?;
+            bench::run(&bench::Name::chosen(&names), quick)
         }
         What::Lint => lint::run().map(|failed| failed == 0),
         What::Tidy => tidy::run(),
         What::Ci => {
-            setup::install(setup::Voice::Quiet)?;
+            setup::install(Extent::Tests, Voice::Quiet)?;
             let failed_lints = lint::run()?;
             let mut counts = rungs::run(&rungs::Rung::ALL, None)?;
             counts.failed += failed_lints;

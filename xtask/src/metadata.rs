@@ -45,6 +45,11 @@ impl Workspace {
         })
     }
 
+    /// Where a release build puts the binaries.
+    pub fn release_binaries(&self) -> PathBuf {
+        self.target.join("release")
+    }
+
     /// Where a plain build puts the binaries.
     pub fn binaries(&self) -> PathBuf {
         self.target.join("debug")

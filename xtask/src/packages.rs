@@ -59,11 +59,14 @@ const EBPF: &[Package] = &[
     package("libpolly-22-dev", Sign::Installed),
 ];
 
+/// What benchmarks need beside.
+const BENCH: &[Package] = &[package("iperf3", Sign::Program("iperf3"))];
+
 /// The packages that are missing, in alphabetical order.
 #[must_use]
-pub fn missing(with_ebpf: bool) -> BTreeSet<&'static str> {
+pub fn missing(with_ebpf: bool, with_bench: bool) -> BTreeSet<&'static str> {
     let status = std::fs::read_to_string("/var/lib/dpkg/status").unwrap_or_default();
-    let wanted = ALWAYS.iter().chain(if with_ebpf { EBPF } else { &[] });
+    let wanted = ALWAYS.iter().chain(if with_ebpf { EBPF } else { &[] }).chain(if with_bench { BENCH } else { &[] });
     wanted.filter(|p| !present(p, &status)).map(|p| p.name).collect()
 }
 

@@ -63,7 +63,7 @@ impl Rung {
 }
 
 /// Where the tests find our binaries.
-const BIN_DIR: &str = "WEFT_BIN_DIR";
+pub const BIN_DIR: &str = "WEFT_BIN_DIR";
 
 /// Builds, runs and counts. What is left behind on the machine counts as a failed test.
 ///

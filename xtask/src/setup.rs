@@ -22,6 +22,15 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 /// The toolchain by which rustup knows Debian's compiler; the agent's build script asks for it.
 const TOOLCHAIN: &str = "weft-ebpf";
 
+/// What the machine is to be able to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// Build and test.
+    Tests,
+    /// Run benchmarks as well.
+    Benchmarks,
+}
+
 /// How much to say when nothing is missing.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Voice {
@@ -68,14 +77,15 @@ struct Missing {
 }
 
 impl Missing {
-    fn look() -> Result<Self> {
+    fn look(extent: Extent) -> Result<Self> {
         let way = Way::find()?;
+        let with_bench = extent == Extent::Benchmarks;
         if way == Way::Nightly {
-            return Ok(Self { way, packages: packages::missing(false), linker: false, toolchain: false });
+            return Ok(Self { way, packages: packages::missing(false, with_bench), linker: false, toolchain: false });
         }
         Ok(Self {
             way,
-            packages: packages::missing(true),
+            packages: packages::missing(true, with_bench),
             linker: linker_version() != Some(format!("bpf-linker {LINKER_VERSION}")),
             toolchain: !toolchains()?.join(TOOLCHAIN).join("bin/rustc").exists(),
         })
@@ -106,8 +116,8 @@ impl Missing {
 ///
 /// # Errors
 /// When the machine cannot be looked at.
-pub fn check() -> Result<bool> {
-    let missing = Missing::look()?;
+pub fn check(extent: Extent) -> Result<bool> {
+    let missing = Missing::look(extent)?;
     println!("eBPF toolchain: {}", missing.way);
     if missing.nothing() {
         println!("nothing is missing");
@@ -121,8 +131,8 @@ pub fn check() -> Result<bool> {
 ///
 /// # Errors
 /// When root is needed and we are not (the commands are in the error), or a step fails.
-pub fn install(voice: Voice) -> Result<()> {
-    let missing = Missing::look()?;
+pub fn install(extent: Extent, voice: Voice) -> Result<()> {
+    let missing = Missing::look(extent)?;
     if missing.nothing() {
         if voice == Voice::Full {
             eprintln!("setup: nothing is missing (eBPF toolchain: {})", missing.way);
@@ -144,7 +154,7 @@ pub fn install(voice: Voice) -> Result<()> {
         rustup.args(["toolchain", "link", TOOLCHAIN, "/usr"]);
         sh::quiet(&format!("make /usr/bin/rustc known to rustup as {TOOLCHAIN}"), &mut rustup)?;
     }
-    let still = Missing::look()?;
+    let still = Missing::look(extent)?;
     if !still.nothing() {
         bail!("setup ran, and this is still missing:\n  {}", still.commands().join("\n  "));
     }
