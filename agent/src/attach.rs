@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::{Mutex, watch};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use weft_agent::kernel::netns::{NetNs, NetnsError};
 use weft_agent::kernel::veth::{self, VethSpec};
 use weft_api::{Attach, Attached, Code};
-use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, sanitise_label};
+use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
 use weft_model::mac::Mac;
 use weft_model::snapshot::Snapshot;
 use weft_plan::{ipam, links};
@@ -33,6 +33,9 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an attach waits for kernel and store to follow.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long a device that could not be made anew is left alone.
+const REST: Duration = Duration::from_secs(10);
 
 /// The attachments as the loops see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub struct Attachments {
     journal: Mutex<Journal>,
     published: watch::Sender<Arc<Published>>,
     around: Surroundings,
+    /// Devices that could not be made anew: when to try again, and why not.
+    unmended: std::sync::Mutex<BTreeMap<EndpointId, (Instant, String)>>,
 }
 
 impl Attachments {
@@ -82,7 +87,7 @@ impl Attachments {
             info!(gone, "attachments of an earlier boot are over");
         }
         let (published, rx) = watch::channel(Arc::new(Published { generation: 1, by_id: journal.attachments.clone() }));
-        (Arc::new(Self { state, journal: Mutex::new(journal), published, around }), rx)
+        (Arc::new(Self { state, journal: Mutex::new(journal), published, around, unmended: std::sync::Mutex::default() }), rx)
     }
 
     /// All of them.
@@ -102,7 +107,8 @@ impl Attachments {
     /// # Errors
     /// Why not; nothing is left behind then.
     pub async fn attach(&self, request: Attach) -> Result<Attached, Refusal> {
-        check_ifname(&request.ifname)?;
+        let ifname = &request.ifname;
+        check_ifname(ifname).map_err(|why| Refusal::invalid(format!("--ifname {ifname:?}: {why}")))?;
         if let Some(name) = &request.name
             && request.service.is_none()
         {
@@ -134,6 +140,14 @@ impl Attachments {
                 there.netns.display()
             )));
         }
+        if let Some(other) = journal.attachments.values().find(|a| a.netns_id == netns.id() && device_exists(&a.host_ifname)) {
+            return Err(Refusal::conflict(format!(
+                "attach: {} is attached already, as {} by {}; a namespace has one interface in a network",
+                request.netns.display(),
+                other.id,
+                other.ifname
+            )));
+        }
         if let Some((key, service)) = request.service.as_ref().and_then(|s| name_conflict(&snapshot, s)) {
             return Err(Refusal::conflict(format!("attach: {key} is a namespace, so {service} cannot be a service's name")));
         }
@@ -155,6 +169,7 @@ impl Attachments {
             name: request.name,
             service: request.service,
             port: request.port,
+            proto: request.proto,
             labels: request.labels,
         };
         // First the journal: a crash after this leaves an entry that is made true or given up, never an address used twice.
@@ -220,18 +235,14 @@ impl Attachments {
         let mut changed = false;
         for id in missing {
             let Some(attachment) = journal.attachments.get(id).cloned() else { continue };
-            if device_exists(&attachment.host_ifname) {
+            if device_exists(&attachment.host_ifname) || self.is_resting(id) {
                 continue;
             }
             let path = attachment.netns.clone();
             let opened = tokio::task::spawn_blocking(move || NetNs::open(&path)).await;
             match opened {
                 Ok(Ok(netns)) if netns.id() == attachment.netns_id => {
-                    match veth::create(&veth_spec(&attachment, subnet, mtu), &netns).await {
-                        Ok(()) => info!(%id, "made the device of an attachment anew"),
-                        Err(e) => warn!(%id, error = chain(&e), "device of an attachment is missing"),
-                    }
-                    changed = true;
+                    changed |= self.mend(&attachment, &veth_spec(&attachment, subnet, mtu), &netns).await;
                 }
                 _ => {
                     journal.attachments.remove(id);
@@ -247,6 +258,57 @@ impl Attachments {
             }
             self.publish(&journal);
         }
+    }
+
+    /// Gives an attachment its device back: under its own name if it was renamed, else made anew. Whether that was done; if
+    /// not, it is left alone for a while, because each try wakes the loop that asks for it.
+    async fn mend(&self, attachment: &Attachment, spec: &VethSpec, netns: &NetNs) -> bool {
+        let id = &attachment.id;
+        let renamed = veth::restore_name(&spec.host_ifname).await;
+        let failure = match renamed {
+            Ok(true) => {
+                info!(%id, device = spec.host_ifname, "gave the device of an attachment its name back");
+                None
+            }
+            Ok(false) => match veth::create(spec, netns).await {
+                Ok(()) => {
+                    info!(%id, "made the device of an attachment anew");
+                    None
+                }
+                Err(e) => Some(chain(&e)),
+            },
+            Err(e) => Some(chain(&e)),
+        };
+        let mut unmended = self.unmended();
+        match failure {
+            None => {
+                unmended.remove(id);
+                true
+            }
+            Some(why) => {
+                let text =
+                    format!("attachment {id}: its device {} is missing: {why}; netctl detach {id} gives it up", spec.host_ifname);
+                warn!(%id, why, "device of an attachment is missing");
+                unmended.insert(id.clone(), (Instant::now() + REST, text));
+                false
+            }
+        }
+    }
+
+    fn is_resting(&self, id: &EndpointId) -> bool {
+        self.unmended().get(id).is_some_and(|(until, _)| Instant::now() < *until)
+    }
+
+    fn unmended(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, (Instant, String)>> {
+        self.unmended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is wrong with attachments.
+    pub fn problems(&self) -> Vec<String> {
+        let published = self.published.borrow().clone();
+        let mut unmended = self.unmended();
+        unmended.retain(|id, _| published.by_id.get(id).is_some_and(|a| !device_exists(&a.host_ifname)));
+        unmended.values().map(|(_, text)| text.clone()).collect()
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
@@ -360,20 +422,6 @@ fn device_exists(name: &str) -> bool {
     nix::net::if_::if_nametoindex(name).is_ok()
 }
 
-/// A device name of the kernel: 1 to 15 bytes, no slash, no white space, not `.` or `..` (`dev_valid_name`).
-fn check_ifname(name: &str) -> Result<(), Refusal> {
-    let fault = if name.is_empty() || name.len() > 15 {
-        "must have 1 to 15 bytes"
-    } else if name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b.is_ascii_control()) {
-        "may not hold '/', ':' or white space"
-    } else if matches!(name, "." | ".." | "lo" | "all" | "default") {
-        "is a name that the kernel keeps for itself"
-    } else {
-        return Ok(());
-    };
-    Err(Refusal::invalid(format!("--ifname {name:?}: {fault}")))
-}
-
 /// The id that the request names, or one made of its name and the namespace: the same request gives the same id.
 fn choose_id(request: &Attach, netns: &NetNs, node: &NodeName) -> EndpointId {
     if let Some(id) = &request.id {
@@ -411,14 +459,6 @@ fn name_conflict(snapshot: &Snapshot, service: &weft_model::ids::ServiceName) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn device_names_are_the_kernels() {
-        for bad in ["", "a/b", "a b", "..", "lo", "sixteen-bytes-xx", "a:1"] {
-            assert!(check_ifname(bad).is_err(), "{bad}");
-        }
-        assert!(check_ifname("eth0").is_ok());
-    }
 
     #[test]
     fn host_devices_have_names_that_fit_and_differ() {

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weft_model::ids::{LeaseId, NodeName, Revision};
 use weft_model::mac::Mac;
-use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::{Bad, Snapshot};
 use weft_model::subnet::{BackendData, Lease, SubnetKey, WeftLease};
 use weft_plan::ipam;
 use weft_store::registry::Registry;
@@ -64,8 +64,8 @@ pub struct Own {
 pub enum Todo {
     /// Nothing, for this reason.
     Wait(String),
-    /// The lease is as it should be.
-    Keep(Own),
+    /// The lease is as it should be; or as good as it can be, for this reason.
+    Keep(Own, Option<String>),
     /// Write it.
     Write {
         /// The subnet.
@@ -84,8 +84,8 @@ pub enum Todo {
 pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Todo {
     let Some(config) = snapshot.network() else {
         let key = snapshot.layout().network_config();
-        return Todo::Wait(match snapshot.bad().find(|(k, _)| **k == key) {
-            Some((_, why)) => format!("{key} does not parse: {why}; correct it, or netctl network init --force"),
+        return Todo::Wait(match snapshot.bad_at(&key) {
+            Some(Bad { why, .. }) => format!("{key} does not parse: {why}; correct it, or netctl network init --force"),
             None => format!("waiting for {key}: netctl network init --cidr 10.244.0.0/16"),
         });
     };
@@ -116,7 +116,16 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Tod
         // A key without a lease is a reservation: it stays one.
         let on = stored.lease.map(|_| claim);
         if stored.value == wanted && stored.lease == on {
-            return Todo::Keep(Own { subnet: key.subnet, vtep_mac });
+            let outside = !config.could_give(key.subnet);
+            let odd = outside.then(|| {
+                format!(
+                    "subnet {} is none that {} gives; containers keep their addresses; to move, stop them, delete {} and restart weftd",
+                    key.subnet,
+                    config.network,
+                    snapshot.layout().subnet(key)
+                )
+            });
+            return Todo::Keep(Own { subnet: key.subnet, vtep_mac }, odd);
         }
         return Todo::Write { key: key.clone(), lease: Box::new(wanted), over: Some(stored.modified), on };
     }
@@ -159,8 +168,8 @@ pub async fn run(
                         info!(reason = why, "no subnet yet");
                     }
                 }
-                Todo::Keep(now) => {
-                    reason.send_replace(None);
+                Todo::Keep(now, odd) => {
+                    reason.send_replace(odd);
                     let before = own.borrow().clone();
                     if before.as_ref() != Some(&now) {
                         warn_if_moved(before.as_ref(), &now);

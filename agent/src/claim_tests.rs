@@ -52,14 +52,14 @@ fn what_it_writes_is_what_it_keeps() {
     let path = Layout::default().subnet(&key);
     let json = lease.to_json();
     let after = snapshot(&[CONFIG, (&path, &json)]);
-    assert_eq!(decide(&after, &facts(), CLAIM), Todo::Keep(Own { subnet: key.subnet, vtep_mac: facts().vtep_mac }));
+    assert_eq!(decide(&after, &facts(), CLAIM), Todo::Keep(Own { subnet: key.subnet, vtep_mac: facts().vtep_mac }, None));
 }
 
 #[test]
 fn a_lost_state_directory_changes_neither_subnet_nor_mac() {
     let lease = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:99"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
     let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
-    let Todo::Keep(own) = decide(&s, &facts(), CLAIM) else { panic!() };
+    let Todo::Keep(own, None) = decide(&s, &facts(), CLAIM) else { panic!() };
     assert_eq!((own.subnet.to_string().as_str(), own.vtep_mac), ("10.244.9.0/24", Mac([2, 0, 0, 0, 0, 0x99])));
 }
 
@@ -96,4 +96,14 @@ fn a_full_network_is_said_to_be_full() {
     entries.extend(keys.iter().map(|k| (k.as_str(), lease)));
     let Todo::Wait(why) = decide(&snapshot(&entries), &facts(), CLAIM) else { panic!() };
     assert!(why.starts_with("claim subnet: 10.244.0.0/22 has no free /24"), "{why}");
+}
+
+#[test]
+fn a_subnet_outside_of_a_changed_network_is_kept_and_said_to_be() {
+    let lease = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
+    let config = (CONFIG.0, r#"{"Network":"10.245.0.0/16","Backend":{"Type":"vxlan"}}"#);
+    let s = snapshot(&[config, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
+    let Todo::Keep(own, Some(odd)) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
+    assert!(odd.contains("10.245.0.0/16"), "{odd}");
 }

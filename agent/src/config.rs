@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use weft_model::cluster::ClusterConfig;
 use weft_model::ids::NodeName;
 use weft_model::keys::Layout;
 
@@ -130,6 +131,19 @@ pub struct Settings {
         help_heading = "Network"
     )]
     pub forward_rules: ForwardRules,
+    /// Whether containers reach the outside world by this host's address.
+    #[arg(long, env = "WEFT_MASQUERADE", value_name = "MODE", default_value = "auto", global = true, help_heading = "Network")]
+    pub masquerade: MasqueradeMode,
+    /// Outside, but sees the containers' own addresses; there must be a way back (repeatable).
+    #[arg(
+        long = "masquerade-exclude",
+        env = "WEFT_MASQUERADE_EXCLUDE",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        global = true,
+        help_heading = "Network"
+    )]
+    pub masquerade_exclude: Vec<IpNet>,
     /// Virtual IPs are taken from here; seeds the cluster's setting where there is none (repeatable).
     #[arg(
         long = "service-cidr",
@@ -201,6 +215,15 @@ pub enum ForwardRules {
     /// Add one jump where another chain would drop.
     Auto,
     /// Touch nothing; `status` names the chain that drops.
+    Off,
+}
+
+/// What containers' addresses become outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MasqueradeMode {
+    /// This host's address, for all destinations but the network, the service ranges and those excluded.
+    Auto,
+    /// Nothing: routers outside know the way to the containers.
     Off,
 }
 
@@ -306,6 +329,21 @@ impl Settings {
     /// Why the prefixes cannot be.
     pub fn layout(&self) -> anyhow::Result<Layout> {
         Layout::new(&self.network_prefix, &self.dns_prefix, &self.weft_prefix).map_err(anyhow::Error::msg)
+    }
+
+    /// Whether `--service-cidr` and `--dns-domain` can be.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_cluster(&self) -> anyhow::Result<()> {
+        let mut seed = ClusterConfig::default();
+        if !self.service_cidrs.is_empty() {
+            seed.service_cidrs.clone_from(&self.service_cidrs);
+        }
+        if let Some(domain) = &self.dns_domain {
+            seed.dns_domain.clone_from(domain);
+        }
+        seed.check().map_err(|why| anyhow::anyhow!("--service-cidr, --dns-domain: {why}"))
     }
 
     /// The agent's socket.

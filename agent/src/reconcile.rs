@@ -7,7 +7,7 @@
 //! ```text
 //!   snapshot ──┐
 //!   own subnet ┤            ┌─ kernel::netlink  devices, addresses, neighbours, routes
-//!   attachments┼─▶ plan ─▶ ─┤
+//!   attachments┼─▶ plan ─▶ ─┼─ firewall         nft table, jump past other owners' forward chains
 //!   uplink ────┘            └─ datapath         map rows, links of programs
 //!                                                  │
 //!                         Report ◀─────────────────┘
@@ -27,11 +27,13 @@ use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
 use weft_model::ids::{EndpointId, NodeName, Revision};
 use weft_model::network::NetworkConfig;
 use weft_plan::host::LOOPBACK;
+use weft_plan::links::Kind;
 use weft_plan::{Host, Peer, Uplink, kernel};
 
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
 use crate::datapath::{self, Shared};
+use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::view::{View, chain};
 
@@ -97,6 +99,8 @@ pub struct Inputs {
     pub attachments: Arc<Attachments>,
     /// The eBPF half.
     pub datapath: Shared,
+    /// The packet filter.
+    pub firewall: Firewall,
     /// Netlink.
     pub netlink: Netlink,
     /// What the kernel says has changed.
@@ -125,7 +129,11 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             Ok(()) = inputs.own.changed() => {}
             Ok(()) = inputs.published.changed() => {}
             () = inputs.events.changed() => {}
-            _ = resync.tick() => datapath::lock(&inputs.datapath).resync(),
+            () = inputs.firewall.changed() => {}
+            _ = resync.tick() => {
+                datapath::lock(&inputs.datapath).resync();
+                inputs.firewall.resync();
+            }
             () = tokio::time::sleep(RETRY), if retry => {}
         }
     }
@@ -192,6 +200,10 @@ async fn round(
     let observed = inputs.netlink.observe(&asked.kernel.sysctls).await;
     let published = inputs.published.borrow_and_update().clone();
     let mut host = host(inputs, config.clone(), &own, &published, uplink);
+    // Before devices and programs: who may send what is settled before anybody can send.
+    let filter = inputs.firewall.sync(&snapshot.cluster(), &host, &asked.peers).await;
+    count(&inputs.metrics, filter.done, filter.failed);
+    problems.extend(filter.problems);
     match observed {
         Ok(actual) => {
             let desired = weft_plan::desired(&snapshot, &host);
@@ -234,7 +246,7 @@ async fn round(
         problems,
     };
     log_changes(&inputs.report.borrow(), &report);
-    let again = failed > 0 || outcome.failed > 0;
+    let again = failed > 0 || outcome.failed > 0 || filter.failed > 0;
     inputs.report.send_replace(report);
     if !missing.is_empty() {
         // In a task of its own: an attach that is making the device holds the journal and waits for this loop.
@@ -285,6 +297,7 @@ struct Went {
 
 async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> Went {
     let mut went = Went::default();
+    let before = problems.len();
     for action in actions {
         match inputs.netlink.apply(action).await {
             Ok(()) => {
@@ -296,25 +309,36 @@ async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<S
                 // On a device that could not be made nothing else can be; what counts is the gateway, which is on none.
                 went.address_failed |= matches!(action, kernel::Action::Address(step) if step.row().device == LOOPBACK);
                 count(&inputs.metrics, 0, 1);
-                note_failure(problems, &e, went.failed);
+                note_failure(problems, explain(action, &e), went.failed);
             }
         }
     }
-    if went.failed > 0 {
-        warn!(
-            failed = went.failed,
-            of = actions.len(),
-            first = problems.last().cloned().unwrap_or_default(),
-            "changes to the kernel failed; they are tried again"
-        );
+    // Said once: it is tried again every second, and shown in status.
+    let first = problems.get(before).cloned().unwrap_or_default();
+    if went.failed > 0 && !inputs.report.borrow().problems.contains(&first) {
+        warn!(failed = went.failed, of = actions.len(), first, "changes to the kernel failed; they are tried again");
     }
     went
 }
 
 /// The first failure in full; a hundred more of its kind help nobody.
-fn note_failure(problems: &mut Vec<String>, error: &NetlinkError, failed: u64) {
+fn note_failure(problems: &mut Vec<String>, text: String, failed: u64) {
     if failed <= 3 {
-        problems.push(chain(error));
+        problems.push(text);
+    }
+}
+
+/// What went wrong, and where that is known what to do about it.
+fn explain(action: &kernel::Action, error: &NetlinkError) -> String {
+    match action {
+        kernel::Action::Link(step) if error.errno() == libc::EADDRINUSE => match &step.row().kind {
+            Kind::Vxlan(vxlan) => format!(
+                "no overlay: UDP port {} is taken by another program; free it, or choose another with netctl network init --port",
+                vxlan.port
+            ),
+            Kind::Veth => chain(error),
+        },
+        _ => chain(error),
     }
 }
 

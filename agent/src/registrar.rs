@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use weft_model::ids::{LeaseId, Namespace, NodeName, Revision, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::node::Node;
-use weft_model::record::{Kind, Proto, Record, State, WeftRecord};
+use weft_model::record::{Kind, Record, State, WeftRecord};
 use weft_model::snapshot::Snapshot;
 use weft_store::registry::{RecordPut, Registry};
 use weft_store::{Outcome, StoreError};
@@ -84,7 +84,7 @@ fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
             kind,
             state: State::Up,
             port_name: String::new(),
-            proto: Proto::Tcp,
+            proto: attachment.proto,
             labels: attachment.labels.clone(),
             network: None,
         }),
@@ -227,6 +227,7 @@ mod tests {
     use super::*;
     use weft_model::endpoint::EndpointState;
     use weft_model::keys::Layout;
+    use weft_model::record::Proto;
     use weft_model::stored::{Change, Entry};
 
     const LEASE: LeaseId = LeaseId(9);
@@ -257,6 +258,7 @@ mod tests {
             name: Some("web".into()),
             service: Some("myapp".parse().unwrap()),
             port: Some(8080),
+            proto: Proto::Udp,
             labels: BTreeMap::new(),
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }

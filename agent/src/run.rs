@@ -35,6 +35,7 @@ use crate::attach::{Attachments, Published, Surroundings};
 use crate::claim::{self, Facts, Own};
 use crate::config::Settings;
 use crate::datapath::Fast;
+use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::reconcile::{self, Inputs, Report};
@@ -51,6 +52,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let mut stop = Stop::new()?;
     let node = settings.node()?;
     let layout = Arc::new(settings.layout()?);
+    settings.check_cluster()?;
     let state = Arc::new(StateDir::open(&settings.state_dir)?);
     let listener = admin::bind(&settings)?;
     let known = state.node()?;
@@ -128,6 +130,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         published: published.clone(),
         attachments,
         datapath,
+        firewall: Firewall::new(&settings),
         netlink,
         events,
         metrics,
@@ -274,7 +277,7 @@ impl Member {
         ),
     ) -> anyhow::Result<()> {
         let snapshot = self.first_snapshot().await?;
-        self.seed_cluster(&snapshot).await;
+        tokio::spawn(seed_cluster(self.settings.clone(), self.registry.clone(), self.view.clone()));
         let facts = self.facts.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
         me.public_ip = facts.and_then(|f| f.public_ip);
         let snapshot = self.own_name(&me, snapshot).await?;
@@ -293,40 +296,6 @@ impl Member {
     async fn first_snapshot(&mut self) -> anyhow::Result<Arc<Snapshot>> {
         let first = self.view.wait_for(Option::is_some).await.context("the store's view ended")?;
         first.clone().context("the store's view ended")
-    }
-
-    /// Writes the settings that are equal everywhere where there are none; warns where this host's flags say otherwise.
-    async fn seed_cluster(&self, snapshot: &Snapshot) {
-        let mut seed = ClusterConfig::default();
-        if !self.settings.service_cidrs.is_empty() {
-            seed.service_cidrs.clone_from(&self.settings.service_cidrs);
-        }
-        if let Some(domain) = &self.settings.dns_domain {
-            seed.dns_domain.clone_from(domain);
-        }
-        if let Err(why) = seed.check() {
-            warn!(why, "--service-cidr or --dns-domain cannot be; left out");
-            return;
-        }
-        let stored = snapshot.stored_cluster().map(|s| s.value.clone());
-        match stored {
-            None => match self.registry.write_cluster(&seed, None).await {
-                Ok(Outcome::Done(_)) => info!(domain = seed.dns_domain, "seeded the cluster's settings"),
-                Ok(Outcome::Refused(_)) => {}
-                Err(e) => warn!(error = chain(&e), "cluster's settings not seeded; the defaults hold"),
-            },
-            Some(stored) => {
-                let cidrs_differ = !self.settings.service_cidrs.is_empty() && stored.service_cidrs != seed.service_cidrs;
-                let domain_differs = self.settings.dns_domain.is_some() && stored.dns_domain != seed.dns_domain;
-                if cidrs_differ || domain_differs {
-                    warn!(
-                        service_cidrs = ?stored.service_cidrs,
-                        dns_domain = stored.dns_domain,
-                        "this host's --service-cidr or --dns-domain differs from the cluster's setting, which holds; netctl config set changes it"
-                    );
-                }
-            }
-        }
     }
 
     /// Makes sure that no other live host has this name. An entry whose lease is not renewed is a dead host's: it is
@@ -351,6 +320,48 @@ impl Member {
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
             snapshot = self.first_snapshot().await?;
+        }
+    }
+}
+
+/// Writes the settings that are equal everywhere where there are none, whenever that is (a store may be made anew); warns
+/// once where this host's flags say otherwise.
+async fn seed_cluster(settings: Settings, registry: Registry, mut view: View) {
+    let mut seed = ClusterConfig::default();
+    if !settings.service_cidrs.is_empty() {
+        seed.service_cidrs.clone_from(&settings.service_cidrs);
+    }
+    if let Some(domain) = &settings.dns_domain {
+        seed.dns_domain.clone_from(domain);
+    }
+    // Checked when the agent started.
+    let _ = seed.check();
+    let mut warned = false;
+    loop {
+        let snapshot = view.borrow_and_update().clone();
+        let garbled = snapshot.as_ref().is_none_or(|s| s.bad_at(&s.layout().cluster_config()).is_some());
+        match snapshot.as_ref().and_then(|s| s.stored_cluster()).map(|s| &s.value) {
+            None if garbled => {}
+            None => match registry.write_cluster(&seed, None).await {
+                Ok(Outcome::Done(_)) => info!(domain = seed.dns_domain, "seeded the cluster's settings"),
+                Ok(Outcome::Refused(_)) => {}
+                Err(e) => warn!(error = chain(&e), "cluster's settings not seeded; the defaults hold"),
+            },
+            Some(stored) => {
+                let cidrs_differ = !settings.service_cidrs.is_empty() && stored.service_cidrs != seed.service_cidrs;
+                let domain_differs = settings.dns_domain.is_some() && stored.dns_domain != seed.dns_domain;
+                if (cidrs_differ || domain_differs) && !warned {
+                    warned = true;
+                    warn!(
+                        service_cidrs = ?stored.service_cidrs,
+                        dns_domain = stored.dns_domain,
+                        "this host's --service-cidr or --dns-domain differs from the cluster's setting, which holds; netctl config set changes it"
+                    );
+                }
+            }
+        }
+        if view.changed().await.is_err() {
+            return;
         }
     }
 }

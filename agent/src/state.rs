@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{EndpointId, ServiceName};
 use weft_model::mac::Mac;
+use weft_model::record::Proto;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +103,9 @@ pub struct Attachment {
     /// The port it serves there.
     #[serde(default)]
     pub port: Option<u16>,
+    /// The port's protocol.
+    #[serde(default)]
+    pub proto: Proto,
     /// Labels for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -62,9 +62,9 @@ pub async fn run(
 
 /// Logs each bad value once.
 fn report_bad(before: Option<&Snapshot>, now: &Snapshot) {
-    for (key, why) in now.bad() {
-        if !before.is_some_and(|b| b.bad().any(|(k, w)| k == key && w == why)) {
-            warn!(key, why, "a value in the store does not parse; it is left out");
+    for (key, bad) in now.bad() {
+        if before.and_then(|b| b.bad_at(key)) != Some(bad) {
+            warn!(key, why = bad.why, "a value in the store does not parse; it is left out");
         }
     }
 }

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{EndpointId, NetworkName, ServiceName};
 use weft_model::mac::Mac;
+use weft_model::record::Proto;
 
 /// `POST /v1/attachments`. Attaching a known id with the same namespace and interface returns the first result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +29,9 @@ pub struct Attach {
     /// The port it serves there.
     #[serde(default)]
     pub port: Option<u16>,
+    /// The port's protocol.
+    #[serde(default)]
+    pub proto: Proto,
     /// Labels for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,

@@ -89,6 +89,23 @@ pub fn sanitise_label(text: &str, max: usize) -> String {
     label
 }
 
+/// Whether `name` can be a device's name: 1 to 15 bytes, no slash, colon or white space, not one that the kernel keeps for
+/// itself (`dev_valid_name`).
+///
+/// # Errors
+/// Why not.
+pub fn check_ifname(name: &str) -> Result<(), &'static str> {
+    if name.is_empty() || name.len() > 15 {
+        Err("must have 1 to 15 bytes")
+    } else if name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace() || b.is_ascii_control()) {
+        Err("may not hold '/', ':' or white space")
+    } else if matches!(name, "." | ".." | "lo" | "all" | "default") {
+        Err("is a name that the kernel keeps for itself")
+    } else {
+        Ok(())
+    }
+}
+
 macro_rules! label_type {
     ($(#[$doc:meta])* $name:ident, $what:literal, $fault:expr) => {
         $(#[$doc])*
@@ -249,6 +266,14 @@ mod tests {
             let err = bad.parse::<ServiceName>().unwrap_err().to_string();
             assert!(err.contains("name") || err.contains("namespace"), "{bad}: {err}");
         }
+    }
+
+    #[test]
+    fn device_names_are_the_kernels() {
+        for bad in ["", "a/b", "a b", "..", "lo", "sixteen-bytes-xx", "a:1"] {
+            assert!(check_ifname(bad).is_err(), "{bad}");
+        }
+        assert!(check_ifname("eth0").is_ok());
     }
 
     #[test]

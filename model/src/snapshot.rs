@@ -42,6 +42,15 @@ pub struct Stored<T> {
     pub modified: Revision,
 }
 
+/// A value that does not parse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bad {
+    /// What is wrong with it.
+    pub why: String,
+    /// When it was written: who replaces or deletes it compares this.
+    pub modified: Revision,
+}
+
 /// A record that has ended, and when.
 #[derive(Clone, Debug)]
 struct Grave {
@@ -65,7 +74,7 @@ pub struct Snapshot {
     vips: OrdMap<IpAddr, Arc<Stored<VipOwner>>>,
     records: OrdMap<RecordPath, Arc<StoredRecord>>,
     endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
-    bad: OrdMap<String, String>,
+    bad: OrdMap<String, Bad>,
     record_graves: OrdMap<RecordPath, Grave>,
     node_graves: OrdMap<NodeName, Revision>,
 }
@@ -145,7 +154,7 @@ impl Snapshot {
         let parsed = match self.layout.parse(&key) {
             Ok(parsed) => parsed,
             Err(bad) => {
-                self.bad.insert(text, bad.why);
+                self.bad.insert(text, Bad { why: bad.why, modified });
                 return;
             }
         };
@@ -181,7 +190,7 @@ impl Snapshot {
         };
         match result {
             Ok(()) => drop(self.bad.remove(&text)),
-            Err(why) => drop(self.bad.insert(text, why)),
+            Err(why) => drop(self.bad.insert(text, Bad { why, modified })),
         }
     }
 
@@ -411,9 +420,15 @@ impl Snapshot {
             .map(|(_, endpoint)| endpoint)
     }
 
-    /// Values that do not parse: key and why.
-    pub fn bad(&self) -> impl Iterator<Item = (&String, &String)> {
+    /// Values that do not parse, by key.
+    pub fn bad(&self) -> impl Iterator<Item = (&String, &Bad)> {
         self.bad.iter()
+    }
+
+    /// The value under `key`, if it does not parse.
+    #[must_use]
+    pub fn bad_at(&self, key: &str) -> Option<&Bad> {
+        self.bad.get(key)
     }
 
     /// Where a service's own name stands.

@@ -1,7 +1,9 @@
 //! The network's configuration, the cluster's settings, and the hosts.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
 
 use weft_api::{Code, Config, ConfigChange, Network, NetworkInit, NodeView};
 use weft_model::cluster::ClusterConfig;
@@ -36,14 +38,30 @@ impl Admin {
         let config =
             NetworkConfig::new(init.cidr.trunc(), init.subnet_len.unwrap_or(0), init.subnet_min, init.subnet_max, backend)
                 .map_err(|e| Refusal::invalid(format!("network init: {e}")))?;
+        if (1..MIN_UNDERLAY_MTU).contains(&config.backend.mtu) {
+            return Err(Refusal::invalid(format!(
+                "network init: --mtu {} is too small: {MIN_UNDERLAY_MTU} is the least",
+                config.backend.mtu
+            )));
+        }
         let snapshot = self.snapshot()?;
-        if snapshot.network() == Some(&config) {
+        for cidr in &snapshot.cluster().service_cidrs {
+            if overlap(*cidr, IpNet::V4(config.network)) {
+                return Err(Refusal::invalid(format!(
+                    "network init: {} overlaps {cidr}, the range of virtual IPs (netctl config show)",
+                    config.network
+                )));
+            }
+        }
+        let garbled = snapshot.bad_at(&snapshot.layout().network_config()).is_some();
+        if !garbled && snapshot.network() == Some(&config) {
             return Ok(network_view(&config, &snapshot));
         }
         match self.registry.write_network(&config, init.force).await.map_err(|e| Refusal::store("network init", &e))? {
             Outcome::Done(revision) => self.echo(revision).await,
             Outcome::Refused(_) => {
-                let there = snapshot.network().map_or_else(|| "one that does not parse".to_owned(), NetworkConfig::to_json);
+                let there = snapshot.network().filter(|_| !garbled);
+                let there = there.map_or_else(|| "one that does not parse".to_owned(), NetworkConfig::to_json);
                 return Err(Refusal::conflict(format!(
                     "network init: there is a configuration already, and it differs: {there}; --force replaces it"
                 )));
@@ -68,6 +86,11 @@ impl Admin {
             cluster.dns_domain = domain;
         }
         cluster.check().map_err(|why| Refusal::invalid(format!("config set: {why}")))?;
+        for cidr in &cluster.service_cidrs {
+            if let Some(why) = unfit_service_cidr(*cidr, &snapshot) {
+                return Err(Refusal::invalid(format!("config set: {cidr}: {why}; names and connections would be cut off")));
+            }
+        }
         let outside = snapshot.vips().find(|(vip, _)| !cluster.service_cidrs.iter().any(|c| c.contains(*vip)));
         if let Some((vip, owner)) = outside {
             return Err(Refusal::conflict(format!(
@@ -75,7 +98,9 @@ impl Admin {
                 owner.value.service
             )));
         }
-        let written = self.registry.write_cluster(&cluster, stored.map(|s| s.modified)).await;
+        // A value that does not parse is replaced like one that does.
+        let bad = snapshot.bad_at(&snapshot.layout().cluster_config()).map(|bad| bad.modified);
+        let written = self.registry.write_cluster(&cluster, bad.or(stored.map(|s| s.modified))).await;
         match written.map_err(|e| Refusal::store("config set", &e))? {
             Outcome::Done(revision) => self.echo(revision).await,
             Outcome::Refused(_) => {
@@ -130,6 +155,41 @@ impl Admin {
             Refusal::new(Code::NotFound, format!("there is no node {name}; netctl node list shows those there are"))
         })
     }
+}
+
+/// The least MTU of an underlay: what every IPv4 host must take (RFC 791 3.1) and the tunnel's headers.
+const MIN_UNDERLAY_MTU: u32 = 576 + weft_abi::ENCAP_OVERHEAD;
+
+/// The largest range of virtual IPs that is not taken for a slip.
+const MIN_SERVICE_PREFIX_V4: u8 = 8;
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
+}
+
+/// Why no virtual IPs can be taken from a range: everything in it that is not one is refused at connect().
+fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
+    let IpNet::V4(v4) = cidr else { return None };
+    if v4.prefix_len() < MIN_SERVICE_PREFIX_V4 {
+        return Some(format!("is larger than a /{MIN_SERVICE_PREFIX_V4}"));
+    }
+    let special = [
+        (Ipv4Addr::UNSPECIFIED, 8, "is no place for addresses (RFC 1122)"),
+        (Ipv4Addr::LOCALHOST, 8, "is the hosts' own loopback"),
+        (Ipv4Addr::new(169, 254, 0, 0), 16, "is link-local"),
+        (Ipv4Addr::new(224, 0, 0, 0), 3, "is multicast or reserved"),
+    ];
+    for (address, len, why) in special {
+        if Ipv4Net::new(address, len).is_ok_and(|net| overlap(cidr, IpNet::V4(net.trunc()))) {
+            return Some(why.to_owned());
+        }
+    }
+    if let Some(network) = snapshot.network().filter(|n| overlap(cidr, IpNet::V4(n.network))) {
+        return Some(format!("overlaps {}, the containers' network", network.network));
+    }
+    let of_lease = snapshot.leases().map(|(_, lease)| IpAddr::V4(lease.value.public_ip));
+    let of_nodes = snapshot.nodes().filter_map(|(_, node)| node.value.public_ip.map(IpAddr::V4));
+    of_lease.chain(of_nodes).find(|ip| cidr.contains(ip)).map(|ip| format!("holds {ip}, the address of a host"))
 }
 
 fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {

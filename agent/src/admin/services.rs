@@ -53,6 +53,13 @@ impl Admin {
             if snapshot.service(&name).is_some() {
                 return Err(Refusal::conflict(format!("service create: {name} exists already; netctl service show {name}")));
             }
+            let key = snapshot.layout().service(&name);
+            if let Some(bad) = snapshot.bad_at(&key) {
+                return Err(Refusal::conflict(format!(
+                    "service create {name}: {key} holds a value that does not parse ({}); netctl service rm {name} removes it",
+                    bad.why
+                )));
+            }
             if !snapshot.has_namespace(&name.namespace) {
                 return Err(refuse(format!("there is no namespace {}", name.namespace)));
             }
@@ -90,13 +97,17 @@ impl Admin {
         let name = parse_name(namespace, name)?;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
-            let stored = snapshot.service(&name).ok_or_else(|| unknown(&name))?;
-            let resolved = backends(&snapshot, &name, &stored.value, &Context::of(&snapshot));
-            let view = service_view(&snapshot, &name, &stored.value, &resolved);
+            let bad = snapshot.bad_at(&snapshot.layout().service(&name)).map(|bad| bad.modified);
+            let stored = snapshot.service(&name);
+            let at = bad.or(stored.map(|s| s.modified)).ok_or_else(|| unknown(&name))?;
+            // What never parsed is shown as a service of nothing.
+            let service = stored.map(|s| s.value.clone()).unwrap_or_default();
+            let resolved = backends(&snapshot, &name, &service, &Context::of(&snapshot));
+            let view = service_view(&snapshot, &name, &service, &resolved);
             // Only addresses that are really this service's are given back.
             let owned = snapshot.vips().filter(|(_, owner)| owner.value.service == name).map(|(vip, _)| *vip);
             let owned: Vec<IpAddr> = owned.collect();
-            let written = self.registry.remove_service(&name, stored.modified, &owned).await;
+            let written = self.registry.remove_service(&name, at, &owned).await;
             match written.map_err(|e| Refusal::store(&format!("service rm {name}"), &e))? {
                 Outcome::Done(revision) => {
                     self.echo(revision).await;

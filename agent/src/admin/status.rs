@@ -25,6 +25,7 @@ impl Admin {
         reasons.extend(snapshot.iter().filter(|_| report.ready).filter_map(|s| bad_network(s)));
         reasons.extend(self.reasons.iter().filter_map(|r| r.borrow().clone()));
         reasons.extend(report.problems.iter().cloned());
+        reasons.extend(self.attachments.problems());
         reasons.extend(self.names.problems());
         reasons.dedup();
         let peers = report.peers.iter().map(|peer| PeerStatus {
@@ -56,7 +57,7 @@ impl Admin {
             cgroup: report.cgroup.clone(),
             attachments: self.attachments.count(),
             applied: report.revision,
-            bad: bad.map(|(key, why)| BadValueView { key: key.clone(), why: why.clone() }).collect(),
+            bad: bad.map(|(key, bad)| BadValueView { key: key.clone(), why: bad.why.clone() }).collect(),
         }
     }
 }
@@ -64,6 +65,6 @@ impl Admin {
 /// A network configuration that was replaced by one that does not parse: the old one holds.
 fn bad_network(snapshot: &Snapshot) -> Option<String> {
     let key = snapshot.layout().network_config();
-    let (_, why) = snapshot.bad().find(|(bad, _)| **bad == key)?;
+    let why = &snapshot.bad_at(&key)?.why;
     Some(format!("{key} does not parse: {why}; what it said before holds; correct it, or netctl network init --force"))
 }

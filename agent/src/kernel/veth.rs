@@ -108,6 +108,15 @@ pub async fn remove(host_ifname: &str) -> Result<(), NetlinkError> {
     Netlink::new()?.remove_device(host_ifname).await
 }
 
+/// Gives a host end that was renamed its name back; its Ethernet address, which was made from the name, tells which it is.
+/// Whether there was one.
+///
+/// # Errors
+/// When the kernel refuses.
+pub async fn restore_name(host_ifname: &str) -> Result<bool, NetlinkError> {
+    Netlink::new()?.restore_veth_name(veth_mac(host_ifname), host_ifname).await
+}
+
 /// A pair in the making.
 struct Making {
     spec: VethSpec,

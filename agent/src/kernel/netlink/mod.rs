@@ -24,6 +24,8 @@ pub mod uplink;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use netlink_packet_route::link::{InfoKind, LinkAttribute};
+use weft_model::mac::Mac;
 use weft_plan::Table;
 use weft_plan::kernel::{Action, Rows};
 use weft_plan::sysctls::Sysctl;
@@ -34,7 +36,7 @@ pub(crate) use act::{
     add_address, add_neighbor, add_route, device_by_name, no_autoconf, remove_device, set_link, unless_without_ipv6,
 };
 pub use socket::Answer;
-pub(crate) use socket::Socket;
+pub(crate) use socket::{Socket, grow, messages};
 
 /// Why the kernel's tables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +163,24 @@ impl Netlink {
     pub async fn remove_device(&self, name: &str) -> Result<(), NetlinkError> {
         let name = name.to_owned();
         self.with("remove a link", move |socket| act::remove_device(socket, &name)).await
+    }
+
+    /// Gives a veth's end that bears this Ethernet address its name back, if it is there under another. Whether it is.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn restore_veth_name(&self, mac: Mac, name: &str) -> Result<bool, NetlinkError> {
+        let name = name.to_owned();
+        self.with("rename a link", move |socket| {
+            let renamed =
+                observe::devices(socket, Some(InfoKind::Veth))?.into_iter().find(|d| d.mac == Some(mac) && d.name != name);
+            let Some(device) = renamed.filter(|d| d.kind.as_deref() == Some("veth")) else { return Ok(false) };
+            // Linux renames a device that is up since 6.2 (commit bd039b5ea2a9).
+            let named = set_link(socket, device.index, vec![LinkAttribute::IfName(name.clone())], None);
+            named.map_err(|source| act::refused(format!("rename link {} to {name}", device.name), source))?;
+            Ok(true)
+        })
+        .await
     }
 
     /// Runs `work` with the socket on a thread that may block. If the caller gives up waiting, the work is finished all the
