@@ -7,9 +7,10 @@ use weft_agent::kernel::netlink::Netlink;
 use weft_plan::kernel;
 
 use crate::config::Settings;
+use crate::firewall::Firewall;
 use crate::state::{Journal, StateDir};
 
-/// Removes programs, maps, devices, addresses and routes. The store is left alone: the subnet stays this host's.
+/// Removes programs, maps, packet filter rules, devices, addresses and routes. The store is left alone: the subnet stays this host's.
 ///
 /// # Errors
 /// An agent is running, or something could not be removed.
@@ -25,6 +26,10 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     for action in &actions {
         println!("{action}");
         netlink.apply(action).await?;
+    }
+    // Last: as long as there is a device, its packets are checked.
+    for line in Firewall::new(settings).remove().await? {
+        println!("{line}");
     }
     state.write_journal(&Journal::default())?;
     mounts::release_cgroup2(&settings.run_dir)?;

@@ -10,6 +10,7 @@ mod cleanup;
 mod config;
 mod datapath;
 mod echo;
+mod firewall;
 mod metrics;
 mod names;
 mod reconcile;

@@ -76,7 +76,7 @@ pub enum Set {
     Containers,
     /// Subnets of peers.
     Peers,
-    /// Public addresses of peers.
+    /// Public addresses of peers. (`tunnels` is a word of newer nft's language.)
     Tunnels,
     /// Destinations that are not outside.
     Inside,
@@ -142,7 +142,7 @@ impl Set {
         match self {
             Self::Containers => "containers",
             Self::Peers => "peers",
-            Self::Tunnels => "tunnels",
+            Self::Tunnels => "vteps",
             Self::Inside => "inside",
         }
     }
@@ -307,7 +307,7 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
     iifname . ip saddr != @{containers} counter name \"{SPOOFED}\" drop
     udp dport {port} counter name \"{INJECTS}\" drop
   }}
-  chain tunnel {{
+  chain uplink {{
     type filter hook input priority filter - 10; policy accept;
     udp dport {port} @th,96,24 {vni} ip saddr != @{tunnels} counter name \"{STRANGER}\" drop
   }}

@@ -75,7 +75,7 @@ table inet weft {
   counter uplink_unknown_peer { packets 3 bytes 150 }
   set containers { type ifname . ipv4_addr; elements = { "weft0000000002" . 10.244.1.2 }; }
   set peers { type ipv4_addr; flags interval; elements = { 10.244.2.0/24, 10.244.3.0/24 }; }
-  set tunnels { type ipv4_addr; elements = { 192.0.2.2, 192.0.2.3 }; }
+  set vteps { type ipv4_addr; elements = { 192.0.2.2, 192.0.2.3 }; }
   set inside { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16, 224.0.0.0/4 }; }
   chain sources {
     type filter hook prerouting priority raw; policy accept;
@@ -85,9 +85,9 @@ table inet weft {
     iifname . ip saddr != @containers counter name "container_spoofed_source" drop
     udp dport 8472 counter name "container_injects_overlay" drop
   }
-  chain tunnel {
+  chain uplink {
     type filter hook input priority filter - 10; policy accept;
-    udp dport 8472 @th,96,24 1 ip saddr != @tunnels counter name "uplink_unknown_peer" drop
+    udp dport 8472 @th,96,24 1 ip saddr != @vteps counter name "uplink_unknown_peer" drop
   }
   chain outside {
     type nat hook postrouting priority srcnat; policy accept;
@@ -121,7 +121,7 @@ fn a_container_or_a_peer_costs_its_elements_only() {
             "remove \"weft0000000002\" . 10.244.1.2 from nft set inet weft containers",
             "add \"weft0000000003\" . 10.244.1.3 to nft set inet weft containers",
             "add 10.244.5.0/24 to nft set inet weft peers",
-            "add 192.0.2.5 to nft set inet weft tunnels",
+            "add 192.0.2.5 to nft set inet weft vteps",
         ]
     );
     let actions = diff(Some(&after), &Found::Ours(before));

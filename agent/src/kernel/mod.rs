@@ -2,7 +2,10 @@
 //! here; `weft-plan` makes them.
 
 pub mod bpf;
+pub mod iptables;
 pub mod netlink;
 pub mod netns;
+pub mod nft;
+mod program;
 pub mod sysctl;
 pub mod veth;

@@ -1,0 +1,224 @@
+//! Our nft table on a real kernel: what it drops, what it rewrites, and how it is found changed. No eBPF anywhere.
+//!
+//! Needs root, iproute2, nftables and ping.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+#[allow(dead_code, reason = "it serves other tests too")]
+#[path = "kernel_netlink/lab.rs"]
+mod lab;
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lab::{Machine, Place, chain, two_hosts};
+use weft_agent::kernel::nft::Nft;
+use weft_agent::kernel::nft::generation::Changes;
+use weft_model::snapshot::Snapshot;
+use weft_plan::nft::{self, Action, Found, Masquerade, Ruleset};
+
+/// What a host loads.
+fn table(machine: &Machine, snapshot: &Snapshot, masquerade: bool) -> Ruleset {
+    let masquerade = Masquerade { on: masquerade, exclude: Vec::new() };
+    nft::desired(&snapshot.cluster(), &machine.host, &machine.desired(snapshot).peers, &masquerade).unwrap()
+}
+
+fn handle(machine: &Machine) -> Nft {
+    Nft::in_namespace(Arc::new(machine.place.netns()))
+}
+
+async fn sync(nft: &Nft, ruleset: &Ruleset) -> Vec<Action> {
+    nft.sync(Some(ruleset)).await.unwrap_or_else(|e| panic!("{}", chain(&e)))
+}
+
+/// Packets of one counter.
+async fn count(nft: &Nft, counter: &str) -> u64 {
+    nft.counts().await.unwrap()[counter].0
+}
+
+/// Hosts without programs, a table on each, and a container on each.
+async fn cluster() -> (Vec<(Machine, Nft)>, Snapshot, (Place, Ipv4Addr), (Place, Ipv4Addr)) {
+    let (mut one, mut two, snapshot) = two_hosts();
+    for machine in [&one, &two] {
+        machine.follow(&machine.desired(&snapshot).kernel).await;
+    }
+    let (near, far) = (one.attach(&snapshot).await, two.attach(&snapshot).await);
+    let mut hosts = Vec::new();
+    for machine in [one, two] {
+        let nft = handle(&machine);
+        sync(&nft, &table(&machine, &snapshot, true)).await;
+        hosts.push((machine, nft));
+    }
+    (hosts, snapshot, near, far)
+}
+
+/// Counts in `place` what comes in from `source`, by a table of another owner.
+fn watch(place: &Place, source: &str) {
+    place.run(&format!(
+        "nft -f - <<END\ntable ip seen {{ chain i {{ type filter hook input priority 0; ip saddr {source} icmp type echo-request counter; }}; }}\nEND"
+    ));
+}
+
+fn seen(place: &Place) -> bool {
+    !place.run("nft list table ip seen").contains("packets 0 ")
+}
+
+#[tokio::test]
+async fn a_containers_source_must_be_its_own() {
+    let (hosts, _, (near, _), (_far, far_ip)) = cluster().await;
+    let nft = &hosts[0].1;
+    near.run(&format!("ping -c 1 -W 5 {far_ip}"));
+    assert_eq!(count(nft, "container_spoofed_source").await, 0);
+    near.run("ip addr add 10.244.1.99/32 dev eth0 && ip addr add 192.0.2.77/32 dev eth0");
+    for source in ["10.244.1.99", "192.0.2.77"] {
+        let before = count(nft, "container_spoofed_source").await;
+        for to in [far_ip.to_string(), "192.0.2.1".to_owned()] {
+            let lost = near.try_run(&format!("ping -c 1 -W 1 -I {source} {to}"));
+            assert!(!lost.status.success(), "{source} reached {to}");
+        }
+        assert_eq!(count(nft, "container_spoofed_source").await, before + 2);
+    }
+}
+
+#[tokio::test]
+async fn containers_send_no_tunnel_packets() {
+    let (hosts, _, (near, _), _) = cluster().await;
+    near.run("bash -c 'echo x > /dev/udp/192.0.2.2/8472; echo x > /dev/udp/192.0.2.1/8472; echo x > /dev/udp/192.0.2.2/8473'");
+    assert_eq!(count(&hosts[0].1, "container_injects_overlay").await, 2);
+}
+
+#[tokio::test]
+async fn what_the_overlay_brings_has_a_peers_source() {
+    let (hosts, snapshot, (_near, near_ip), (far, _)) = cluster().await;
+    // The other host checks nothing.
+    hosts[1].0.place.run("nft delete table inet weft");
+    far.run(&format!("ping -c 1 -W 5 {near_ip}"));
+    far.run("ip addr add 198.51.100.7/32 dev eth0");
+    let nft = &hosts[0].1;
+    assert_eq!(count(nft, "uplink_spoofed_source").await, 0);
+    assert!(!far.try_run(&format!("ping -c 1 -W 1 -I 198.51.100.7 {near_ip}")).status.success());
+    assert_eq!(count(nft, "uplink_spoofed_source").await, 1);
+    drop(snapshot);
+}
+
+#[tokio::test]
+async fn tunnel_packets_come_from_peers_and_other_networks_tunnels_are_left_alone() {
+    let (hosts, ..) = cluster().await;
+    let (one, two) = (&hosts[0], &hosts[1]);
+    two.0.place.run("ip addr add 192.0.2.66/24 dev u0");
+    let send = |from: &str, vni: &str| {
+        let socket = "import socket,sys; s=socket.socket(2,2); s.bind((sys.argv[1],0)); s.sendto(bytes.fromhex('0800000000'+sys.argv[2]+'00')+bytes(40),('192.0.2.1',8472))";
+        two.0.place.run(&format!("python3 -c \"{socket}\" {from} {vni}"));
+    };
+    send("192.0.2.66", "000200");
+    send("192.0.2.2", "0001");
+    assert_eq!(count(&one.1, "uplink_unknown_peer").await, 0);
+    send("192.0.2.66", "0001");
+    assert_eq!(count(&one.1, "uplink_unknown_peer").await, 1);
+}
+
+#[tokio::test]
+async fn the_outside_sees_the_host_and_answers_and_the_overlay_sees_the_container() {
+    let (hosts, snapshot, (near, near_ip), (far, far_ip)) = cluster().await;
+    let (one, two) = (&hosts[0], &hosts[1]);
+    two.0.place.run("ip addr add 198.51.100.9/32 dev lo");
+    one.0.place.run("ip route add 198.51.100.9 via 192.0.2.2");
+    watch(&two.0.place, "192.0.2.1");
+    near.run("ping -c 2 -W 5 198.51.100.9");
+    assert!(seen(&two.0.place), "another source than the host's");
+
+    watch(&far, &near_ip.to_string());
+    near.run(&format!("ping -c 2 -W 5 {far_ip}"));
+    assert!(seen(&far), "the overlay rewrote a source");
+
+    // Switched off, the outside sees the container.
+    sync(&one.1, &table(&one.0, &snapshot, false)).await;
+    two.0.place.run("nft delete table ip seen");
+    watch(&two.0.place, &near_ip.to_string());
+    near.try_run("ping -c 1 -W 1 198.51.100.9");
+    assert!(seen(&two.0.place), "masquerade although it is off");
+}
+
+#[tokio::test]
+async fn what_others_do_to_the_table_is_found_and_undone() {
+    let (mut hosts, snapshot, ..) = cluster().await;
+    let (machine, nft) = hosts.remove(0);
+    let wanted = table(&machine, &snapshot, true);
+    assert_eq!(nft.observe().await.unwrap(), Found::Ours(wanted.clone()));
+    assert_eq!(sync(&nft, &wanted).await, []);
+    for (change, undone) in [
+        ("nft flush ruleset", "load nft table inet weft: it is missing"),
+        ("nft delete table inet weft", "load nft table inet weft: it is missing"),
+        ("nft flush chain inet weft sources", "load nft table inet weft: its rules are not those of this agent"),
+        ("nft insert rule inet weft sources accept", "load nft table inet weft: its rules are not those of this agent"),
+        ("nft add chain inet weft mine", "load nft table inet weft: its rules are not those of this agent"),
+        ("nft flush set inet weft peers", "add 10.244.2.0/24 to nft set inet weft peers"),
+        ("nft add element inet weft vteps '{ 192.0.2.9 }'", "remove 192.0.2.9 from nft set inet weft vteps"),
+    ] {
+        machine.place.run(change);
+        let actions: Vec<String> = sync(&nft, &wanted).await.iter().map(ToString::to_string).collect();
+        assert_eq!(actions, [undone], "{change}");
+        assert_eq!(sync(&nft, &wanted).await, [], "{change}");
+    }
+    // Other owners' tables are none of our concern.
+    machine.place.run("nft add table ip others && nft add chain ip others c");
+    assert!(nft.is_stale());
+    assert_eq!(sync(&nft, &wanted).await, []);
+    assert!(!nft.is_stale());
+    machine.place.run("nft list chain ip others c");
+}
+
+#[tokio::test]
+async fn a_peer_more_changes_elements_and_counts_go_on_when_the_table_is_loaded_anew() {
+    let (mut hosts, snapshot, (near, _), _) = cluster().await;
+    let (machine, nft) = hosts.remove(0);
+    near.run("bash -c 'echo x > /dev/udp/192.0.2.2/8472'");
+    let wanted = table(&machine, &snapshot, true);
+    let mut wider = wanted.clone();
+    for n in 3..40 {
+        let subnet = nft::Element::Net(format!("10.244.{n}.0/24").parse().unwrap());
+        wider.sets.get_mut(&nft::Set::Peers).unwrap().insert(subnet);
+    }
+    let handle_of_table = || machine.place.run("nft -a list table inet weft | grep 'chain sources'");
+    let before = handle_of_table();
+    for ruleset in [&wider, &wanted, &wider] {
+        sync(&nft, ruleset).await;
+        assert_eq!(self::handle(&machine).observe().await.unwrap(), Found::Altered, "another agent knows nothing of it");
+        machine.place.run("nft add table ip noise");
+        assert_eq!(nft.observe().await.unwrap(), Found::Ours(ruleset.clone()));
+    }
+    assert_eq!(handle_of_table(), before, "the table was loaded anew");
+    // An agent that has just started takes the table over with its counts.
+    let next = handle(&machine);
+    assert_eq!(sync(&next, &wider).await.len(), 1);
+    assert_eq!(count(&next, "container_injects_overlay").await, 1);
+    next.sync(None).await.unwrap();
+    assert!(!machine.place.run("nft list tables").contains("weft"));
+}
+
+#[tokio::test]
+async fn a_change_is_noticed_when_it_happens() {
+    let place = Place::new();
+    let mut changes = Changes::new(Some(&place.netns())).unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.is_err(), "nothing has happened");
+    place.run("nft add table ip others");
+    tokio::time::timeout(Duration::from_secs(30), changes.changed()).await.expect("notice of a change");
+    // Another namespace's rules are not ours.
+    let other = Place::new();
+    tokio::time::timeout(Duration::from_millis(50), changes.changed()).await.ok();
+    other.run("nft add table ip others");
+    assert!(tokio::time::timeout(Duration::from_millis(200), changes.changed()).await.is_err(), "another namespace's change");
+}
+
+#[tokio::test]
+async fn chains_of_others_that_drop_forwarded_packets_are_named() {
+    let place = Place::new();
+    let nft = Nft::in_namespace(Arc::new(place.netns()));
+    let words = || vec!["weft".to_owned(), "10.244.0.0/16".to_owned()];
+    place.run("nft add table inet fw && nft add chain inet fw past '{ type filter hook forward priority 0; policy drop; }'");
+    let found = nft.other_filters(words()).await.unwrap();
+    assert!(found.len() == 1 && found[0].contains("inet fw past"), "{found:?}");
+    place.run("nft add rule inet fw past iifname '\"weft*\"' accept");
+    assert_eq!(nft.other_filters(words()).await.unwrap(), Vec::<String>::new());
+}
