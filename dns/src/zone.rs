@@ -13,6 +13,7 @@
 //!   what a cache learns from one question is right for the next.
 //! * A chain that leads to nothing inside the zone is no data. A chain that leads out is given as far as it is ours, and
 //!   [`Answer::next`] says where it goes on.
+//! * The reverse names of addresses in the network and the service ranges are ours as well (`zone/reverse.rs`).
 //! * All records of one name and type have one TTL, no record is there twice, chains come first and in order, and owner names
 //!   are spelled as the question spells them.
 //!
@@ -20,6 +21,7 @@
 //! for what goes in.
 
 mod build;
+mod reverse;
 mod row;
 mod subject;
 mod tree;
@@ -28,13 +30,14 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, PTR, SRV, TXT};
+use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use weft_model::ids::Revision;
 use weft_model::record::DEFAULT_PRIORITY;
 
 use build::ServiceRows;
-use row::{Host, Row, Srv, choose, weigh};
+use reverse::Reverse;
+use row::{Row, Srv, choose, weigh};
 use subject::{Hosts, Subject};
 use tree::Tree;
 
@@ -46,8 +49,6 @@ const MAX_GLUE: usize = 1024;
 const SERVICE_TTL: u32 = 30;
 /// TTL of the answer to ANY, in seconds.
 const ANY_TTL: u32 = 300;
-/// How many labels the reverse name of an IPv4 and of an IPv6 address has.
-const REVERSE_LABELS: [u8; 2] = [6, 34];
 
 /// A question; its class is IN.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,6 +100,7 @@ pub struct Zone {
     apex_hosts: Option<u32>,
     name_servers: Option<u32>,
     services: Vec<ServiceRows>,
+    reverse: Reverse,
     skipped: usize,
 }
 
@@ -156,11 +158,7 @@ impl Zone {
             }
             (RecordType::NS, Subject::Apex(_)) => return self.name_servers(question),
             (RecordType::SOA | RecordType::NS, _) => return self.negative(ResponseCode::NoError),
-            (RecordType::ANY, _) => {
-                // RFC 8482 section 4.2: one record that says that there is no listing.
-                let hinfo = RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new()));
-                return positive(vec![Record::from_rdata(question.name.clone(), ANY_TTL, hinfo)], Vec::new());
-            }
+            (RecordType::ANY, _) => return positive(vec![any(&question.name)], Vec::new()),
             _ => {}
         }
         let (mut owner, mut at) = (question.name.clone(), lower);
@@ -184,39 +182,18 @@ impl Zone {
                 return positive(chain, Vec::new());
             }
             if !self.contains(&target) {
+                let end = self.reverse(&Question { name: target.clone(), record_type: question.record_type }, &target);
+                if end.next == Next::Done {
+                    chain.extend(end.answers);
+                    let leads_to_nothing = !end.authority.is_empty();
+                    return if leads_to_nothing { self.negative(ResponseCode::NoError) } else { positive(chain, Vec::new()) };
+                }
                 return Answer { next: Next::Resolve(target), ..positive(chain, Vec::new()) };
             }
             subject = self.subject(&target);
             seen.push(target.clone());
             (owner, at) = (target.clone(), target);
         }
-    }
-
-    /// Only PTR records that are stored are ours below `arpa`; everything else there is others'.
-    fn reverse(&self, question: &Question, lower: &Name) -> Answer {
-        let outside = Answer {
-            rcode: ResponseCode::Refused,
-            authoritative: false,
-            next: Next::Forward,
-            ..positive(Vec::new(), Vec::new())
-        };
-        let Some(node) = self.tree.find(lower.iter().rev()).filter(|_| question.record_type == RecordType::PTR) else {
-            return outside;
-        };
-        // Below the name of one address stands nothing else, so several records of it may.
-        let depth = lower.num_labels();
-        let whole = REVERSE_LABELS.contains(&depth);
-        let rows: Vec<&Row> = self.tree.rows(node).iter().filter(|r| whole || r.depth == depth).collect();
-        let rows = choose(rows, |r| matches!(r.host, Host::Name(_)));
-        let ttl = least_ttl(&rows);
-        let mut seen = HashSet::new();
-        let names = rows.iter().filter_map(|r| match &r.host {
-            Host::Name(name) => Some(name).filter(|n| seen.insert(*n)),
-            Host::Address(_) | Host::None => None,
-        });
-        let answers: Vec<Record> =
-            names.map(|n| Record::from_rdata(question.name.clone(), ttl, RData::PTR(PTR(n.clone())))).collect();
-        if answers.is_empty() { outside } else { positive(answers, Vec::new()) }
     }
 
     /// The stored name servers. There need not be any: then the zone's name has no NS data, and still exists.
@@ -348,6 +325,11 @@ impl Row {
 
 fn positive(answers: Vec<Record>, additional: Vec<Record>) -> Answer {
     Answer { rcode: ResponseCode::NoError, authoritative: true, answers, authority: Vec::new(), additional, next: Next::Done }
+}
+
+/// RFC 8482 section 4.2: one record that says that there is no listing.
+fn any(owner: &Name) -> Record {
+    Record::from_rdata(owner.clone(), ANY_TTL, RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())))
 }
 
 /// The TTL of the set that these rows make (RFC 2181 section 5.2).

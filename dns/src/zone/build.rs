@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, Record};
+use ipnet::IpNet;
 use weft_model::endpoint::{Endpoint, EndpointKey, EndpointState, key_of};
 use weft_model::ids::ServiceName;
 use weft_model::record::Proto;
@@ -12,6 +13,7 @@ use weft_model::service::{Service, Target};
 use weft_model::snapshot::Snapshot;
 
 use super::Zone;
+use super::reverse::Reverse;
 use super::row::Row;
 use super::tree::{self, Entry, Tree};
 
@@ -100,6 +102,14 @@ impl Zone {
                 }
             }
         }
+        let ranges = snapshot.network().map(|n| IpNet::V4(n.network)).into_iter().chain(cluster.service_cidrs.iter().copied());
+        let vips = services.iter().flat_map(|(name, service)| {
+            let path = snapshot.path_of(name);
+            let labels: Vec<&str> = path.labels().collect();
+            let name = Name::from_labels(labels.iter().rev().map(|l| l.as_bytes())).ok();
+            name.into_iter().flat_map(|name| service.vips.iter().map(move |vip| (vip.to_canonical(), name.to_lowercase())))
+        });
+        let reverse = Reverse::new(ranges.collect(), &domain.to_lowercase(), tree.rows(tree::ROOT), vips);
         let services = services.iter().map(|(name, s)| service_rows(snapshot, name, s, &rows_of, &tree)).collect();
 
         let labels = || domain_labels.iter().map(|l| l.as_bytes());
@@ -107,7 +117,7 @@ impl Zone {
         let below = |label: &'static [u8]| tree.child(apex, b"dns").and_then(|dns| tree.child(dns, label));
         let (apex_hosts, name_servers) = (below(b"apex"), below(b"ns"));
         let revision = snapshot.revision();
-        Self { soa: soa(&domain, revision.0), revision, domain, apex, apex_hosts, name_servers, tree, services, skipped }
+        Self { soa: soa(&domain, revision.0), revision, domain, apex, apex_hosts, name_servers, tree, services, reverse, skipped }
     }
 }
 

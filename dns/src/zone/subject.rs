@@ -222,6 +222,6 @@ impl Unique {
 }
 
 /// Whether a label of a question stands for any label. `any` exists because libc refuses `*` in names.
-fn is_wildcard(label: &[u8]) -> bool {
+pub(super) fn is_wildcard(label: &[u8]) -> bool {
     label == b"*" || label == b"any"
 }
