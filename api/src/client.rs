@@ -49,6 +49,23 @@ pub enum ClientError {
     },
 }
 
+impl ClientError {
+    /// Whether the same request may go well in a moment, because the agent starts, restarts or waits. After one that is
+    /// [`ClientError::Broken`] or [`Code::StoreAway`] nobody knows whether it has been carried out.
+    #[must_use]
+    pub fn is_passing(&self) -> bool {
+        match self {
+            // ENOENT before the agent has made its socket, ECONNREFUSED on one that it left. Not EACCES: waiting gives no right.
+            Self::NoAgent { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+            }
+            // Other sources are answers that are none of ours, and those do not change.
+            Self::Broken { source, .. } => source.is::<hyper::Error>(),
+            Self::Refused { code, .. } => matches!(code, Code::NotReady | Code::StoreAway),
+        }
+    }
+}
+
 /// A handle on an agent. Cheap; connects anew for each request.
 #[derive(Clone, Debug)]
 pub struct Client {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep, timeout};
-use weft_api::{Client, ClientError, Code};
+use weft_api::{Client, ClientError};
 
 use crate::error::Error;
 use crate::format::printable;
@@ -21,8 +21,24 @@ const GRACE: Duration = Duration::from_secs(10);
 /// When a person begins to wonder.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How often an agent that is not ready is asked again.
+/// How often an agent that is not there or not ready is asked again.
 const RETRY: Duration = Duration::from_millis(200);
+
+/// Until when a command waits for an agent that starts, restarts or is not ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Instant);
+
+impl Deadline {
+    /// `patience` from now; none at all is one try.
+    #[must_use]
+    pub fn after(patience: Duration) -> Self {
+        Self(Instant::now() + patience)
+    }
+
+    fn left(self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
 
 /// The agent behind a socket.
 #[derive(Clone, Debug)]
@@ -51,40 +67,27 @@ impl Agent {
         self.within(ANSWER_BOUND, question).await
     }
 
-    /// The answer to a question for which the agent itself waits up to `patience` until it is ready.
+    /// The answer to a question that is put again until the deadline while there is no agent, its connection breaks, or it is
+    /// not ready. The question is told how long the agent itself may wait. It may be carried out and then put again: it must be
+    /// one that gives the same answer twice, or the asker must look for that.
     ///
     /// # Errors
-    /// As [`Agent::ask`].
-    pub async fn ask_patiently<T>(
-        &self,
-        patience: Duration,
-        question: impl Future<Output = Result<T, ClientError>>,
-    ) -> Result<T, Error> {
-        self.tell_reasons(self.within(patience.saturating_add(GRACE), question)).await
-    }
-
-    /// The answer to a question that is put again, for up to `patience`, while the agent says that it is not ready.
-    ///
-    /// # Errors
-    /// As [`Agent::ask`]; the agent's last answer.
-    pub async fn ask_until_ready<T, F>(&self, patience: Duration, mut question: impl FnMut() -> F) -> Result<T, Error>
+    /// As [`Agent::ask`]; the last one, and [`Error::NotReady`] for an agent that has become no readier.
+    pub async fn ask_until<T, F>(&self, deadline: Deadline, mut question: impl FnMut(Duration) -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, ClientError>>,
     {
-        let deadline = Instant::now() + patience;
-        self.tell_reasons(async {
+        let work = async {
             loop {
-                match self.ask(question()).await {
-                    Err(Error::Client(ClientError::Refused { code: Code::NotReady | Code::StoreAway, .. }))
-                        if Instant::now() + RETRY < deadline =>
-                    {
-                        sleep(RETRY).await;
-                    }
+                let left = deadline.left();
+                match self.within(ANSWER_BOUND.max(left.saturating_add(GRACE)), question(left)).await {
+                    Err(Error::Client(e)) if e.is_passing() && deadline.left() > RETRY => sleep(RETRY).await,
+                    Err(Error::Client(e @ ClientError::Refused { .. })) if e.is_passing() => return Err(Error::NotReady(e)),
                     answer => return answer,
                 }
             }
-        })
-        .await
+        };
+        self.tell_reasons(work).await
     }
 
     async fn within<T>(&self, bound: Duration, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Error> {
@@ -128,6 +131,7 @@ impl Agent {
                 Some(reason) if !status.ready => printable(reason),
                 _ => "the agent is at it".to_owned(),
             },
+            Ok(Err(ClientError::NoAgent { .. })) => format!("no agent at {} yet", self.client.socket().display()),
             _ => "waiting for the agent".to_owned(),
         }
     }

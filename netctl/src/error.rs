@@ -27,6 +27,9 @@ pub enum Error {
     /// The agent is not there, or says no.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The agent was asked until the time was over.
+    #[error("{}", with_advice(.0))]
+    NotReady(ClientError),
     /// The agent has the request and is silent.
     #[error("the agent at {} has not answered within {}s", socket.display(), after.as_secs())]
     Silent {
@@ -68,6 +71,12 @@ pub enum Error {
     /// The answer cannot be printed.
     #[error(transparent)]
     Print(#[from] PrintError),
+}
+
+/// What the agent said, and where to read on if it did not say.
+fn with_advice(refusal: &ClientError) -> String {
+    let text = refusal.to_string();
+    if text.contains("netctl status") { text } else { text + "; netctl status says more" }
 }
 
 impl Error {

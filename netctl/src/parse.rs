@@ -6,25 +6,31 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use weft_model::ids::ServiceName;
+use weft_model::record::Proto;
 
-/// `NAME[:PORT]`, the service that a container is an instance of, and the port it serves there.
+/// `NAME[:PORT[/tcp|udp]]`, the service that a container is an instance of, and the port it serves there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Instance {
     /// The service.
     pub service: ServiceName,
     /// The port.
     pub port: Option<u16>,
+    /// The port's protocol.
+    pub proto: Proto,
 }
 
 impl FromStr for Instance {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (name, port) = match text.split_once(':') {
-            Some((name, port)) => (name, Some(port_number(port)?)),
-            None => (text, None),
+        let (name, port, proto) = match text.split_once(':') {
+            Some((name, rest)) => match rest.split_once('/') {
+                Some((port, proto)) => (name, Some(port_number(port)?), proto.parse()?),
+                None => (name, Some(port_number(rest)?), Proto::default()),
+            },
+            None => (text, None, Proto::default()),
         };
-        Ok(Self { service: name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?, port })
+        Ok(Self { service: name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?, port, proto })
     }
 }
 
@@ -109,13 +115,18 @@ mod tests {
 
     #[test]
     fn an_instance_is_a_service_and_perhaps_a_port() {
-        let parse = |t: &str| t.parse::<Instance>().map(|i| (i.service.to_string(), i.port));
-        assert_eq!(parse("myapp"), Ok(("default/myapp".to_owned(), None)));
-        assert_eq!(parse("prod/myapp:8080"), Ok(("prod/myapp".to_owned(), Some(8080))));
+        let parse = |t: &str| t.parse::<Instance>().map(|i| (i.service.to_string(), i.port, i.proto));
+        let (tcp, udp) = (Proto::Tcp, Proto::Udp);
+        assert_eq!(parse("myapp"), Ok(("default/myapp".to_owned(), None, tcp)));
+        assert_eq!(parse("prod/myapp:8080"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
+        assert_eq!(parse("prod/myapp:8080/tcp"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
+        assert_eq!(parse("prod/myapp:53/udp"), Ok(("prod/myapp".to_owned(), Some(53), udp)));
         for (bad, why) in [
             ("myapp:", "\"\" is no port number (1 to 65535)"),
             ("myapp:0", "\"0\" is no port number (1 to 65535)"),
             ("myapp:http", "\"http\" is no port number (1 to 65535)"),
+            ("myapp:/udp", "\"\" is no port number (1 to 65535)"),
+            ("myapp:53/sctp", "\"sctp\" is no protocol: tcp or udp"),
             (":80", "service name \"\": is empty"),
             ("My_App:80", "service name \"My_App\": may hold only a-z, 0-9 and '-'"),
         ] {

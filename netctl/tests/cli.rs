@@ -5,12 +5,18 @@
 mod server;
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use server::{Answer, Request, Server, netctl};
 use weft_api::{Code, ErrorBody, ErrorDetail, Status};
+
+/// Long enough for a machine that does other things too.
+const BOUND: Duration = Duration::from_secs(30);
 
 fn refusal(code: Code, message: &str) -> Answer {
     let body = ErrorBody { error: ErrorDetail { code, message: message.to_owned() } };
@@ -33,6 +39,13 @@ fn attached() -> Value {
         "id": "web-1", "netns": "/run/netns/web", "ifname": "eth0", "addresses": ["10.244.3.5/32"], "gateway": "10.244.3.1",
         "mac": "0a:58:0a:f4:03:05", "mtu": 1450, "host_ifname": "weft0a1b", "dns": ["10.244.3.1"], "search": ["skydns.local"],
         "names": ["web-1.myapp.skydns.local."], "network": "default", "cgroup": "/sys/fs/cgroup", "record": "written",
+    })
+}
+
+fn created() -> Value {
+    json!({
+        "namespace": "default", "name": "myapp", "vip": "10.112.0.7", "vips": ["10.112.0.7"],
+        "ports": [{"name": "", "port": 80, "target": 8080, "proto": "tcp"}], "backends": [], "answered_before": ["10.244.3.5"],
     })
 }
 
@@ -133,7 +146,11 @@ fn a_usage_error_is_exit_2_and_asks_nobody() {
 fn no_agent_is_exit_3_and_names_the_socket() {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("weft.sock");
-    for args in [&["status"][..], &["attach", "--netns", "/x"], &["service", "create", "a", "--port", "80"]] {
+    for args in [
+        &["status"][..],
+        &["attach", "--netns", "/x", "--timeout", "0"],
+        &["service", "create", "a", "--port", "80", "--timeout", "0"],
+    ] {
         let (code, _, err) = told(&run(&mut netctl(&socket), args));
         assert_eq!(code, 3, "{args:?}");
         let start = format!(
@@ -142,6 +159,181 @@ fn no_agent_is_exit_3_and_names_the_socket() {
             socket.display()
         );
         assert!(err.starts_with(&start) && err.contains("No such file"), "{err}");
+    }
+}
+
+/// Until `child` waits: with no agent that takes a question, it sleeps in epoll only between two tries.
+fn has_tried(child: &std::process::Child) {
+    let stack = format!("/proc/{}/wchan", child.id());
+    let start = Instant::now();
+    while !std::fs::read_to_string(&stack).is_ok_and(|at| at.contains("poll")) {
+        assert!(start.elapsed() < BOUND, "netctl does not wait");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn spawn(mut command: Command, args: &[&str]) -> std::process::Child {
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+#[test]
+fn commands_that_wait_also_wait_for_an_agent_that_is_about_to_start() {
+    for (args, answer) in
+        [(&["attach", "--netns", "/x"][..], attached()), (&["service", "create", "myapp", "--port", "80:8080"], created())]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("weft.sock");
+        let child = spawn(netctl(&socket), args);
+        has_tried(&child);
+        let server = Server::start_at(socket, move |_| Some((200, answer.clone())));
+        let (code, _, err) = told(&child.wait_with_output().unwrap());
+        assert_eq!((code, err.as_str()), (0, ""), "{args:?}");
+        assert_eq!(server.lines().len(), 1);
+    }
+}
+
+#[test]
+fn a_socket_that_a_dead_agent_left_is_waited_for_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("weft.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let child = spawn(netctl(&socket), &["attach", "--netns", "/x"]);
+    has_tried(&child);
+    std::fs::remove_file(&socket).unwrap();
+    let _server = Server::start_at(socket, |_| Some((200, attached())));
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert_eq!((code, err.as_str()), (0, ""));
+}
+
+#[test]
+fn waiting_for_an_agent_that_does_not_come_ends_with_exit_3() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("weft.sock");
+    let (code, _, err) = told(&run(&mut netctl(&socket), &["attach", "--netns", "/x", "--timeout", "500ms"]));
+    assert_eq!(code, 3);
+    assert!(err.contains("no agent at ") && err.contains("No such file"), "{err}");
+}
+
+#[test]
+fn a_socket_that_may_not_be_opened_is_not_waited_for() {
+    let server = Server::start(|_| Some((200, attached())));
+    std::fs::set_permissions(server.socket(), std::fs::Permissions::from_mode(0o600)).unwrap();
+    std::fs::set_permissions(server.socket().parent().unwrap(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // Where everybody may execute it. Copied by another process: a descriptor open for writing here could be inherited.
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let binary = dir.path().join("netctl");
+    assert!(Command::new("cp").arg(env!("CARGO_BIN_EXE_netctl")).arg(&binary).status().unwrap().success());
+    let mut command = Command::new(binary);
+    command.arg("--socket").arg(server.socket()).uid(65534).gid(65534);
+    // With a patience that this test does not have.
+    let mut child = spawn(command, &["attach", "--netns", "/x", "--timeout", "1h"]);
+    let start = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if start.elapsed() > BOUND {
+            child.kill().unwrap();
+            panic!("it waits");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let (code, _, err) = told(&child.wait_with_output().unwrap());
+    assert!(code == 3 && err.contains("Permission denied"), "{code}: {err}");
+}
+
+/// An agent that dies once with a request in hand, and comes back with `answer`.
+fn dies_once(args: &[&str], answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> (Output, Vec<String>) {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("weft.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let child = spawn(netctl(&socket), args);
+    let (mut stream, _) = listener.accept().unwrap();
+    assert_ne!(stream.read(&mut [0; 1024]).unwrap(), 0);
+    drop(listener);
+    std::fs::remove_file(&socket).unwrap();
+    drop(stream);
+    let server = Server::start_at(socket, answer);
+    (child.wait_with_output().unwrap(), server.lines())
+}
+
+#[test]
+fn an_attach_that_loses_its_agent_is_asked_for_again() {
+    let (output, lines) = dies_once(&["attach", "--netns", "/x", "--id", "web-1"], |_| Some((200, attached())));
+    let (code, out, err) = told(&output);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(out.starts_with("id         web-1\n"), "{out}");
+    assert_eq!(lines, ["POST /v1/attachments"]);
+}
+
+/// What an agent answers that has created the service before.
+fn has_it(request: &Request) -> Answer {
+    match request.line.as_str() {
+        "POST /v1/services" => refusal(Code::Conflict, "service create: default/myapp exists already"),
+        _ => Some((200, created())),
+    }
+}
+
+#[test]
+fn a_service_that_was_created_unheard_is_shown() {
+    for extra in [&[][..], &["--vip", "10.112.0.7"]] {
+        let args = [&["service", "create", "myapp", "--port", "80:8080"], extra].concat();
+        let (output, lines) = dies_once(&args, has_it);
+        let (code, out, err) = told(&output);
+        assert_eq!(code, 0, "{err}");
+        assert!(out.contains("vip       10.112.0.7\n") && !out.contains("before"), "{out}");
+        assert_eq!(lines, ["POST /v1/services", "GET /v1/services/default/myapp"]);
+    }
+}
+
+#[test]
+fn a_service_of_that_name_that_is_another_stays_a_conflict() {
+    for args in [
+        &["--port", "80:8081"][..],
+        &["--port", "80:8080", "--selector", "a=1"],
+        &["--port", "80:8080", "--vip", "10.112.0.8"],
+        &["--port", "80:8080", "--headless"],
+    ] {
+        let (output, _) = dies_once(&[&["service", "create", "myapp"], args].concat(), has_it);
+        let (code, _, err) = told(&output);
+        assert_eq!((code, err.as_str()), (1, "netctl: service create: default/myapp exists already\n"), "{args:?}");
+    }
+    // And without a lost answer, one that is the same is somebody else's.
+    let server = Server::start(has_it);
+    let (code, _, _) = told(&run(&mut server.netctl(), &["service", "create", "myapp", "--port", "80:8080"]));
+    assert_eq!(code, 1);
+    assert_eq!(server.lines(), ["POST /v1/services"]);
+}
+
+#[test]
+fn an_answer_that_is_none_of_ours_is_not_asked_for_again() {
+    let server = Server::start(|_| Some((200, json!({"hello": "world"}))));
+    let (code, _, _) = told(&run(&mut server.netctl(), &["attach", "--netns", "/x"]));
+    assert_eq!(code, 3);
+    assert_eq!(server.lines(), ["POST /v1/attachments"]);
+}
+
+#[test]
+fn an_attach_that_is_not_ready_in_time_says_where_to_look() {
+    for (said, told_more) in [
+        ("attach: the agent is not ready after 500ms: no lease", "; netctl status says more"),
+        ("this host has no subnet yet; netctl status says what it waits for", ""),
+    ] {
+        let server = Server::start(move |_| refusal(Code::NotReady, said));
+        let (code, _, err) = told(&run(&mut server.netctl(), &["attach", "--netns", "/x", "--timeout", "0"]));
+        assert_eq!(code, 1);
+        assert_eq!(err, format!("netctl: attach: {}{told_more}\n", said.trim_start_matches("attach: ")));
+        assert_eq!(server.lines().len(), 1);
+    }
+}
+
+#[test]
+fn a_service_port_has_its_protocol() {
+    for (service, port, proto) in [("names:53/udp", 53, "udp"), ("web:80/tcp", 80, "tcp"), ("web:80", 80, "tcp")] {
+        let server = Server::start(move |request| {
+            assert_eq!((&request.body["port"], &request.body["proto"]), (&json!(port), &json!(proto)));
+            Some((200, attached()))
+        });
+        let (code, _, err) = told(&run(&mut server.netctl(), &["attach", "--netns", "/x", "--service", service]));
+        assert_eq!(code, 0, "{service}: {err}");
     }
 }
 
@@ -231,7 +423,7 @@ fn attach_sends_an_absolute_path_and_writes_resolv_conf() {
     let server = Server::start(move |request| {
         assert_eq!(request.body["netns"], wanted.to_str().unwrap());
         assert_eq!((&request.body["service"], &request.body["port"]), (&json!("prod/myapp"), &json!(8080)));
-        assert_eq!(request.body["timeout_ms"], 5000);
+        assert!((1..=5000).contains(&request.body["timeout_ms"].as_u64().unwrap()));
         Some((200, attached()))
     });
     let mut command = server.netctl();
@@ -271,11 +463,7 @@ fn a_service_is_created_once_the_agent_is_ready() {
     let server = Server::start(move |_| match asked.fetch_add(1, Ordering::Relaxed) {
         0 => refusal(Code::NotReady, "waiting for the first listing"),
         1 => refusal(Code::StoreAway, "etcd does not answer"),
-        _ => Some((
-            200,
-            json!({"namespace": "default", "name": "myapp", "vip": "10.112.0.7", "vips": ["10.112.0.7"],
-                   "ports": [{"name": "", "port": 80, "target": 8080, "proto": "tcp"}], "backends": [], "answered_before": ["10.244.3.5"]}),
-        )),
+        _ => Some((200, created())),
     });
     let (code, out, err) = told(&run(&mut server.netctl(), &["service", "create", "myapp", "--port", "80:8080"]));
     assert_eq!((code, err.as_str()), (0, ""));
@@ -287,7 +475,7 @@ fn a_service_is_created_once_the_agent_is_ready() {
 fn waiting_for_a_service_ends_with_the_agents_last_words() {
     let server = Server::start(|_| refusal(Code::NotReady, "waiting for the first listing"));
     let (code, _, err) = told(&run(&mut server.netctl(), &["service", "create", "myapp", "--port", "80", "--timeout", "500ms"]));
-    assert_eq!((code, err.as_str()), (1, "netctl: service create: waiting for the first listing\n"));
+    assert_eq!((code, err.as_str()), (1, "netctl: service create: waiting for the first listing; netctl status says more\n"));
     assert!(server.lines().len() > 1);
 }
 

@@ -308,8 +308,26 @@ fn an_agent_that_is_gone_at_the_end_does_not_change_the_exit_code() {
 fn no_agent_is_exit_3_before_anything_is_made() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = netctl(&dir.path().join("weft.sock"));
-    let (code, _, err) = told(&command.args(["run", "--", "true"]).output().unwrap());
+    let (code, _, err) = told(&command.args(["run", "--timeout", "0", "--", "true"]).output().unwrap());
     assert_eq!(code, 3, "{err}");
+}
+
+#[test]
+fn a_run_waits_for_an_agent_that_is_about_to_start() {
+    let agent = Agent::start();
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("weft.sock");
+    let mut command = netctl(&socket);
+    command.args(["run", "--", "echo", "started"]).stdin(Stdio::null());
+    in_new_session(&mut command);
+    let mut running = Running::start(command);
+    // It sleeps in epoll only between two tries, as there is nobody to ask.
+    let at = format!("/proc/{}/wchan", running.netctl.id());
+    eventually("netctl waits", || fs::read_to_string(&at).is_ok_and(|at| at.contains("poll")));
+    std::os::unix::fs::symlink(agent.server.socket(), &socket).unwrap();
+    assert_eq!(running.line(), "started");
+    assert_eq!(running.exit_code(), Some(0));
+    agent.assert_clean();
 }
 
 #[test]

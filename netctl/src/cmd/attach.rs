@@ -6,8 +6,10 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use weft_api::{Attach, Attached};
 use weft_model::ids::EndpointId;
+use weft_model::record::Proto;
 
 use super::Context;
+use crate::agent::{Agent, Deadline};
 use crate::error::{DONE, Error};
 use crate::format::{Cell, Page, Tone, cell, col, list, wide};
 use crate::parse::{self, Instance};
@@ -25,35 +27,58 @@ pub struct Wishes {
     /// What people call it; without --service the name resolves
     #[arg(long)]
     name: Option<String>,
-    /// The service it is an instance of, and the port it serves there
-    #[arg(long, value_name = "NAME[:PORT]")]
+    /// The service it is an instance of, and the port it serves there; TCP unless it says /udp
+    #[arg(long, value_name = "NAME[:PORT[/tcp|udp]]")]
     service: Option<Instance>,
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
-    /// How long to wait until the agent is ready
+    /// How long to wait until there is an agent and it is ready; 0 is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
-    pub timeout: Duration,
+    timeout: Duration,
 }
 
 impl Wishes {
-    /// The request, for a namespace.
+    /// Until when to wait, from now.
+    #[must_use]
+    pub fn deadline(&self) -> Deadline {
+        Deadline::after(self.timeout)
+    }
+
+    /// The request; its namespace and how long the agent waits are still to be said.
     ///
     /// # Errors
     /// When a label is given twice.
-    pub fn request(self, netns: PathBuf) -> Result<Attach, Error> {
-        let (service, port) = self.service.map_or((None, None), |i| (Some(i.service), i.port));
+    pub fn request(self) -> Result<Attach, Error> {
+        let (service, port, proto) = match self.service {
+            Some(Instance { service, port, proto }) => (Some(service), port, proto),
+            None => (None, None, Proto::default()),
+        };
         Ok(Attach {
-            netns,
+            netns: PathBuf::new(),
             ifname: self.ifname,
             id: self.id,
             name: self.name,
             service,
             port,
+            proto,
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
-            timeout_ms: Some(u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX)),
+            timeout_ms: None,
         })
     }
+}
+
+/// Attaches. The same namespace, interface and id give the same attachment, so it can be asked for again.
+///
+/// # Errors
+/// See [`Agent::ask_until`].
+pub async fn attach(agent: &Agent, deadline: Deadline, request: &Attach) -> Result<Attached, Error> {
+    let once = |left: Duration| {
+        let timeout_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        let request = Attach { timeout_ms, ..request.clone() };
+        async move { agent.client().attach(&request).await }
+    };
+    agent.ask_until(deadline, once).await
 }
 
 /// Arguments of `attach`.
@@ -95,10 +120,10 @@ impl AttachArgs {
     /// # Errors
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
-        let patience = self.wishes.timeout;
-        let attach = self.wishes.request(self.target.path()?)?;
+        let deadline = self.wishes.deadline();
+        let request = Attach { netns: self.target.path()?, ..self.wishes.request()? };
         let resolv = self.resolv_conf.as_deref().map(resolv::prepare).transpose()?;
-        let attached = context.agent.ask_patiently(patience, context.agent.client().attach(&attach)).await?;
+        let attached = attach(&context.agent, deadline, &request).await?;
         if let Some(file) = resolv {
             let id = attached.id.to_string();
             file.write(&resolv::text(&attached)).map_err(|source| Error::AttachedWithoutResolv { id, source })?;
@@ -281,9 +306,9 @@ web-1  10.244.3.5/32  eth0       /run/netns/web  web-1.myapp.skydns.local.  writ
             "2s",
         ])
         .unwrap();
-        let request = args.wishes.request(args.target.path().unwrap()).unwrap();
-        assert_eq!(request.netns, PathBuf::from("/run/netns/x"));
-        assert_eq!((request.ifname.as_str(), request.port, request.timeout_ms), ("net1", Some(8080), Some(2000)));
+        let request = args.wishes.request().unwrap();
+        assert_eq!(args.target.path().unwrap(), PathBuf::from("/run/netns/x"));
+        assert_eq!((request.ifname.as_str(), request.port), ("net1", Some(8080)));
         assert_eq!(request.service.unwrap().to_string(), "default/myapp");
         assert_eq!((request.id.unwrap().as_str(), request.name.as_deref(), request.labels.len()), ("web-1", Some("web"), 2));
     }

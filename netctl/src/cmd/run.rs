@@ -8,10 +8,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
-use weft_api::{Attached, ClientError, Code};
+use weft_api::{Attach, Attached, ClientError, Code};
 
 use super::Context;
-use super::attach::Wishes;
+use super::attach::{Wishes, attach};
 use crate::agent::Agent;
 use crate::error::{Error, say};
 use crate::resolv;
@@ -45,18 +45,18 @@ impl RunArgs {
     /// # Errors
     /// When the command was not started, or its end cannot be known.
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let deadline = self.wishes.deadline();
+        let request = self.wishes.request()?;
         check_root()?;
         let agent = &context.agent;
         let mut signals = Signals::block()?;
         // Known early: whether there is an agent, and whether its cgroup can be reached from here.
-        let status = signals.unless_ended(agent.ask(agent.client().status())).await??;
+        let status = signals.unless_ended(agent.ask_until(deadline, |_| agent.client().status())).await??;
         cgroup::check(&status.cgroup)?;
 
         let sandbox = Sandbox::make().await?;
-        let patience = self.wishes.timeout;
-        let attach = self.wishes.request(sandbox.netns().to_owned())?;
-        let attaching = agent.ask_patiently(patience, agent.client().attach(&attach));
-        let attached = match signals.unless_ended(attaching).await {
+        let request = Attach { netns: sandbox.netns().to_owned(), ..request };
+        let attached = match signals.unless_ended(attach(agent, deadline, &request)).await {
             Ok(attached) => attached?,
             Err(e) => {
                 withdraw(agent, sandbox.netns()).await;

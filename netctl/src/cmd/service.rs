@@ -4,13 +4,14 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use weft_api::{ServiceCreate, ServiceCreated, ServiceView};
+use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceView};
 use weft_model::ids::ServiceName;
 use weft_model::service::{ServicePort, check_ports};
 
 use super::Context;
 use super::endpoint::state;
-use crate::error::{DONE, Error};
+use crate::agent::{Agent, Deadline};
+use crate::error::{DONE, Error, say};
 use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
 use crate::parse;
 
@@ -48,7 +49,7 @@ pub struct CreateArgs {
     /// Addresses of hosts may be backends
     #[arg(long)]
     allow_hosts: bool,
-    /// How long to wait until the agent can do it
+    /// How long to wait until there is an agent and it can do it; 0 is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     timeout: Duration,
 }
@@ -81,10 +82,15 @@ impl Command {
         let client = context.agent.client();
         match self {
             Self::Create(args) => {
-                let patience = args.timeout;
-                let create = args.request()?;
-                let created = context.agent.ask_until_ready(patience, || client.service_create(&create)).await?;
-                context.printer.show(&created, draw_created)?;
+                let deadline = Deadline::after(args.timeout);
+                match create(&context.agent, deadline, &args.request()?).await? {
+                    Creation::Seen(created) => context.printer.show(&created, draw_created)?,
+                    Creation::Unseen(service) => {
+                        let name = service.full_name();
+                        say("service create", &format!("{name} is there as asked for; the agent's first answer was lost"));
+                        context.printer.show(&service, draw)?;
+                    }
+                }
             }
             Self::List => {
                 let services = context.agent.ask(client.services()).await?;
@@ -115,6 +121,42 @@ impl CreateArgs {
             allow_hosts: self.allow_hosts,
         })
     }
+}
+
+/// How a service has come to be there.
+enum Creation {
+    /// The agent has told of it.
+    Seen(ServiceCreated),
+    /// An earlier try made it whose answer was lost; what the name answered before that is not known any more.
+    Unseen(ServiceView),
+}
+
+async fn create(agent: &Agent, deadline: Deadline, create: &ServiceCreate) -> Result<Creation, Error> {
+    let maybe_done = std::cell::Cell::new(false);
+    let once = |_| async {
+        let answer = agent.client().service_create(create).await;
+        if let Err(ClientError::Broken { .. } | ClientError::Refused { code: Code::StoreAway, .. }) = &answer {
+            maybe_done.set(true);
+        }
+        answer
+    };
+    let refused = match agent.ask_until(deadline, once).await {
+        Ok(created) => return Ok(Creation::Seen(created)),
+        Err(e @ Error::Client(ClientError::Refused { code: Code::Conflict, .. })) if maybe_done.get() => e,
+        Err(e) => return Err(e),
+    };
+    match agent.ask_until(deadline, |_| agent.client().service(&create.service)).await {
+        Ok(service) if is_as_asked(&service, create) => Ok(Creation::Unseen(service)),
+        _ => Err(refused),
+    }
+}
+
+/// As far as a view tells: it is silent about `allow_hosts`.
+fn is_as_asked(service: &ServiceView, create: &ServiceCreate) -> bool {
+    service.ports == create.ports
+        && service.selector == create.selector
+        && service.vips.is_empty() == create.headless
+        && create.vip.is_none_or(|vip| service.vips.contains(&vip))
 }
 
 fn draw_list(services: &[ServiceView], page: &mut Page) {

@@ -27,7 +27,8 @@ pub struct Request {
 
 /// The server.
 pub struct Server {
-    dir: TempDir,
+    socket: PathBuf,
+    _dir: Option<TempDir>,
     requests: Arc<Mutex<Vec<Request>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -40,7 +41,14 @@ impl Server {
     /// Starts one.
     pub fn start(answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = std::os::unix::net::UnixListener::bind(dir.path().join("weft.sock")).unwrap();
+        let mut server = Self::start_at(dir.path().join("weft.sock"), answer);
+        server._dir = Some(dir);
+        server
+    }
+
+    /// Starts one at a path that is already being asked for.
+    pub fn start_at(socket: PathBuf, answer: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let requests = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
@@ -54,12 +62,12 @@ impl Server {
                 }
             });
         });
-        Self { dir, requests, stop: Some(stop), thread: Some(thread) }
+        Self { socket, _dir: None, requests, stop: Some(stop), thread: Some(thread) }
     }
 
     /// Its socket.
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("weft.sock")
+        self.socket.clone()
     }
 
     /// What has been asked so far.
