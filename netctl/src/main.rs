@@ -28,15 +28,18 @@ use crate::format::{Output, Printer};
 /// Above the options that every command has.
 const EVERYWHERE: &str = "Options of every command";
 
+/// What names the agent's socket where `--socket` does not.
+const SOCKET_VARIABLE: &str = "WEFT_SOCKET";
+
 /// The command line of Weft: one flat network, names and virtual IPs for containers on many hosts.
 #[derive(Debug, Parser)]
 #[command(name = "netctl", version, propagate_version = false, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 refused or not found, 2 usage, 3 no agent.")]
 pub struct Cli {
-    /// The agent's socket
-    #[arg(long, global = true, env = "WEFT_SOCKET", hide_env_values = true, value_name = "PATH")]
-    #[arg(default_value = weft_api::DEFAULT_SOCKET, help_heading = EVERYWHERE)]
-    socket: PathBuf,
+    // clap's own `env` would show the option in every usage line, as if it were needed there, once the variable is set.
+    #[arg(long, global = true, value_name = "PATH", help_heading = EVERYWHERE)]
+    #[arg(help = format!("The agent's socket [env: {SOCKET_VARIABLE}] [default: {}]", weft_api::DEFAULT_SOCKET))]
+    socket: Option<PathBuf>,
     /// What is printed: table, json, yaml, or wide for all columns
     #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t, hide_possible_values = true)]
     #[arg(help_heading = EVERYWHERE)]
@@ -64,7 +67,9 @@ fn main() -> ExitCode {
             return ExitCode::from(error::REFUSED);
         }
     };
-    let mut context = Context { agent: Agent::at(cli.socket), printer: Printer::stdout(cli.output) };
+    let socket = cli.socket.or_else(|| std::env::var_os(SOCKET_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from));
+    let socket = socket.unwrap_or_else(|| weft_api::DEFAULT_SOCKET.into());
+    let mut context = Context { agent: Agent::at(socket), printer: Printer::stdout(cli.output) };
     match runtime.block_on(cli.command.execute(&mut context)) {
         Ok(code) => ExitCode::from(code),
         Err(e) if e.is_broken_pipe() => ExitCode::from(error::DONE),

@@ -5,7 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use weft_model::ids::ServiceName;
+use ipnet::{IpNet, Ipv4Net};
+use weft_model::ids::{ServiceName, check_ifname};
 use weft_model::record::Proto;
 
 /// `NAME[:PORT[/tcp|udp]]`, the service that a container is an instance of, and the port it serves there.
@@ -85,6 +86,83 @@ pub fn labels(given: &[(String, String)]) -> Result<BTreeMap<String, String>, St
     Ok(map)
 }
 
+/// A network of IPv4.
+///
+/// # Errors
+/// A sentence that names the text and shows the form.
+pub fn ipv4_network(text: &str) -> Result<Ipv4Net, String> {
+    text.parse().map_err(|_| format!("{text:?} is no IPv4 network: the form is 10.244.0.0/16"))
+}
+
+/// A network of IPv4 or IPv6.
+///
+/// # Errors
+/// A sentence that names the text and shows the form.
+pub fn network(text: &str) -> Result<IpNet, String> {
+    text.parse().map_err(|_| format!("{text:?} is no network: the form is 10.112.0.0/16 or fd00:112::/112"))
+}
+
+/// A device's name.
+///
+/// # Errors
+/// Names the text and what is wrong with it.
+pub fn ifname(text: &str) -> Result<String, String> {
+    check_ifname(text).map(|()| text.to_owned()).map_err(|why| format!("{text:?} {why}"))
+}
+
+/// The types of DNS records that can be asked for, as the agent's name server reads them.
+const RECORD_TYPES: &[&str] = &[
+    "A",
+    "AAAA",
+    "ANAME",
+    "ANY",
+    "AXFR",
+    "CAA",
+    "CDNSKEY",
+    "CDS",
+    "CERT",
+    "CNAME",
+    "CSYNC",
+    "DNAME",
+    "DNSKEY",
+    "DS",
+    "HINFO",
+    "HTTPS",
+    "KEY",
+    "MX",
+    "NAPTR",
+    "NS",
+    "NSEC",
+    "NSEC3",
+    "NSEC3PARAM",
+    "NULL",
+    "OPENPGPKEY",
+    "PTR",
+    "RRSIG",
+    "SIG",
+    "SMIMEA",
+    "SOA",
+    "SRV",
+    "SSHFP",
+    "SVCB",
+    "TLSA",
+    "TSIG",
+    "TXT",
+];
+
+/// A DNS record's type, in capitals.
+///
+/// # Errors
+/// A sentence that names the text.
+pub fn record_type(text: &str) -> Result<String, String> {
+    let kind = text.to_ascii_uppercase();
+    if RECORD_TYPES.contains(&kind.as_str()) {
+        Ok(kind)
+    } else {
+        Err(format!("{text:?} is no record type: A, AAAA, SRV, TXT, CNAME, PTR, NS, SOA and ANY are some"))
+    }
+}
+
 /// A length of time: `30s`, `500ms`, `2m`; a number alone is seconds.
 ///
 /// # Errors
@@ -160,6 +238,18 @@ mod tests {
         let pairs = |texts: &[&str]| labels(&texts.iter().map(|t| label(t).unwrap()).collect::<Vec<_>>());
         assert_eq!(pairs(&["a=1", "b=2", "a=1"]).unwrap().len(), 2);
         assert_eq!(pairs(&["a=1", "a=2"]), Err("label \"a\" is given twice: \"1\" and \"2\"".to_owned()));
+    }
+
+    #[test]
+    fn record_types_are_those_of_the_name_server() {
+        use hickory_proto::rr::RecordType;
+        for kind in RECORD_TYPES {
+            assert!(kind.parse::<RecordType>().is_ok(), "{kind}");
+        }
+        for kind in (0..=u16::MAX).map(|code| RecordType::from(code).to_string()).filter(|k| k.parse::<RecordType>().is_ok()) {
+            assert_eq!(record_type(&kind.to_ascii_lowercase()), Ok(kind));
+        }
+        assert!(record_type("FOO").is_err_and(|e| e.starts_with("\"FOO\" is no record type")));
     }
 
     #[test]

@@ -133,6 +133,16 @@ fn a_usage_error_is_exit_2_and_asks_nobody() {
         &["attach", "--netns", "/x", "--label", "a=1", "--label", "a=2"],
         &["run"],
         &["run", "true"],
+        &["run", "--label", "a=1", "--label", "a=2", "--", "true"],
+        &["run", "--name", "My_App", "--", "true"],
+        &["run", "--ifname", "lo", "--", "true"],
+        &["attach", "--netns", "/x", "--name", "My_App"],
+        &["attach", "--netns", "/x", "--ifname", "sixteen-bytes-xx"],
+        &["attach", "--netns", "/x", "--ifname", "a b"],
+        &["attach", "--netns", "/x", "--ifname", ""],
+        &["dns", "query", "myapp.skydns.local", "FOO"],
+        &["dns", "query", ""],
+        &["service", "create", "myapp"],
         &["status", "-o", "xml"],
     ] {
         let (code, out, err) = told(&run(&mut server.netctl(), args));
@@ -140,6 +150,46 @@ fn a_usage_error_is_exit_2_and_asks_nobody() {
         assert!(err.starts_with("error: "), "{args:?}: {err}");
     }
     assert_eq!(server.lines(), Vec::<String>::new());
+}
+
+#[test]
+fn a_name_below_a_service_need_not_be_a_label() {
+    let server = Server::start(|_| Some((200, attached())));
+    let args = ["attach", "--netns", "/x", "--service", "myapp", "--name", "My_App"];
+    let (code, _, err) = told(&run(&mut server.netctl(), &args));
+    assert_eq!(code, 0, "{err}");
+}
+
+#[test]
+fn what_is_no_network_is_told_the_form() {
+    let server = Server::start(|_| Some((200, status())));
+    let ipv4 = "is no IPv4 network: the form is 10.244.0.0/16";
+    let any = "is no network: the form is 10.112.0.0/16 or fd00:112::/112";
+    for (command, option, network, why) in [
+        ("network init", "--cidr", "fd00::/64", ipv4),
+        ("network init", "--cidr", "foo", ipv4),
+        ("config set", "--service-cidr", "10.0.0.0/40", any),
+    ] {
+        let args: Vec<&str> = command.split(' ').chain([option, network]).collect();
+        let (code, _, err) = told(&run(&mut server.netctl(), &args));
+        assert_eq!(code, 2, "{args:?}");
+        assert!(err.contains(&format!("{network:?} {why}")), "{err}");
+    }
+}
+
+#[test]
+fn usage_shows_what_is_needed_and_nothing_that_the_environment_says() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_netctl"));
+    let (code, _, err) = told(&run(command.env("WEFT_SOCKET", "/x"), &["network", "init"]));
+    assert_eq!(code, 2);
+    assert!(err.contains("Usage: netctl network init") && !err.contains("--socket"), "{err}");
+
+    let (code, help, _) = told(&run(&mut Command::new(env!("CARGO_BIN_EXE_netctl")), &["service", "create", "--help"]));
+    assert_eq!(code, 0);
+    let usage = help.lines().find(|l| l.starts_with("Usage: ")).unwrap();
+    assert!(usage.ends_with("<--port <[NAME=]PORT[:TARGET][/tcp|udp]>|--headless> <NAME>"), "{usage}");
+    let socket = "The agent's socket [env: WEFT_SOCKET] [default: /run/weft/weft.sock]";
+    assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains(socket), "{help}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use weft_api::{Attach, Attached};
-use weft_model::ids::EndpointId;
+use weft_model::ids::{EndpointId, ServiceLabel};
 use weft_model::record::Proto;
 
 use super::Context;
@@ -19,7 +19,7 @@ use crate::{netns, resolv};
 #[derive(Debug, Args)]
 pub struct Wishes {
     /// The interface to make
-    #[arg(long, value_name = "NAME", default_value = "eth0")]
+    #[arg(long, value_name = "NAME", default_value = "eth0", value_parser = parse::ifname)]
     ifname: String,
     /// The endpoint's id [default: made of the name, or of the namespace]
     #[arg(long)]
@@ -48,8 +48,12 @@ impl Wishes {
     /// The request; its namespace and how long the agent waits are still to be said.
     ///
     /// # Errors
-    /// When a label is given twice.
+    /// When a label is given twice, or the name resolves and cannot.
     pub fn request(self) -> Result<Attach, Error> {
+        if let (Some(name), None) = (&self.name, &self.service) {
+            let label: Result<ServiceLabel, _> = name.parse();
+            label.map_err(|e| Error::Usage(format!("--name: {e}; without --service it becomes a DNS name")))?;
+        }
         let (service, port, proto) = match self.service {
             Some(Instance { service, port, proto }) => (Some(service), port, proto),
             None => (None, None, Proto::default()),
@@ -121,7 +125,8 @@ impl AttachArgs {
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
         let deadline = self.wishes.deadline();
-        let request = Attach { netns: self.target.path()?, ..self.wishes.request()? };
+        let request = self.wishes.request()?;
+        let request = Attach { netns: self.target.path()?, ..request };
         let resolv = self.resolv_conf.as_deref().map(resolv::prepare).transpose()?;
         let attached = attach(&context.agent, deadline, &request).await?;
         if let Some(file) = resolv {

@@ -7,6 +7,7 @@ use weft_api::{Config, ConfigChange};
 use super::Context;
 use crate::error::{DONE, Error};
 use crate::format::{Page, cell, list};
+use crate::parse;
 
 /// `netctl config …`
 #[derive(Debug, Subcommand)]
@@ -22,7 +23,7 @@ pub enum Command {
 #[group(required = true, multiple = true)]
 pub struct SetArgs {
     /// Where virtual IPs are taken from; repeat it for several. Replaces the whole list
-    #[arg(long = "service-cidr", value_name = "CIDR")]
+    #[arg(long = "service-cidr", value_name = "CIDR", value_parser = parse::network)]
     service_cidrs: Vec<IpNet>,
     /// The domain of names
     #[arg(long, value_name = "DOMAIN")]

@@ -1,11 +1,13 @@
 //! `netctl dns`: what this host's name server answers.
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
 use weft_api::{DnsAnswer, DnsRecord};
 
 use super::Context;
 use crate::error::{DONE, Error, REFUSED};
 use crate::format::{Cell, Page, Tone, cell, col};
+use crate::parse;
 
 /// `netctl dns …`
 #[derive(Debug, Subcommand)]
@@ -18,10 +20,10 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct QueryArgs {
     /// The name. One without any dot is looked for in the cluster's domain
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     name: String,
     /// The type: A, AAAA, SRV, TXT, …
-    #[arg(value_name = "TYPE", default_value = "A")]
+    #[arg(value_name = "TYPE", default_value = "A", value_parser = parse::record_type)]
     kind: String,
 }
 
@@ -46,7 +48,7 @@ impl Command {
         } else {
             in_domain(&args.name, &context.agent.ask(client.config()).await?.dns_domain)
         };
-        let answer = context.agent.ask(client.dns_query(&name, &args.kind.to_ascii_uppercase())).await?;
+        let answer = context.agent.ask(client.dns_query(&name, &args.kind)).await?;
         context.printer.show(&answer, draw)?;
         Ok(if answer.answers.is_empty() { REFUSED } else { DONE })
     }

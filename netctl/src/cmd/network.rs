@@ -9,6 +9,7 @@ use weft_api::{Network, NetworkInit};
 use super::Context;
 use crate::error::{DONE, Error};
 use crate::format::{Page, cell};
+use crate::parse;
 
 /// `netctl network …`
 #[derive(Debug, Subcommand)]
@@ -22,8 +23,8 @@ pub enum Command {
 /// Arguments of `network init`.
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The whole network
-    #[arg(long, value_name = "CIDR")]
+    /// The whole network, IPv4
+    #[arg(long, value_name = "CIDR", value_parser = parse::ipv4_network)]
     cidr: Ipv4Net,
     /// Prefix length of a host's subnet [default: 24, or less room in a small network]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]

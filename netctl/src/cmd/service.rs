@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceView};
 use weft_model::ids::ServiceName;
 use weft_model::service::{ServicePort, check_ports};
@@ -30,12 +30,14 @@ pub enum Command {
 
 /// Arguments of `service create`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("ports or none").required(true).multiple(true))]
 pub struct CreateArgs {
     /// Its name: NAME or NAMESPACE/NAME
     #[arg(value_name = "NAME")]
     service: ServiceName,
-    /// A port of the virtual IP, and the backends' port or port name where that differs; repeat it for several
-    #[arg(long = "port", value_name = "[NAME=]PORT[:TARGET][/tcp|udp]", required_unless_present = "headless")]
+    /// A port of the virtual IP, and the backends' port or port name where that differs; repeat it for
+    /// several. One is needed, unless --headless
+    #[arg(long = "port", value_name = "[NAME=]PORT[:TARGET][/tcp|udp]", group = "ports or none")]
     ports: Vec<ServicePort>,
     /// Only endpoints with this label, from the whole namespace, instead of those below the service's name; repeat it for several
     #[arg(long = "selector", value_name = "KEY=VALUE", value_parser = parse::label)]
@@ -44,7 +46,7 @@ pub struct CreateArgs {
     #[arg(long, value_name = "ADDRESS")]
     vip: Option<IpAddr>,
     /// No virtual IP: the name stands for the instances
-    #[arg(long, conflicts_with = "vip")]
+    #[arg(long, conflicts_with = "vip", group = "ports or none")]
     headless: bool,
     /// Addresses of hosts may be backends
     #[arg(long)]
