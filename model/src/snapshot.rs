@@ -9,6 +9,7 @@
 //!   Listing ─▶ Snapshot::complete ─▶ Snapshot ── apply(changes) ─▶ Snapshot ─▶ …
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,8 +27,9 @@ use crate::service::{Service, VipOwner};
 use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
-/// How many ended records are kept in mind to tell loss from withdrawal.
-const MAX_GRAVES: usize = 65_536;
+mod loss;
+
+use loss::Losses;
 
 /// A value with what the store says of it.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,13 +53,6 @@ pub struct Bad {
     pub modified: Revision,
 }
 
-/// A record that has ended, and when.
-#[derive(Clone, Debug)]
-struct Grave {
-    record: StoredRecord,
-    revision: Revision,
-}
-
 /// The cluster at one revision.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -75,8 +70,7 @@ pub struct Snapshot {
     records: OrdMap<RecordPath, Arc<StoredRecord>>,
     endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
     bad: OrdMap<String, Bad>,
-    record_graves: OrdMap<RecordPath, Grave>,
-    node_graves: OrdMap<NodeName, Revision>,
+    losses: Losses,
 }
 
 impl Snapshot {
@@ -98,24 +92,37 @@ impl Snapshot {
             records: OrdMap::new(),
             endpoints: OrdMap::new(),
             bad: OrdMap::new(),
-            record_graves: OrdMap::new(),
-            node_graves: OrdMap::new(),
+            losses: Losses::default(),
         };
         for entry in entries {
             new.keep_if_bad(before, &entry.key);
             new.put(entry);
         }
-        for (path, stored) in before.iter().flat_map(|b| &b.records) {
-            let Some(node) = owner(&stored.record).filter(|n| !new.nodes.contains_key(*n)) else {
-                continue;
-            };
-            if !new.records.contains_key(path) {
-                new.node_graves.insert(node.clone(), revision);
-                new.set_record(path.clone(), Some(StoredRecord { lost: true, ..(**stored).clone() }));
-                new.record_graves.insert(path.clone(), Grave { record: (**stored).clone(), revision });
-            }
+        if let Some(before) = before {
+            new.lose_since(before);
         }
         new
+    }
+
+    /// What a listing does not tell: which of the missing records are lost.
+    fn lose_since(&mut self, before: &Self) {
+        for (key, lease) in &before.leases {
+            if let Some(node) = lease.value.node()
+                && self.leases.get(key).and_then(|now| now.value.node()) != Some(node)
+            {
+                self.losses.lease_ended(node, self.revision);
+            }
+        }
+        let known: BTreeMap<&RecordPath, Revision> = before.losses.lost().map(|(_, at, path)| (path, at)).collect();
+        for (path, stored) in &before.records {
+            let Some(node) = owner(&stored.record).filter(|n| !self.nodes.contains_key(*n)) else {
+                continue;
+            };
+            let at = known.get(path).copied().unwrap_or(self.revision);
+            if !self.records.contains_key(path) && self.losses.lose(path.clone(), node, at) {
+                self.set_record(path.clone(), Some(StoredRecord { lost: true, ..(**stored).clone() }));
+            }
+        }
     }
 
     /// Before a listing's value is read: if it will not parse, what the last snapshot knew under the key stays.
@@ -146,6 +153,7 @@ impl Snapshot {
             }
         }
         self.revision = self.revision.max(revision);
+        self.losses.forget(self.revision);
     }
 
     fn put(&mut self, entry: Entry) {
@@ -165,8 +173,9 @@ impl Snapshot {
             Key::ClusterConfig => {
                 ClusterConfig::parse(&value).map(|value| self.set_cluster(Some(Stored { value, lease, created, modified })))
             }
-            Key::Subnet(k) => Lease::parse(&value)
-                .map(|value| drop(self.leases.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Subnet(k) => {
+                Lease::parse(&value).map(|value| self.set_lease(k, modified, Some(Stored { value, lease, created, modified })))
+            }
             Key::Node(k) => crate::parse_object::<Node>(&value, "no node entry").and_then(|value| {
                 if value.node != k {
                     return Err(format!("the entry names node {}", value.node));
@@ -183,7 +192,8 @@ impl Snapshot {
             Key::Vip(k) => crate::parse_object(&value, "no owner of a virtual IP")
                 .map(|value| drop(self.vips.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Record(path) => Record::parse(&value).map(|record| {
-                self.record_graves.remove(&path);
+                let lost = self.records.get(&path).filter(|s| s.lost);
+                self.losses.record_is_back(&path, lost.and_then(|s| owner(&s.record)));
                 self.set_record(path, Some(StoredRecord { record, lease, lost: false }));
             }),
             Key::Other => Ok(()),
@@ -199,7 +209,7 @@ impl Snapshot {
         match self.layout.parse(key) {
             Ok(Key::NetworkConfig) => self.network = None,
             Ok(Key::ClusterConfig) => self.set_cluster(None),
-            Ok(Key::Subnet(k)) => drop(self.leases.remove(&k)),
+            Ok(Key::Subnet(k)) => self.set_lease(k, revision, None),
             Ok(Key::Namespace(k)) => drop(self.namespaces.remove(&k)),
             Ok(Key::Service(k)) => drop(self.services.remove(&k)),
             Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
@@ -209,67 +219,47 @@ impl Snapshot {
         }
     }
 
-    /// A record that ends in the same revision as its host's entry is lost; one that ends by itself is withdrawn. The two
-    /// deletions may be seen in either order (they come from two watches), so each remembers the other.
     fn delete_record(&mut self, path: RecordPath, revision: Revision) {
         let Some(stored) = self.records.get(&path).filter(|s| !s.lost).cloned() else {
             return;
         };
-        let Some(node) = owner(&stored.record).cloned() else {
-            self.set_record(path, None);
-            return;
-        };
-        self.bury(path.clone(), Grave { record: (*stored).clone(), revision });
-        let lost = self.node_graves.get(&node) == Some(&revision);
+        let lost = owner(&stored.record).is_some_and(|n| self.losses.record_ended(path.clone(), n, &stored, revision));
         self.set_record(path, lost.then(|| StoredRecord { lost: true, ..(*stored).clone() }));
     }
 
     fn delete_node(&mut self, node: NodeName, revision: Revision) {
         self.nodes.remove(&node);
-        let lost: Vec<(RecordPath, StoredRecord)> = self
-            .record_graves
-            .iter()
-            .filter(|(_, grave)| grave.revision == revision && owner(&grave.record.record) == Some(&node))
-            .map(|(path, grave)| (path.clone(), StoredRecord { lost: true, ..grave.record.clone() }))
-            .collect();
-        self.node_graves.insert(node, revision);
-        for (path, record) in lost {
-            self.set_record(path, Some(record));
+        for (path, record) in self.losses.node_ended(&node, revision) {
+            self.set_record(path, Some(StoredRecord { lost: true, ..record }));
         }
     }
 
     /// A host that is back speaks for itself: what it does not register again is gone.
     fn put_node(&mut self, name: NodeName, node: Stored<Node>) {
-        if self.node_graves.remove(&name).is_some() {
-            let gone: Vec<RecordPath> = self
-                .record_graves
-                .iter()
-                .filter(|(_, grave)| owner(&grave.record.record) == Some(&name))
-                .map(|(path, _)| path.clone())
-                .collect();
-            for path in gone {
-                self.record_graves.remove(&path);
-                if self.records.get(&path).is_some_and(|s| s.lost) {
-                    self.set_record(path, None);
-                }
-            }
+        for path in self.losses.node_is_back(&name) {
+            self.set_record(path, None);
         }
         self.nodes.insert(name, Arc::new(node));
+    }
+
+    /// Sets or removes a lease. Once it is not a host's any more, the addresses of its lost records may be another's.
+    fn set_lease(&mut self, key: SubnetKey, revision: Revision, lease: Option<Stored<Lease>>) {
+        let now = lease.as_ref().and_then(|l| l.value.node()).cloned();
+        let before = match lease {
+            Some(lease) => self.leases.insert(key, Arc::new(lease)),
+            None => self.leases.remove(&key),
+        };
+        let Some(before) = before.as_ref().and_then(|l| l.value.node()).filter(|node| Some(*node) != now.as_ref()) else {
+            return;
+        };
+        for path in self.losses.lease_ended(before, revision) {
+            self.set_record(path, None);
+        }
     }
 
     fn set_cluster(&mut self, cluster: Option<Stored<ClusterConfig>>) {
         self.settings = Arc::new(cluster.as_ref().map(|s| s.value.clone()).unwrap_or_default());
         self.cluster = cluster;
-    }
-
-    fn bury(&mut self, path: RecordPath, grave: Grave) {
-        if self.record_graves.len() >= MAX_GRAVES {
-            let oldest = self.record_graves.iter().min_by_key(|(_, g)| g.revision).map(|(p, _)| p.clone());
-            if let Some(oldest) = oldest {
-                self.record_graves.remove(&oldest);
-            }
-        }
-        self.record_graves.insert(path, grave);
     }
 
     /// Sets or removes a record and makes the endpoints it touches anew.

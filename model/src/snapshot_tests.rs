@@ -65,6 +65,64 @@ fn a_host_that_is_back_speaks_for_itself() {
     assert_eq!(state(&s), Some(EndpointState::Up));
 }
 
+const LEASE: &str = "/coreos.com/network/subnets/10.244.1.0-24";
+
+fn lease(node: &str, revision: i64) -> Change {
+    let weft = format!(r#"{{"PublicIP":"192.0.2.1","BackendType":"host-gw","weft":{{"node":"{node}"}}}}"#);
+    put(LEASE, &weft, revision)
+}
+
+#[test]
+fn lost_records_end_when_their_hosts_subnet_is_its_own_no_longer() {
+    let flannels = put(LEASE, r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#, 20);
+    for end in [delete(LEASE, 20), lease("h2", 20), flannels] {
+        let mut s = with_web();
+        s.apply(Revision(9), vec![lease("h1", 4), delete(PART, 9), delete(NODE, 9)]);
+        s.apply(Revision(10), vec![lease("h1", 10)]);
+        assert_eq!(state(&s), Some(EndpointState::Lost), "renewed, not ended");
+        s.apply(Revision(20), vec![end]);
+        assert_eq!(state(&s), None);
+    }
+}
+
+#[test]
+fn a_new_listing_without_the_lost_hosts_lease_ends_its_records() {
+    let mut s = with_web();
+    s.apply(Revision(9), vec![lease("h1", 4), delete(PART, 9), delete(NODE, 9)]);
+    let relist = |entries| state(&Snapshot::complete(Arc::new(Layout::default()), Revision(20), entries, Some(&s)));
+    let of = |node| match lease(node, 4) {
+        Change::Put(entry) => vec![entry],
+        Change::Delete { .. } => Vec::new(),
+    };
+    assert_eq!(relist(of("h1")), Some(EndpointState::Lost));
+    assert_eq!(relist(of("h2")), None);
+    assert_eq!(relist(Vec::new()), None);
+}
+
+#[test]
+fn a_host_that_dies_again_loses_its_records_although_its_watch_lags_behind() {
+    let mut s = with_web();
+    s.apply(Revision(20), vec![delete(PART, 9), put(PART, PART_VALUE, 12), delete(PART, 20)]);
+    s.apply(Revision(20), vec![delete(NODE, 9), put(NODE, NODE_VALUE, 11), delete(NODE, 20)]);
+    assert_eq!(state(&s), Some(EndpointState::Lost));
+}
+
+#[test]
+fn withdrawn_records_are_forgotten_in_time() {
+    let mut s = with_web();
+    for revision in (10..30_000).step_by(2) {
+        s.apply(Revision(revision + 1), vec![put(PART, PART_VALUE, revision), delete(PART, revision + 1)]);
+    }
+    for n in 0..100 {
+        let part = format!("/skydns/local/skydns/myapp/w{n}/4");
+        let value = format!(r#"{{"host":"10.244.1.2","weft":{{"id":"w{n}","node":"h1"}}}}"#);
+        s.apply(Revision(30_000), vec![put(&part, &value, 30_000), delete(&part, 30_000)]);
+    }
+    assert_eq!(s.losses.graves(), 101);
+    s.apply(Revision(40_001), Vec::new());
+    assert_eq!(s.losses.graves(), 0);
+}
+
 #[test]
 fn a_new_listing_tells_loss_too() {
     let before = with_web();

@@ -65,6 +65,116 @@ fn facts(s: &Snapshot) -> String {
     format!("{:?} {:?} {leases:?} {services:?} {vips:?} {spaces:?}", s.network(), s.stored_cluster())
 }
 
+/// What happens to two hosts, three records and two subnets, each in a revision of its own.
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Record {
+        part: usize,
+        of: usize,
+    },
+    Withdraw {
+        part: usize,
+    },
+    Register {
+        node: usize,
+    },
+    /// The entry and all records of the host end in one revision.
+    Die {
+        node: usize,
+    },
+    Lease {
+        subnet: usize,
+        to: usize,
+    },
+    Release {
+        subnet: usize,
+    },
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        3 => (0..3usize, 0..2usize).prop_map(|(part, of)| Event::Record { part, of }),
+        1 => (0..3usize).prop_map(|part| Event::Withdraw { part }),
+        2 => (0..2usize).prop_map(|node| Event::Register { node }),
+        3 => (0..2usize).prop_map(|node| Event::Die { node }),
+        1 => (0..2usize, 0..2usize).prop_map(|(subnet, to)| Event::Lease { subnet, to }),
+        1 => (0..2usize).prop_map(|subnet| Event::Release { subnet }),
+    ]
+}
+
+fn put(key: &str, value: &str, revision: i64) -> Change {
+    Change::Put(entry(key, value.as_bytes(), revision))
+}
+
+/// The changes that each of the three watches (records, hosts, subnets) sees, in the store's order, with their revisions.
+fn watches(events: &[Event]) -> [Vec<(i64, Change)>; 3] {
+    let mut seen: [Vec<(i64, Change)>; 3] = Default::default();
+    let (mut parts, mut nodes, mut leases): ([Option<usize>; 3], [bool; 2], [bool; 2]) = Default::default();
+    for (at, event) in (2..).zip(events) {
+        let part_key = |part: usize| format!("/skydns/local/skydns/a/x-{part}/4");
+        let node_key = |node: usize| format!("/weft/v1/nodes/h{node}");
+        let subnet_key = |subnet: usize| format!("/coreos.com/network/subnets/10.244.{subnet}.0-24");
+        let delete = |key: String| (at, Change::Delete { key: key.into_bytes(), revision: Revision(at) });
+        match *event {
+            Event::Record { part, of } => {
+                let value = format!(r#"{{"host":"10.0.0.{part}","weft":{{"id":"x-{part}","node":"h{of}"}}}}"#);
+                seen[0].push((at, put(&part_key(part), &value, at)));
+                parts[part] = Some(of);
+            }
+            Event::Withdraw { part } if parts[part].take().is_some() => seen[0].push(delete(part_key(part))),
+            Event::Register { node } => {
+                seen[1].push((at, put(&node_key(node), &format!(r#"{{"node":"h{node}"}}"#), at)));
+                nodes[node] = true;
+            }
+            Event::Die { node } if std::mem::take(&mut nodes[node]) => {
+                seen[1].push(delete(node_key(node)));
+                for (part, of) in parts.iter_mut().enumerate().filter(|(_, of)| **of == Some(node)) {
+                    *of = None;
+                    seen[0].push(delete(part_key(part)));
+                }
+            }
+            Event::Lease { subnet, to } => {
+                let value = format!(r#"{{"PublicIP":"192.0.2.1","BackendType":"host-gw","weft":{{"node":"h{to}"}}}}"#);
+                seen[2].push((at, put(&subnet_key(subnet), &value, at)));
+                leases[subnet] = true;
+            }
+            Event::Release { subnet } if std::mem::take(&mut leases[subnet]) => seen[2].push(delete(subnet_key(subnet))),
+            Event::Withdraw { .. } | Event::Die { .. } | Event::Release { .. } => {}
+        }
+    }
+    seen
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn what_is_lost_does_not_depend_on_how_the_watches_interleave(
+        events in prop::collection::vec(event(), 0..25),
+        picks in prop::collection::vec(0..3usize, 80),
+    ) {
+        let start = || Snapshot::complete(Arc::new(Layout::default()), Revision(1), Vec::new(), None);
+        let seen = watches(&events);
+        let mut in_order: Vec<(i64, Change)> = seen.iter().flatten().cloned().collect();
+        in_order.sort_by_key(|(at, _)| *at);
+        let mut as_it_was = start();
+        for (at, change) in in_order {
+            as_it_was.apply(Revision(at), vec![change]);
+        }
+        let mut interleaved = start();
+        let mut waiting = seen.map(|changes| changes.into_iter());
+        for pick in picks.into_iter().chain([0; 80]).chain([1; 80]).chain([2; 80]) {
+            if let Some((at, change)) = waiting[pick].next() {
+                interleaved.apply(Revision(at), vec![change]);
+            }
+        }
+        prop_assert_eq!(waiting.iter().map(ExactSizeIterator::len).sum::<usize>(), 0);
+        prop_assert_eq!(as_it_was.bad().count(), 0, "the test's values are right");
+        prop_assert_eq!(endpoints(&interleaved), endpoints(&as_it_was));
+        prop_assert_eq!(facts(&interleaved), facts(&as_it_was));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
