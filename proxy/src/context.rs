@@ -18,6 +18,8 @@ pub struct Context {
     service_cidrs: Vec<IpNet>,
     vips: BTreeMap<IpAddr, ServiceName>,
     hosts: BTreeMap<IpAddr, HostAddress>,
+    /// Whose subnet begins at an address.
+    subnets: BTreeMap<IpAddr, (IpNet, Option<NodeName>)>,
 }
 
 /// What an address is on a host of the cluster.
@@ -52,6 +54,8 @@ pub enum Reason {
     LinkLocal(IpAddr),
     /// An address of a host.
     Host(IpAddr, HostAddress),
+    /// The host that wrote the record is lost, and the address is of this subnet, which another host has by now.
+    Reassigned(IpAddr, IpNet),
     /// The record holds a name where a backend has an address.
     HostName(String),
     /// The service asks for a port by name, and the endpoint has none of that name.
@@ -88,9 +92,9 @@ impl Context {
             let holder = || lease.value.node().cloned().map_or(HostAddress::Holder(subnet), HostAddress::Node);
             context.add(Some(lease.value.public_ip.into()), holder);
             context.add(lease.value.public_ipv6.map(Into::into), holder);
-            context.add_subnet(subnet);
+            context.add_subnet(subnet, lease.value.node());
             if let Some(v6) = key.v6.as_deref().and_then(v6_subnet) {
-                context.add_subnet(IpNet::V6(v6));
+                context.add_subnet(IpNet::V6(v6), lease.value.node());
             }
         }
         for (name, node) in snapshot.nodes() {
@@ -106,7 +110,8 @@ impl Context {
         }
     }
 
-    fn add_subnet(&mut self, subnet: IpNet) {
+    fn add_subnet(&mut self, subnet: IpNet, holder: Option<&NodeName>) {
+        self.subnets.insert(subnet.network(), (subnet, holder.cloned()));
         let overlay = subnet.network();
         let gateway = match overlay {
             IpAddr::V4(a) => IpAddr::V4(Ipv4Addr::from(u32::from(a).saturating_add(1))),
@@ -130,6 +135,15 @@ impl Context {
             return Some(Reason::VirtualIp(address, service.clone()));
         }
         if allow_hosts { None } else { self.host(address) }
+    }
+
+    /// Why `address` of an endpoint whose host, `node`, is lost is no backend: a container of another host may have it by now.
+    /// A host that lives knows best what addresses its containers have, so this is not asked of its endpoints.
+    #[must_use]
+    pub fn reassigned(&self, address: IpAddr, node: Option<&NodeName>) -> Option<Reason> {
+        let address = address.to_canonical();
+        let (_, (subnet, holder)) = self.subnets.range(..=address).next_back()?;
+        (subnet.contains(&address) && holder.as_ref() != node).then_some(Reason::Reassigned(address, *subnet))
     }
 
     /// What `address` is, if it is a host's, or another one on every host.
@@ -222,6 +236,7 @@ impl fmt::Display for Reason {
             Self::Loopback(a) => write!(f, "{a} is a loopback address, another place on every host"),
             Self::LinkLocal(a) => write!(f, "{a} is a link-local address, another place on every link"),
             Self::Host(a, host) => write!(f, "{a} is {host}"),
+            Self::Reassigned(a, subnet) => write!(f, "its host is lost, and {a} is of {subnet}, which another host has"),
             Self::HostName(name) => write!(f, "{name} is a name, and a backend is an address"),
             Self::NoPort(name, proto) => write!(f, "it has no {proto} port named {name}"),
         }?;

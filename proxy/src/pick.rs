@@ -151,7 +151,9 @@ fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, co
     let mut usable: Vec<(usize, IpAddr)> = Vec::with_capacity(endpoints.len());
     for (at, endpoint) in endpoints.iter().enumerate() {
         for address in &endpoint.addresses {
-            match context.reject(*address, service.allow_hosts) {
+            let is_lost = endpoint.state == EndpointState::Lost;
+            let reassigned = || context.reassigned(*address, endpoint.node.as_ref()).filter(|_| is_lost);
+            match context.reject(*address, service.allow_hosts).or_else(reassigned) {
                 None => usable.push((at, *address)),
                 Some(reason) => resolved.rejected.push(reject(endpoint, Some(*address), reason)),
             }

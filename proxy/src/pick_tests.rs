@@ -123,7 +123,7 @@ fn draining_ones_are_asked_when_none_is_up_and_starting_and_down_ones_never() {
 
 #[test]
 fn lost_ones_are_asked_last_and_only_while_there_is_nothing_else() {
-    let (key, value) = part("a", "10.244.3.2", "");
+    let (key, value) = part("a", "10.244.1.2", "");
     let (other_key, other) = part("z", "10.244.3.9", r#","state":"draining""#);
     let mut s = snapshot(&[(MYAPP, SERVICE), (&key, &value), (&other_key, &other.replace("h1", "h2"))]);
     let gone = |key: &str| Change::Delete { key: key.into(), revision: Revision(9) };
@@ -131,8 +131,32 @@ fn lost_ones_are_asked_last_and_only_while_there_is_nothing_else() {
     assert_eq!(in_use(&of(&s, "myapp")), ["z 10.244.3.9:8080"]);
     s.apply(Revision(10), vec![Change::Delete { key: other_key.into(), revision: Revision(10) }]);
     let resolved = of(&s, "myapp");
-    assert_eq!(in_use(&resolved), ["a 10.244.3.2:8080"]);
+    assert_eq!(in_use(&resolved), ["a 10.244.1.2:8080"]);
     assert_eq!(resolved.frontends[0].backends[0].state(), EndpointState::Lost);
+}
+
+#[test]
+fn a_lost_one_is_no_backend_once_its_address_may_be_another_hosts_container() {
+    let (key, value) = part("a", "10.244.1.2", "");
+    let mut s = snapshot(&[(MYAPP, SERVICE), (&key, &value)]);
+    let gone = |key: &str| Change::Delete { key: key.into(), revision: Revision(9) };
+    s.apply(Revision(9), vec![gone("/weft/v1/nodes/h1"), gone(&key)]);
+    let lease = |node: &str, revision: i64| {
+        Change::Put(Entry {
+            key: b"/coreos.com/network/subnets/10.244.1.0-24".into(),
+            value: LEASE.replace("h3", node).into(),
+            lease: None,
+            created: Revision(revision),
+            modified: Revision(revision),
+        })
+    };
+    let mut own = s.clone();
+    own.apply(Revision(10), vec![lease("h1", 10)]);
+    assert_eq!(in_use(&of(&own, "myapp")), ["a 10.244.1.2:8080"], "it is its own host's");
+    s.apply(Revision(10), vec![lease("h4", 10)]);
+    let resolved = of(&s, "myapp");
+    assert_eq!(in_use(&resolved), Vec::<String>::new());
+    assert_eq!(texts(&resolved), ["rejected: its host is lost, and 10.244.1.2 is of 10.244.1.0/24, which another host has"]);
 }
 
 #[test]
