@@ -24,6 +24,10 @@ use crate::view::chain;
 /// How often the older iptables is looked at, where it is in use: it tells nobody of changes.
 const LEGACY_CHECK: Duration = Duration::from_secs(2);
 
+/// How long after a look at other owners' rules the next one comes at the earliest: kube-proxy and its like change rules all
+/// the time.
+const PAUSE: Duration = Duration::from_millis(500);
+
 /// The packet filter of this host.
 #[derive(Debug)]
 pub struct Firewall {
@@ -40,6 +44,7 @@ pub struct Firewall {
     forward_problems: Vec<String>,
     network: Option<Ipv4Net>,
     next_legacy_check: Instant,
+    next_look: Instant,
     /// What was last logged.
     said: Vec<String>,
 }
@@ -75,6 +80,7 @@ impl Firewall {
             forward_problems: Vec::new(),
             network: None,
             next_legacy_check: Instant::now() + LEGACY_CHECK,
+            next_look: Instant::now(),
             said: Vec::new(),
         }
     }
@@ -97,6 +103,7 @@ impl Firewall {
                 () = notice => {
                     if self.nft.is_stale() {
                         self.look = true;
+                        tokio::time::sleep_until(self.next_look).await;
                         return;
                     }
                 }
@@ -121,6 +128,7 @@ impl Firewall {
         let network = host.config.as_ref().map(|config| config.network);
         if self.look || self.network != network {
             self.network = network;
+            self.next_look = Instant::now() + PAUSE;
             self.forward_problems.clear();
             self.look = self.sync_forward(&mut outcome).await.is_err();
         }

@@ -135,7 +135,7 @@ impl Topology {
             host.agent.start()?;
         }
         let first = self.hosts.first().context("a cluster needs a host")?;
-        first.agent.wait_answering()?;
+        first.agent.wait_status("the store has been read", |s| s["store"]["revision"].as_i64() > Some(0))?;
         first.netctl(["network", "init", "--cidr", NETWORK])?.success()?;
         for host in &self.hosts {
             host.agent.wait_ready()?;

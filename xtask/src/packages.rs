@@ -40,6 +40,7 @@ const ALWAYS: &[Package] = &[
     package("etcd-client", Sign::Program("etcdctl")),
     package("iproute2", Sign::Program("ip")),
     package("nftables", Sign::Program("nft")),
+    package("iptables", Sign::Program("iptables-legacy")),
     package("iputils-ping", Sign::Program("ping")),
     package("bind9-dnsutils", Sign::Program("dig")),
     package("dnsmasq-base", Sign::Program("dnsmasq")),

@@ -18,7 +18,7 @@ use super::program;
 const LEGACY_TABLES: &str = "/proc/thread-self/net/ip_tables_names";
 
 /// How long to wait for others who use iptables, in seconds: they hold a lock.
-const LOCK_SECONDS: &str = "5";
+const LOCK_SECONDS: &str = "2";
 
 /// Why a filter table could not be read or changed.
 #[derive(Debug, thiserror::Error)]
