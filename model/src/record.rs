@@ -16,6 +16,18 @@ use crate::ids::{EndpointId, NetworkName, NodeName};
 /// The priority of a record that names none (SkyDNS).
 pub const DEFAULT_PRIORITY: u16 = 10;
 
+/// The most labels that one endpoint bears, or one selector asks for.
+pub const MAX_LABELS: usize = 64;
+
+/// The longest key of a label, in bytes.
+pub const MAX_LABEL_KEY: usize = 63;
+
+/// The longest value of a label, in bytes.
+pub const MAX_LABEL_VALUE: usize = 255;
+
+/// The longest name that a person gives an endpoint, in bytes: that of a DNS name.
+pub const MAX_NAME: usize = 253;
+
 /// A record's value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
@@ -201,6 +213,46 @@ impl Record {
     }
 }
 
+/// Whether these labels may be written: what people and programs give is bounded where it comes in, so that no record is larger
+/// than the store takes. Labels that others have written are read as they are.
+///
+/// # Errors
+/// Names the label, and what it may be.
+pub fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), String> {
+    if labels.len() > MAX_LABELS {
+        return Err(format!("{} labels: at most {MAX_LABELS}", labels.len()));
+    }
+    for (key, value) in labels {
+        let fits = (1..=MAX_LABEL_KEY).contains(&key.len());
+        if !fits || !key.bytes().all(|b| b.is_ascii_alphanumeric() || b"./_-".contains(&b)) {
+            let key = shortened(key);
+            return Err(format!("label key {key:?}: 1 to {MAX_LABEL_KEY} of A-Z, a-z, 0-9, '.', '/', '_' and '-'"));
+        }
+        if value.len() > MAX_LABEL_VALUE || value.chars().any(char::is_control) {
+            let value = shortened(value);
+            return Err(format!("label {key}={value:?}: at most {MAX_LABEL_VALUE} bytes of text, without control characters"));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a person's name for an endpoint may be written, as [`check_labels`].
+///
+/// # Errors
+/// Names it, and what it may be.
+pub fn check_name(name: &str) -> Result<(), String> {
+    if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+        return Err(format!("name {:?}: at most {MAX_NAME} bytes of text, without control characters", shortened(name)));
+    }
+    Ok(())
+}
+
+/// As much of a text as an error message needs.
+fn shortened(text: &str) -> String {
+    const SHOWN: usize = 80;
+    if text.chars().nth(SHOWN).is_none() { text.to_owned() } else { text.chars().take(SHOWN).chain(['…']).collect() }
+}
+
 fn null_is_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
     Ok(Option::deserialize(d)?.unwrap_or_default())
 }
@@ -235,6 +287,29 @@ mod tests {
             let err = Record::parse(text.as_bytes()).unwrap_err();
             assert!(err.contains("column") || err.contains("object"), "{text}: {err}");
         }
+    }
+
+    #[test]
+    fn labels_are_bounded_in_number_length_and_characters() {
+        let labels = |key: &str, value: &str| BTreeMap::from([(key.to_owned(), value.to_owned())]);
+        let (key, value) = ("k".repeat(63), "é".repeat(127));
+        for good in [labels("tier", ""), labels("example.com/a_b-C9", "front end"), labels(&key, &value), BTreeMap::new()] {
+            assert_eq!(check_labels(&good), Ok(()));
+        }
+        let (longer_key, longer_value) = ("k".repeat(64), "v".repeat(1 << 20));
+        for bad in [labels("", "v"), labels("a b", "v"), labels("ü", "v"), labels("a=", "v"), labels(&longer_key, "v")] {
+            let why = check_labels(&bad).unwrap_err();
+            assert!(why.starts_with("label key ") && why.len() < 250, "{why}");
+        }
+        for bad in [labels("a", "b\n"), labels("a", "\u{9b}"), labels("a", &longer_value)] {
+            let why = check_labels(&bad).unwrap_err();
+            assert!(why.starts_with("label a=") && why.len() < 250, "{why}");
+        }
+        let many = |n: usize| (0..n).map(|n| (format!("k{n}"), String::new())).collect::<BTreeMap<_, _>>();
+        assert_eq!(check_labels(&many(64)), Ok(()));
+        assert_eq!(check_labels(&many(65)), Err("65 labels: at most 64".to_owned()));
+        assert_eq!((check_name("web 1"), check_name(&"n".repeat(253))), (Ok(()), Ok(())));
+        assert!(check_name(&"n".repeat(254)).is_err() && check_name("a\tb").is_err());
     }
 
     #[test]

@@ -143,8 +143,11 @@ impl FromStr for ServicePort {
     }
 }
 
-/// A port name is a service name of RFC 6335: it becomes `_name` in SRV names.
-fn port_name(text: &str) -> Result<String, String> {
+/// A port name is a service name of RFC 6335: it becomes `_name` in SRV names, and a part of records' keys.
+///
+/// # Errors
+/// Names it, and what it may be.
+pub fn port_name(text: &str) -> Result<String, String> {
     let ok = (1..=15).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
         && text.bytes().any(|b| b.is_ascii_lowercase())
@@ -153,14 +156,18 @@ fn port_name(text: &str) -> Result<String, String> {
     if ok { Ok(text.to_owned()) } else { Err(format!("port name {text:?}: 1 to 15 of a-z, 0-9 and '-', with a letter")) }
 }
 
-/// Whether these ports can stand side by side.
+/// Whether these ports have names that can be written, and can stand side by side.
 ///
 /// # Errors
-/// Names the ports that collide, or that need names.
+/// Names the ports that collide, that need names, or whose names cannot be.
 pub fn check_ports(ports: &[ServicePort]) -> Result<(), String> {
     for (i, port) in ports.iter().enumerate() {
         if port.port == 0 {
             return Err("ports: port 0 cannot be listened on".to_owned());
+        }
+        let target = port.target.as_ref().and_then(|t| if let Target::Name(name) = t { Some(name.as_str()) } else { None });
+        for name in Some(port.name.as_str()).filter(|n| !n.is_empty()).into_iter().chain(target) {
+            port_name(name).map_err(|e| format!("ports: {e}"))?;
         }
         for other in ports.iter().take(i) {
             if (other.port, other.proto) == (port.port, port.proto) {
@@ -206,6 +213,15 @@ mod tests {
         assert_eq!(s.vip().unwrap().to_string(), "10.112.0.7");
         assert!(s.to_json().contains(r#""algorithm":"maglev""#));
         assert!(s.to_json().contains(r#"{"name":"","port":80,"target":8080,"proto":"tcp"}"#));
+    }
+
+    #[test]
+    fn names_that_come_as_json_are_held_to_the_same_rule() {
+        for bad in [r#"{"name":"a/b","port":80}"#, r#"{"name":"HTTP","port":80}"#, r#"{"port":80,"target":"x/y"}"#] {
+            let said = Service::parse(format!(r#"{{"ports":[{bad}]}}"#).as_bytes()).unwrap_err();
+            assert!(said.contains("port name"), "{bad}: {said}");
+        }
+        assert!(Service::parse(br#"{"ports":[{"name":"http","port":80,"target":"web"}]}"#).is_ok());
     }
 
     #[test]
