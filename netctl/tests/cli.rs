@@ -473,7 +473,8 @@ fn attach_sends_an_absolute_path_and_writes_resolv_conf() {
     let server = Server::start(move |request| {
         assert_eq!(request.body["netns"], wanted.to_str().unwrap());
         assert_eq!((&request.body["service"], &request.body["port"]), (&json!("prod/myapp"), &json!(8080)));
-        assert!((1..=5000).contains(&request.body["timeout_ms"].as_u64().unwrap()));
+        let patience = request.body["timeout_ms"].as_u64().unwrap();
+        assert!((100..=5000).contains(&patience) && patience.is_multiple_of(100), "{patience}");
         Some((200, attached()))
     });
     let mut command = server.netctl();

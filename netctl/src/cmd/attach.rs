@@ -78,7 +78,8 @@ impl Wishes {
 /// See [`Agent::ask_until`].
 pub async fn attach(agent: &Agent, deadline: Deadline, request: &Attach) -> Result<Attached, Error> {
     let once = |left: Duration| {
-        let timeout_ms = Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX));
+        // The agent says how long it has waited: "2s", not "1.998s".
+        let timeout_ms = Some(u64::try_from(left.as_millis().next_multiple_of(100)).unwrap_or(u64::MAX));
         let request = Attach { timeout_ms, ..request.clone() };
         async move { agent.client().attach(&request).await }
     };
