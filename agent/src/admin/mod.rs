@@ -20,6 +20,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use nix::sys::stat::{Mode, umask};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
@@ -88,16 +89,26 @@ pub fn bind(settings: &Settings) -> anyhow::Result<UnixListener> {
     // Bound under another name and renamed when its mode is right: there is no moment in which it is open to more.
     let beside = settings.run_dir.join("weft.sock.new");
     let _ = std::fs::remove_file(&beside);
-    let listener = UnixListener::bind(&beside).with_context(|| format!("listen on {}", beside.display()))?;
+    let listener = bind_for_owner(&beside).with_context(|| format!("listen on {}", beside.display()))?;
     let made = || -> anyhow::Result<()> {
-        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(settings.socket_mode))?;
+        // First the group, then what the group may do.
         if let Some(group) = &settings.socket_group {
             std::os::unix::fs::chown(&beside, None, Some(group_id(group)?))?;
         }
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(settings.socket_mode))?;
         Ok(std::fs::rename(&beside, &path)?)
     };
     made().with_context(|| format!("set mode and group of {}", path.display()))?;
     Ok(listener)
+}
+
+/// Binds a socket that nobody but its owner can connect to. Its mode comes from the process's umask, and it takes connections
+/// from then on, before any chmod; the umask is the whole process's, so this belongs at the start.
+fn bind_for_owner(path: &Path) -> std::io::Result<UnixListener> {
+    let before = umask(Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    umask(before);
+    listener
 }
 
 fn group_id(group: &str) -> anyhow::Result<u32> {
@@ -268,6 +279,16 @@ pub fn unbind(path: &Path) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_socket_is_its_owners_alone_from_the_moment_it_is_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |name: &str| std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777;
+        let _ours = bind_for_owner(&dir.path().join("ours")).unwrap();
+        assert_eq!(mode("ours"), 0o600);
+        let _later = UnixListener::bind(dir.path().join("later")).unwrap();
+        assert_ne!(mode("later"), 0o600, "what is made later has the mode it would have had");
+    }
 
     #[test]
     fn escapes_come_back() {
