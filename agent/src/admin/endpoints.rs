@@ -5,7 +5,8 @@ use std::sync::Arc;
 use weft_api::{EndpointAdd, EndpointView};
 use weft_model::endpoint::Endpoint;
 use weft_model::ids::{EndpointId, ServiceName, sanitise_label};
-use weft_model::record::{Kind, Record, State, WeftRecord};
+use weft_model::record::{Kind, Record, State, WeftRecord, check_labels};
+use weft_model::service::port_name;
 use weft_model::snapshot::Snapshot;
 use weft_store::Outcome;
 use weft_store::registry::RecordPut;
@@ -30,6 +31,10 @@ impl Admin {
         }
         if add.port == Some(0) {
             return Err(Refusal::invalid("endpoint add: port 0 is no port"));
+        }
+        check_labels(&add.labels).map_err(|e| Refusal::invalid(format!("endpoint add: {e}")))?;
+        if !add.port_name.is_empty() {
+            port_name(&add.port_name).map_err(|e| Refusal::invalid(format!("endpoint add: {e}")))?;
         }
         let id: EndpointId = match add.id {
             Some(id) => id,

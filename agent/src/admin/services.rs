@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use weft_api::{BackendView, Code, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
 use weft_model::ids::ServiceName;
-use weft_model::record::Kind;
+use weft_model::record::{Kind, check_labels};
 use weft_model::service::{Service, check_ports};
 use weft_model::snapshot::Snapshot;
 use weft_proxy::{Context, Resolved, backends, choose_vip};
@@ -39,6 +39,7 @@ impl Admin {
         let name = create.service.clone();
         let refuse = |why: String| Refusal::invalid(format!("service create {name}: {why}"));
         check_ports(&create.ports).map_err(refuse)?;
+        check_labels(&create.selector).map_err(|e| refuse(format!("selector: {e}")))?;
         if create.ports.is_empty() && !create.headless {
             return Err(refuse("a virtual IP needs a port: --port 80, or --port 80:8080; or --headless".to_owned()));
         }
