@@ -3,6 +3,7 @@
 //! Gauges are filled from the agent's status at each scrape, so they cannot disagree with `netctl status`; counters of the
 //! reconcile loop and of the datapath count by themselves.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{debug, info};
-use weft_abi::Verdict;
+use weft_abi::{Counter as Counted, Verdict};
+use weft_model::snapshot::Snapshot;
 
 use crate::admin::Admin;
 use crate::config::MetricsListen;
-use crate::datapath;
+use crate::datapath::{self, Shared};
 
 /// Counters that the agent's loops keep.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +81,7 @@ impl Metrics {
         datapath.register("bytes", "Bytes by verdict, since the maps were made", self.verdict_bytes.clone());
     }
 
-    fn fill(&self, admin: &Admin) {
+    async fn fill(&self, admin: &Admin) {
         let status = admin.status();
         self.store_connected.set(i64::from(status.store.connected));
         self.store_revision.set(status.store.revision.0);
@@ -87,13 +89,25 @@ impl Metrics {
         self.ready.set(i64::from(status.ready));
         self.peers.set(i64::try_from(status.peers.len()).unwrap_or(i64::MAX));
         self.attachments.set(i64::try_from(status.attachments).unwrap_or(i64::MAX));
-        self.bad_values.set(i64::try_from(status.bad.len()).unwrap_or(i64::MAX));
-        for (verdict, counter) in datapath::lock(&admin.datapath).counters() {
+        // Not the status's, which are the first few.
+        self.bad_values.set(admin.view.borrow().as_deref().map_or(0, bad_values));
+        for (verdict, counter) in counters(admin.datapath.clone()).await {
             let label = VerdictLabel { verdict: Verdict::as_str(verdict) };
             self.verdict_packets.get_or_create(&label).set(i64::try_from(counter.packets).unwrap_or(i64::MAX));
             self.verdict_bytes.get_or_create(&label).set(i64::try_from(counter.bytes).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// How many values in the store do not parse.
+fn bad_values(snapshot: &Snapshot) -> i64 {
+    i64::try_from(snapshot.bad().count()).unwrap_or(i64::MAX)
+}
+
+/// Packets by verdict. While the datapath is being changed its lock is held, which may take long: others run meanwhile.
+async fn counters(datapath: Shared) -> BTreeMap<Verdict, Counted> {
+    let read = tokio::task::spawn_blocking(move || datapath::lock(&datapath).counters());
+    read.await.unwrap_or_default()
 }
 
 /// Serves until the process ends. An address in use is tried again; `reason` says so meanwhile.
@@ -116,8 +130,8 @@ pub async fn serve(
         let (admin, metrics, registry) = (admin.clone(), metrics.clone(), registry.clone());
         tokio::spawn(async move {
             let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                let response = answer(&request, &admin, &metrics, &registry);
-                async move { Ok::<_, Infallible>(response) }
+                let (admin, metrics, registry) = (admin.clone(), metrics.clone(), registry.clone());
+                async move { Ok::<_, Infallible>(answer(&request, &admin, &metrics, &registry).await) }
             });
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
@@ -143,11 +157,11 @@ async fn bind(address: SocketAddr, reason: &watch::Sender<Option<String>>) -> Tc
     }
 }
 
-fn answer(request: &Request<Incoming>, admin: &Admin, metrics: &Metrics, registry: &Registry) -> Response<Full<Bytes>> {
+async fn answer(request: &Request<Incoming>, admin: &Admin, metrics: &Metrics, registry: &Registry) -> Response<Full<Bytes>> {
     let mut text = String::new();
     let status = match (request.method(), request.uri().path()) {
         (&Method::GET, "/metrics") => {
-            metrics.fill(admin);
+            metrics.fill(admin).await;
             // Writing to a String does not fail.
             let _ = prometheus_client::encoding::text::encode(&mut text, registry);
             StatusCode::OK
@@ -162,4 +176,54 @@ fn answer(request: &Request<Incoming>, admin: &Admin, metrics: &Metrics, registr
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use weft_model::ids::Revision;
+    use weft_model::keys::Layout;
+    use weft_model::stored::Entry;
+
+    use super::*;
+    use crate::datapath::Fast;
+
+    #[test]
+    fn all_bad_values_are_counted() {
+        let entry = |n: i64| Entry {
+            key: format!("/weft/v1/services/default/s{n}").into(),
+            value: b"{".into(),
+            lease: None,
+            created: Revision(n),
+            modified: Revision(n),
+        };
+        let snapshot = Snapshot::complete(Arc::new(Layout::default()), Revision(9), (1..=250).map(entry).collect(), None);
+        assert_eq!(bad_values(&snapshot), 250);
+    }
+
+    /// On one thread: whoever waited for the lock there would wait for ever.
+    #[tokio::test]
+    async fn others_run_while_the_datapath_is_being_changed() {
+        let datapath: Shared = Arc::new(Mutex::new(Fast::new(Err("none".to_owned()))));
+        let (locked, is_locked) = tokio::sync::oneshot::channel();
+        let (end, ended) = std::sync::mpsc::channel();
+        let held = datapath.clone();
+        let changing = std::thread::spawn(move || {
+            let guard = datapath::lock(&held);
+            locked.send(()).unwrap();
+            let end = ended.recv();
+            drop(guard);
+            end
+        });
+        is_locked.await.unwrap();
+        let scrape = tokio::spawn(counters(datapath));
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(!scrape.is_finished());
+        end.send(()).unwrap();
+        assert_eq!(scrape.await.unwrap(), BTreeMap::new());
+        changing.join().unwrap().unwrap();
+    }
 }
