@@ -120,6 +120,21 @@ pub fn ensure_cgroup2(run_dir: &Path) -> Result<PathBuf, BpfError> {
     Ok(target)
 }
 
+/// Whether `path` is a folder of a cgroup v2 tree, where programs for sockets can be attached. A path that is not gives an
+/// error that names no path (`EBADF`) only when they are.
+///
+/// # Errors
+/// It is not there, or lies on another file system.
+pub fn check_cgroup2(path: &Path) -> Result<(), BpfError> {
+    let failed = |source| BpfError::Path { op: "use as cgroup v2 folder", path: path.to_owned(), source };
+    let there = statfs(path).map_err(|e| failed(e.into()))?;
+    if there.filesystem_type() != CGROUP2_SUPER_MAGIC {
+        let why = "it lies on another file system; findmnt -t cgroup2 shows where the tree is";
+        return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, why)));
+    }
+    Ok(())
+}
+
 /// Unmounts what [`ensure_cgroup2`] mounted, and removes its folder.
 ///
 /// # Errors
@@ -335,6 +350,15 @@ mod tests {
         let line = r"1 2 0:3 / /run/with\040blank\134 rw - bpf weft rw";
         assert_eq!(parse_mount(line).unwrap().target, Path::new(r"/run/with blank\"));
         assert_eq!(unescape(r"a\04"), r"a\04");
+    }
+
+    #[test]
+    fn a_folder_that_is_of_no_cgroup_tree_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = chain(&check_cgroup2(dir.path()).unwrap_err());
+        assert!(said.starts_with(&format!("use as cgroup v2 folder {}: it lies on", dir.path().display())), "{said}");
+        let said = chain(&check_cgroup2(&dir.path().join("none")).unwrap_err());
+        assert!(said.contains("none: ENOENT") || said.contains("No such file"), "{said}");
     }
 
     #[test]
