@@ -67,18 +67,14 @@ impl Names {
         names
     }
 
-    /// What this host's name server answers.
+    /// What this host's name server answers. The PTR of an address is asked by its reverse name.
     ///
     /// # Errors
     /// The name or the type is none.
     pub async fn query(&self, name: &str, kind: &str) -> Result<DnsAnswer, Refusal> {
-        let parsed = Name::from_utf8(name).map_err(|e| Refusal::invalid(format!("dns query: {name:?} is no name: {e}")))?;
-        let mut parsed = parsed.to_lowercase();
-        parsed.set_fqdn(true);
-        let record_type: RecordType =
-            kind.to_ascii_uppercase().parse().map_err(|_| Refusal::invalid(format!("dns query: {kind:?} is no record type")))?;
-        let message = self.server.query(parsed.clone(), record_type).await;
-        Ok(answer(&parsed, record_type, &message))
+        let (name, record_type) = question(name, kind)?;
+        let message = self.server.query(name.clone(), record_type).await;
+        Ok(answer(&name, record_type, &message))
     }
 
     /// What could not be done.
@@ -173,6 +169,18 @@ async fn make_zones(mut view: View, zone: watch::Sender<Option<Arc<Zone>>>, metr
     }
 }
 
+/// What is asked for: the reverse name, if it is the PTR of an address.
+fn question(name: &str, kind: &str) -> Result<(Name, RecordType), Refusal> {
+    let record_type: RecordType =
+        kind.to_ascii_uppercase().parse().map_err(|_| Refusal::invalid(format!("dns query: {kind:?} is no record type")))?;
+    let mut parsed = match name.parse::<IpAddr>() {
+        Ok(address) if record_type == RecordType::PTR => Name::from(address.to_canonical()),
+        _ => Name::from_utf8(name).map_err(|e| Refusal::invalid(format!("dns query: {name:?} is no name: {e}")))?.to_lowercase(),
+    };
+    parsed.set_fqdn(true);
+    Ok((parsed, record_type))
+}
+
 fn answer(name: &Name, record_type: RecordType, message: &Message) -> DnsAnswer {
     let records = |section: &[Record]| section.iter().map(record).collect();
     DnsAnswer {
@@ -205,5 +213,27 @@ fn record(record: &Record) -> DnsRecord {
         ttl: record.ttl,
         kind: record.record_type().to_string(),
         data: record.data.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ptr_of_an_address_is_asked_by_its_reverse_name() {
+        let asked = |name: &str, kind: &str| question(name, kind).map(|(name, _)| name.to_ascii()).ok();
+        for (name, kind, want) in [
+            ("10.244.9.4", "PTR", "4.9.244.10.in-addr.arpa."),
+            ("10.244.9.4", "ptr", "4.9.244.10.in-addr.arpa."),
+            ("::ffff:10.244.9.4", "PTR", "4.9.244.10.in-addr.arpa."),
+            ("4.9.244.10.IN-ADDR.arpa", "PTR", "4.9.244.10.in-addr.arpa."),
+            ("10.244.9.4", "A", "10.244.9.4."),
+        ] {
+            assert_eq!(asked(name, kind).as_deref(), Some(want), "{name} {kind}");
+        }
+        let six = asked("fd57::7", "PTR").unwrap_or_default();
+        assert!(six.starts_with("7.0.0.") && six.ends_with(".7.5.d.f.ip6.arpa."), "{six}");
+        assert_eq!(asked("web", "NOTYPE"), None);
     }
 }
