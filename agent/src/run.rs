@@ -214,7 +214,8 @@ fn cgroup(settings: &Settings) -> Result<PathBuf, String> {
     match &settings.cgroup {
         Some(path) => {
             let made = std::fs::create_dir_all(path).map_err(|e| format!("make cgroup {}: {e}", path.display()));
-            made.map(|()| path.clone())
+            let checked = made.and_then(|()| mounts::check_cgroup2(path).map_err(|e| chain(&e)));
+            checked.map(|()| path.clone())
         }
         None => mounts::ensure_cgroup2(&settings.run_dir).map_err(|e| chain(&e)),
     }
