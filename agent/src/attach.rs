@@ -5,13 +5,15 @@
 //! between any two steps leaves a journal that says what was meant: a device without an entry is swept, an entry whose
 //! namespace is gone is given up, an entry whose device is missing gets it again.
 
+mod mend;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use weft_agent::kernel::netns::{NetNs, NetnsError};
@@ -19,12 +21,13 @@ use weft_agent::kernel::veth::{self, VethSpec};
 use weft_api::{Attach, Attached, Code};
 use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
 use weft_model::mac::Mac;
+use weft_model::record::{check_labels, check_name};
 use weft_model::snapshot::Snapshot;
 use weft_plan::{ipam, links};
 
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
-use crate::registrar::record_path;
+use crate::registrar::{self, record_path};
 use crate::state::{Attachment, Journal, StateDir};
 use crate::view::{View, chain};
 
@@ -33,9 +36,6 @@ const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long an attach waits for kernel and store to follow.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long a device that could not be made anew is left alone.
-const REST: Duration = Duration::from_secs(10);
 
 /// The attachments as the loops see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,19 +72,22 @@ pub struct Attachments {
     journal: Mutex<Journal>,
     published: watch::Sender<Arc<Published>>,
     around: Surroundings,
-    /// Devices that could not be made anew: when to try again, and why not.
-    unmended: std::sync::Mutex<BTreeMap<EndpointId, (Instant, String)>>,
+    /// Devices that could not be made anew.
+    unmended: std::sync::Mutex<mend::Unmended>,
 }
 
 impl Attachments {
-    /// The attachments that the journal knows; those of an earlier boot are over.
+    /// The attachments that the journal knows. Those of an earlier boot are over, and so are those that were being detached.
     #[must_use]
     pub fn new(state: Arc<StateDir>, mut journal: Journal, around: Surroundings) -> (Arc<Self>, watch::Receiver<Arc<Published>>) {
-        let before = journal.attachments.len();
-        journal.attachments.retain(|_, a| a.boot == around.boot);
-        let gone = before - journal.attachments.len();
-        if gone > 0 {
-            info!(gone, "attachments of an earlier boot are over");
+        let over: Vec<Attachment> =
+            journal.attachments.values().filter(|a| a.boot != around.boot || a.withdrawing).cloned().collect();
+        for attachment in &over {
+            journal.attachments.remove(&attachment.id);
+            release(&mut journal, attachment);
+        }
+        if !over.is_empty() {
+            info!(over = over.len(), "attachments of an earlier boot, or half detached, are over");
         }
         let (published, rx) = watch::channel(Arc::new(Published { generation: 1, by_id: journal.attachments.clone() }));
         (Arc::new(Self { state, journal: Mutex::new(journal), published, around, unmended: std::sync::Mutex::default() }), rx)
@@ -92,9 +95,8 @@ impl Attachments {
 
     /// All of them.
     pub fn list(&self) -> Vec<Attached> {
-        let Some(snapshot) = self.around.view.borrow().clone() else { return Vec::new() };
         let published = self.published.borrow().clone();
-        published.by_id.values().filter_map(|a| self.attached(&snapshot, a)).collect()
+        published.by_id.values().map(|a| self.attached(a)).collect()
     }
 
     /// How many there are.
@@ -102,37 +104,33 @@ impl Attachments {
         self.published.borrow().by_id.len()
     }
 
-    /// Gives a namespace an address, a route, DNS, and a record if it is to have one.
+    /// Gives a namespace an address, a route, DNS, and a record if it is to have one. Goes on to its end even if nobody waits
+    /// for it any more.
     ///
     /// # Errors
     /// Why not; nothing is left behind then.
-    pub async fn attach(&self, request: Attach) -> Result<Attached, Refusal> {
-        let ifname = &request.ifname;
-        check_ifname(ifname).map_err(|why| Refusal::invalid(format!("--ifname {ifname:?}: {why}")))?;
-        if let Some(name) = &request.name
-            && request.service.is_none()
-        {
-            let label: Result<ServiceLabel, _> = name.parse();
-            label.map_err(|e| Refusal::invalid(format!("--name: {e}; without a service it becomes a DNS name")))?;
-        }
-        if request.port == Some(0) {
-            return Err(Refusal::invalid("--service: port 0 is no port"));
-        }
+    pub async fn attach(self: &Arc<Self>, request: Attach) -> Result<Attached, Refusal> {
+        let me = Arc::clone(self);
+        let done = tokio::spawn(async move { me.attach_to_its_end(request).await });
+        done.await.map_err(|e| Refusal::internal("attach", &e))?
+    }
+
+    async fn attach_to_its_end(&self, request: Attach) -> Result<Attached, Refusal> {
+        check(&request)?;
         self.wait_ready(request.timeout_ms.map_or(READY_TIMEOUT, Duration::from_millis)).await?;
         let path = request.netns.clone();
         let netns = tokio::task::spawn_blocking(move || NetNs::open(&path)).await;
         let netns = netns.map_err(|e| Refusal::internal("attach", &e))?.map_err(|e| refuse_netns(&e))?;
 
         let mut journal = self.journal.lock().await;
-        let snapshot = self.snapshot()?;
         let id = choose_id(&request, &netns, &self.around.node);
         if let Some(there) = journal.attachments.get(&id) {
-            if there.netns_id == netns.id() && there.ifname == request.ifname {
+            if there.is_of(&netns) && there.ifname == request.ifname && !there.withdrawing {
                 let there = there.clone();
                 drop(journal);
                 let generation = self.published.borrow().generation;
-                self.wait_applied(generation).await?;
-                return self.attached(&snapshot, &there).ok_or_else(no_subnet);
+                self.wait_applied(&id, generation).await?;
+                return Ok(self.attached(&there));
             }
             return Err(Refusal::conflict(format!(
                 "attach: {id} is attached already, to {} of {}; detach it first or choose another --id",
@@ -140,7 +138,7 @@ impl Attachments {
                 there.netns.display()
             )));
         }
-        if let Some(other) = journal.attachments.values().find(|a| a.netns_id == netns.id() && device_exists(&a.host_ifname)) {
+        if let Some(other) = journal.attachments.values().find(|a| a.is_of(&netns) && device_exists(&a.host_ifname)) {
             return Err(Refusal::conflict(format!(
                 "attach: {} is attached already, as {} by {}; a namespace has one interface in a network",
                 request.netns.display(),
@@ -148,9 +146,8 @@ impl Attachments {
                 other.ifname
             )));
         }
-        if let Some((key, service)) = request.service.as_ref().and_then(|s| name_conflict(&snapshot, s)) {
-            return Err(Refusal::conflict(format!("attach: {key} is a namespace, so {service} cannot be a service's name")));
-        }
+        let snapshot = self.snapshot()?;
+        check_names(&request, &snapshot)?;
         let report = self.around.report.borrow().clone();
         let (Some(subnet), Some(mtu)) = (report.subnet, report.mtu) else { return Err(no_subnet()) };
         let in_use = journal.attachments.values().map(|a| a.address).collect();
@@ -165,160 +162,101 @@ impl Attachments {
             ifname: request.ifname,
             address,
             mac: Mac::of_container(address),
+            gateway: ipam::gateway(subnet),
+            mtu,
             boot: self.around.boot.clone(),
             name: request.name,
             service: request.service,
             port: request.port,
             proto: request.proto,
             labels: request.labels,
+            withdrawing: false,
         };
+        if let Some((path, _)) = record_path(&snapshot, &attachment)
+            && let Some(holder) = registrar::holder(&snapshot, &path, &self.around.node)
+        {
+            return Err(Refusal::conflict(format!("attach: {} is {holder}; choose another --id", path.dns_name())));
+        }
         // First the journal: a crash after this leaves an entry that is made true or given up, never an address used twice.
-        journal.attachments.insert(id.clone(), attachment.clone());
-        self.remember(&journal).await?;
-        // Published before it is made: a pair that nobody lists is swept away.
-        self.publish(&journal);
-        if let Err(e) = veth::create(&veth_spec(&attachment, subnet, mtu), &netns).await {
-            journal.attachments.remove(&id);
-            self.publish(&journal);
-            self.remember(&journal).await?;
+        // And published before it is made: a pair that nobody lists is swept away.
+        self.change(&mut journal, |next| drop(next.attachments.insert(id.clone(), attachment.clone()))).await?;
+        if let Err(e) = veth::create(&attachment.veth(), &netns).await {
+            let given_up = self.change(&mut journal, |next| drop(next.attachments.remove(&id))).await;
+            if let Err(refusal) = given_up {
+                warn!(%id, error = refusal.message, "an attachment that failed is still in the journal");
+            }
             return Err(Refusal::new(Code::Conflict, format!("attach {id}: {}", chain(&e))));
         }
         let generation = self.publish(&journal);
         drop(journal);
         info!(%id, %address, ifname = attachment.host_ifname, "attached");
 
-        if let Err(refusal) = self.wait_applied(generation).await {
+        if let Err(refusal) = self.wait_applied(&id, generation).await {
             // The kernel does not follow: what was made is taken back before saying so.
-            if let Err(e) = self.detach(id.as_str()).await {
+            if let Err(e) = self.detach_to_its_end(id.as_str()).await {
                 warn!(%id, error = e.message, "attachment not taken back");
             }
             return Err(refusal);
         }
         self.wait_registered(generation).await;
-        self.attached(&snapshot, &attachment).ok_or_else(no_subnet)
+        Ok(self.attached(&attachment))
     }
 
-    /// Takes everything back that an attach gave.
+    /// Takes everything back that an attach gave. Goes on to its end even if nobody waits for it any more.
     ///
     /// # Errors
     /// There is no such attachment, or its device cannot be removed.
-    pub async fn detach(&self, id: &str) -> Result<Attached, Refusal> {
+    pub async fn detach(self: &Arc<Self>, id: &str) -> Result<Attached, Refusal> {
+        let (me, id) = (Arc::clone(self), id.to_owned());
+        let done = tokio::spawn(async move { me.detach_to_its_end(&id).await });
+        done.await.map_err(|e| Refusal::internal("detach", &e))?
+    }
+
+    /// First nobody is sent there any more, then the device goes, then the address is free.
+    async fn detach_to_its_end(&self, id: &str) -> Result<Attached, Refusal> {
         let unknown =
             || Refusal::not_found(format!("detach: {id} is not attached to this host; netctl attachment list shows what is"));
+        let id: EndpointId = id.parse().map_err(|_| unknown())?;
         let mut journal = self.journal.lock().await;
-        let key: EndpointId = id.parse().map_err(|_| unknown())?;
-        let attachment = journal.attachments.remove(&key).ok_or_else(unknown)?;
-        release(&mut journal, &attachment);
-        self.remember(&journal).await?;
-        let attached = self.around.view.borrow().clone().and_then(|s| self.attached(&s, &attachment));
-        let generation = self.publish(&journal);
+        let attachment = journal.attachments.get(&id).cloned().ok_or_else(unknown)?;
+        let attached = self.attached(&attachment);
+        let withdraw = |next: &mut Journal| {
+            if let Some(entry) = next.attachments.get_mut(&id) {
+                entry.withdrawing = true;
+            }
+        };
+        let generation = self.change(&mut journal, withdraw).await?;
         drop(journal);
-        // Nobody is sent there any more before the device goes.
         self.wait_registered(generation).await;
-        veth::remove(&attachment.host_ifname).await.map_err(|e| Refusal::internal(&format!("detach {id}"), &e))?;
-        self.wait_applied(generation).await?;
-        info!(id, address = %attachment.address, "detached");
-        attached.ok_or_else(no_subnet)
-    }
 
-    /// Looks after attachments whose device is not there: gone with its namespace, or removed by hand.
-    ///
-    /// Called by the reconcile loop with the names of the devices that are there.
-    pub async fn sweep(&self, missing: &[EndpointId]) {
-        let Some((subnet, mtu)) = ({
-            let report = self.around.report.borrow();
-            report.subnet.zip(report.mtu)
-        }) else {
-            return;
-        };
         let mut journal = self.journal.lock().await;
-        let mut changed = false;
-        for id in missing {
-            let Some(attachment) = journal.attachments.get(id).cloned() else { continue };
-            if device_exists(&attachment.host_ifname) || self.is_resting(id) {
-                continue;
-            }
-            let path = attachment.netns.clone();
-            let opened = tokio::task::spawn_blocking(move || NetNs::open(&path)).await;
-            match opened {
-                Ok(Ok(netns)) if netns.id() == attachment.netns_id => {
-                    changed |= self.mend(&attachment, &veth_spec(&attachment, subnet, mtu), &netns).await;
-                }
-                _ => {
-                    journal.attachments.remove(id);
-                    release(&mut journal, &attachment);
-                    changed = true;
-                    info!(%id, address = %attachment.address, "namespace is gone; detached");
-                }
-            }
+        if journal.attachments.get(&id).is_none_or(|a| a.netns_cookie != attachment.netns_cookie) {
+            // Somebody else detached it meanwhile, and the id may be another's by now.
+            return Ok(attached);
         }
-        if changed {
-            if let Err(refusal) = self.remember(&journal).await {
-                warn!(error = refusal.message, "attachments not remembered");
-            }
-            self.publish(&journal);
-        }
-    }
-
-    /// Gives an attachment its device back: under its own name if it was renamed, else made anew. Whether that was done; if
-    /// not, it is left alone for a while, because each try wakes the loop that asks for it.
-    async fn mend(&self, attachment: &Attachment, spec: &VethSpec, netns: &NetNs) -> bool {
-        let id = &attachment.id;
-        let renamed = veth::restore_name(&spec.host_ifname).await;
-        let failure = match renamed {
-            Ok(true) => {
-                info!(%id, device = spec.host_ifname, "gave the device of an attachment its name back");
-                None
-            }
-            Ok(false) => match veth::create(spec, netns).await {
-                Ok(()) => {
-                    info!(%id, "made the device of an attachment anew");
-                    None
-                }
-                Err(e) => Some(chain(&e)),
-            },
-            Err(e) => Some(chain(&e)),
+        veth::remove(&attachment.host_ifname).await.map_err(|e| Refusal::internal(&format!("detach {id}"), &e))?;
+        let forget = |next: &mut Journal| {
+            next.attachments.remove(&id);
+            release(next, &attachment);
         };
-        let mut unmended = self.unmended();
-        match failure {
-            None => {
-                unmended.remove(id);
-                true
-            }
-            Some(why) => {
-                let text =
-                    format!("attachment {id}: its device {} is missing: {why}; netctl detach {id} gives it up", spec.host_ifname);
-                warn!(%id, why, "device of an attachment is missing");
-                unmended.insert(id.clone(), (Instant::now() + REST, text));
-                false
-            }
-        }
-    }
-
-    fn is_resting(&self, id: &EndpointId) -> bool {
-        self.unmended().get(id).is_some_and(|(until, _)| Instant::now() < *until)
-    }
-
-    fn unmended(&self) -> std::sync::MutexGuard<'_, BTreeMap<EndpointId, (Instant, String)>> {
-        self.unmended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What is wrong with attachments.
-    pub fn problems(&self) -> Vec<String> {
-        let published = self.published.borrow().clone();
-        let mut unmended = self.unmended();
-        unmended.retain(|id, _| published.by_id.get(id).is_some_and(|a| !device_exists(&a.host_ifname)));
-        unmended.values().map(|(_, text)| text.clone()).collect()
+        self.change(&mut journal, forget).await?;
+        info!(%id, address = %attachment.address, "detached");
+        Ok(attached)
     }
 
     fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
         self.around.view.borrow().clone().ok_or_else(|| Refusal::new(Code::NotReady, "the store has not been read yet"))
     }
 
-    async fn remember(&self, journal: &Journal) -> Result<(), Refusal> {
-        let (state, journal) = (self.state.clone(), journal.clone());
-        let written = tokio::task::spawn_blocking(move || state.write_journal(&journal)).await;
-        written.map_err(|e| Refusal::internal("attach", &e))?.map_err(|e| Refusal::internal("attach", &e))
+    /// Changes the journal: on disk first, then in memory and for everybody. If it cannot be written, nothing has changed.
+    async fn change(&self, journal: &mut Journal, how: impl FnOnce(&mut Journal)) -> Result<u64, Refusal> {
+        let mut next = journal.clone();
+        how(&mut next);
+        let (state, copy) = (self.state.clone(), next.clone());
+        let written = tokio::task::spawn_blocking(move || state.write_journal(&copy)).await;
+        written.map_err(|e| Refusal::internal("attachments", &e))?.map_err(|e| Refusal::internal("attachments", &e))?;
+        *journal = next;
+        Ok(self.publish(journal))
     }
 
     fn publish(&self, journal: &Journal) -> u64 {
@@ -339,52 +277,93 @@ impl Attachments {
         }
     }
 
-    async fn wait_applied(&self, generation: u64) -> Result<(), Refusal> {
+    /// Waits until the kernel follows, and makes sure that it does so for this attachment.
+    async fn wait_applied(&self, id: &EndpointId, generation: u64) -> Result<(), Refusal> {
         let mut report = self.around.report.clone();
         let applied = report.wait_for(|r| r.generation >= generation);
-        let slow = || Refusal::new(Code::Internal, "the kernel did not follow in time; netctl status says what is wrong");
-        let report = tokio::time::timeout(FOLLOW_TIMEOUT, applied).await.map_err(|_| slow())?;
-        report.map(drop).map_err(|_| slow())
+        let refuse = |why: &str| Refusal::new(Code::Internal, format!("attach {id}: {why}"));
+        match tokio::time::timeout(FOLLOW_TIMEOUT, applied).await {
+            Ok(Ok(report)) => match report.unapplied.get(id) {
+                Some(why) => Err(refuse(why)),
+                None => Ok(()),
+            },
+            _ => Err(refuse("the kernel did not follow in time; netctl status says what is wrong")),
+        }
     }
 
     /// Waits until the store agrees with this generation, if it answers; the record follows later otherwise.
-    async fn wait_registered(&self, generation: u64) -> bool {
+    async fn wait_registered(&self, generation: u64) {
+        if self.around.view.borrow().is_none() {
+            return;
+        }
         let mut registered = self.around.registered.clone();
-        let waited = registered.wait_for(|g| *g >= generation);
-        matches!(tokio::time::timeout(FOLLOW_TIMEOUT, waited).await, Ok(Ok(_)))
+        let _ = tokio::time::timeout(FOLLOW_TIMEOUT, registered.wait_for(|g| *g >= generation)).await;
     }
 
-    fn attached(&self, snapshot: &Snapshot, attachment: &Attachment) -> Option<Attached> {
-        let report = self.around.report.borrow();
-        let subnet = report.subnet?;
-        let gateway = ipam::gateway(subnet);
-        let record = record_path(snapshot, attachment);
+    fn attached(&self, attachment: &Attachment) -> Attached {
+        let snapshot = self.around.view.borrow().clone();
+        let record = snapshot.as_ref().and_then(|s| record_path(s, attachment));
         let names = record.iter().filter_map(|(path, _)| {
             let own = path.parent()?;
             Some([own.dns_name(), own.parent()?.dns_name()])
         });
         let done = *self.around.registered.borrow() >= self.published.borrow().generation;
-        let state = match (&record, done) {
-            (None, _) => "none",
-            (Some(_), true) => "written",
-            (Some(_), false) => "pending",
+        let has_name = attachment.service.is_some() || attachment.name.is_some();
+        let state = match (has_name, done) {
+            (false, _) => "none",
+            (true, true) => "written",
+            (true, false) => "pending",
         };
-        Some(Attached {
+        let gateway = IpAddr::V4(attachment.gateway);
+        let search = snapshot.as_ref().map(|s| s.cluster().dns_domain.trim_end_matches('.').to_owned());
+        Attached {
             id: attachment.id.clone(),
             netns: attachment.netns.clone(),
             ifname: attachment.ifname.clone(),
             addresses: IpNet::new(IpAddr::V4(attachment.address), 32).into_iter().collect(),
-            gateway,
+            gateway: attachment.gateway,
             mac: attachment.mac,
-            mtu: report.mtu?,
+            mtu: attachment.mtu,
             host_ifname: attachment.host_ifname.clone(),
-            dns: if self.around.name_servers.is_empty() { vec![IpAddr::V4(gateway)] } else { self.around.name_servers.clone() },
-            search: vec![snapshot.cluster().dns_domain.trim_end_matches('.').to_owned()],
+            dns: if self.around.name_servers.is_empty() { vec![gateway] } else { self.around.name_servers.clone() },
+            search: search.into_iter().collect(),
             names: names.flatten().collect(),
             network: default_network(),
             cgroup: self.around.cgroup.clone(),
             record: state.to_owned(),
-        })
+        }
+    }
+}
+
+/// What can be said of a request by itself.
+fn check(request: &Attach) -> Result<(), Refusal> {
+    let ifname = &request.ifname;
+    check_ifname(ifname).map_err(|why| Refusal::invalid(format!("--ifname {ifname:?}: {why}")))?;
+    if let Some(name) = request.name.as_ref().filter(|_| request.service.is_none()) {
+        let label: Result<ServiceLabel, _> = name.parse();
+        label.map_err(|e| Refusal::invalid(format!("--name: {e}; without a service it becomes a DNS name")))?;
+    }
+    if request.port == Some(0) {
+        return Err(Refusal::invalid("--service: port 0 is no port"));
+    }
+    check_labels(&request.labels).map_err(|why| Refusal::invalid(format!("attach: {why}")))?;
+    request.name.as_deref().map_or(Ok(()), check_name).map_err(|why| Refusal::invalid(format!("attach: {why}")))
+}
+
+/// What can be said of its names in this cluster: a namespace must be declared, and is no service of the default one.
+fn check_names(request: &Attach, snapshot: &Snapshot) -> Result<(), Refusal> {
+    if let Some(service) = request.service.as_ref().filter(|s| !snapshot.has_namespace(&s.namespace)) {
+        return Err(Refusal::invalid(format!("attach: there is no namespace {}", service.namespace)));
+    }
+    let in_default = match (&request.service, &request.name) {
+        (Some(service), _) => Some(service.name.as_str()).filter(|_| service.namespace.is_default()),
+        (None, name) => name.as_deref(),
+    };
+    match in_default.filter(|label| snapshot.namespaces().any(|n| n.as_str() == *label)) {
+        Some(label) => {
+            Err(Refusal::conflict(format!("attach: {label} is a namespace, so it cannot be a name of the default one")))
+        }
+        None => Ok(()),
     }
 }
 
@@ -401,14 +380,23 @@ fn refuse_netns(error: &NetnsError) -> Refusal {
     Refusal::invalid(format!("attach: {}", chain(error)))
 }
 
-fn veth_spec(attachment: &Attachment, subnet: Ipv4Net, mtu: u32) -> VethSpec {
-    VethSpec {
-        host_ifname: attachment.host_ifname.clone(),
-        ifname: attachment.ifname.clone(),
-        address: attachment.address,
-        mac: attachment.mac,
-        gateway: ipam::gateway(subnet),
-        mtu,
+impl Attachment {
+    /// Whether this is the namespace that was attached. Its inode alone does not tell: the kernel gives a number again soon
+    /// after a namespace is gone (6.18); the cookie is given once.
+    fn is_of(&self, netns: &NetNs) -> bool {
+        (self.netns_id, self.netns_cookie) == (netns.id(), netns.cookie())
+    }
+
+    /// Its device pair.
+    fn veth(&self) -> VethSpec {
+        VethSpec {
+            host_ifname: self.host_ifname.clone(),
+            ifname: self.ifname.clone(),
+            address: self.address,
+            mac: self.mac,
+            gateway: self.gateway,
+            mtu: self.mtu,
+        }
     }
 }
 
@@ -447,13 +435,6 @@ fn host_ifname(id: &EndpointId, ifname: &str, journal: &Journal) -> String {
 
 fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
-}
-
-/// A service of the default namespace may not be called as a namespace is.
-fn name_conflict(snapshot: &Snapshot, service: &weft_model::ids::ServiceName) -> Option<(String, String)> {
-    let namesake = service.name.as_str().parse().ok()?;
-    (service.namespace.is_default() && snapshot.namespaces().any(|n| *n == namesake))
-        .then(|| (namesake.to_string(), service.to_string()))
 }
 
 #[cfg(test)]

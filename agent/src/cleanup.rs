@@ -15,7 +15,7 @@ use crate::state::{Journal, StateDir};
 /// # Errors
 /// An agent is running, or something could not be removed.
 pub async fn run(settings: &Settings) -> anyhow::Result<()> {
-    let state = StateDir::open(&settings.state_dir)?;
+    let state = StateDir::open(&settings.state_dir, &settings.run_dir)?;
     let cgroup = settings.cgroup.clone().or_else(mounts::find_cgroup2).unwrap_or_default();
     // Programs first: they would go on with devices that are about to go.
     bpf::cleanup(&Paths { bpffs: settings.bpffs.clone(), cgroup })?;

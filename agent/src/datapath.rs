@@ -55,6 +55,8 @@ pub struct Outcome {
     pub done: u64,
     /// Changes that went wrong.
     pub failed: u64,
+    /// Attachments without a program, by id, and why.
+    pub unattached: BTreeMap<String, String>,
 }
 
 impl Fast {
@@ -186,6 +188,9 @@ impl Fast {
             let name = links::container(&container.id);
             if !ours(&self.attached, &name, index) {
                 let result = datapath.attach_container(&container.id, index);
+                if let Err(e) = &result {
+                    outcome.unattached.insert(container.id.clone(), chain(e));
+                }
                 note(result, &name, index, &mut self.attached, outcome);
             }
             wanted.insert(name);

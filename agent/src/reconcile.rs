@@ -13,6 +13,7 @@
 //!                         Report ◀─────────────────┘
 //! ```
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,13 +27,14 @@ use weft_agent::kernel::netlink::events::Events;
 use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
 use weft_model::ids::{EndpointId, NodeName, Revision};
 use weft_model::network::NetworkConfig;
+use weft_model::snapshot::Snapshot;
 use weft_plan::host::LOOPBACK;
 use weft_plan::links::Kind;
-use weft_plan::{Host, Peer, Uplink, kernel};
+use weft_plan::{Host, Peer, Uplink, kernel, maps};
 
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
-use crate::datapath::{self, Shared};
+use crate::datapath::{self, Outcome, Shared};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::view::{View, chain};
@@ -50,6 +52,8 @@ pub struct Report {
     pub revision: Revision,
     /// The generation of attachments that it was made to follow.
     pub generation: u64,
+    /// Attachments that it could not be made to follow, and why not.
+    pub unapplied: BTreeMap<EndpointId, String>,
     /// Whether containers can be attached.
     pub ready: bool,
     /// What is missing for that.
@@ -115,15 +119,15 @@ pub struct Inputs {
 
 /// Reconciles until the process ends.
 pub async fn run(mut inputs: Inputs, facts: Facts) {
-    let mut uplink_problem: Option<String> = None;
+    let mut uplink = KnownUplink::default();
     // Kept when the stored one disappears or no longer parses: unknown is never gone.
     let mut config: Option<NetworkConfig> = None;
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        let uplink = find_uplink(&inputs, &mut uplink_problem).await;
-        publish_facts(&inputs, &facts, uplink.as_ref());
-        let retry = round(&mut inputs, &mut config, uplink, uplink_problem.as_deref()).await;
+        uplink.find(&inputs).await;
+        publish_facts(&inputs, &facts, uplink.now.as_ref());
+        let retry = round(&mut inputs, &mut config, uplink.now.clone(), uplink.problem.as_deref()).await;
         tokio::select! {
             Ok(()) = inputs.view.changed() => {}
             Ok(()) = inputs.own.changed() => {}
@@ -139,21 +143,34 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     }
 }
 
-async fn find_uplink(inputs: &Inputs, problem: &mut Option<String>) -> Option<Uplink> {
-    match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip).await {
-        Ok(uplink) => {
-            if problem.take().is_some() {
-                info!(device = uplink.name, address = %uplink.address, "uplink");
+/// The uplink as it is, or as it last was: a default route that is away for a moment (DHCP, a restarted network manager) or a
+/// question that failed takes nothing down. It is gone when its device is.
+#[derive(Debug, Default)]
+struct KnownUplink {
+    now: Option<Uplink>,
+    problem: Option<String>,
+}
+
+impl KnownUplink {
+    async fn find(&mut self, inputs: &Inputs) {
+        match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip).await {
+            Ok(uplink) => {
+                if self.problem.take().is_some() {
+                    info!(device = uplink.name, address = %uplink.address, "uplink");
+                }
+                self.now = Some(uplink);
             }
-            Some(uplink)
-        }
-        Err(e) => {
-            let text = format!("no uplink, so no overlay: {}", chain(&e));
-            if problem.as_ref() != Some(&text) {
-                warn!(error = text, "no uplink");
-                *problem = Some(text);
+            Err(e) => {
+                self.now = self.now.take().filter(|last| index_of(&last.name) == Some(last.index));
+                let text = match &self.now {
+                    Some(last) => format!("uplink {}: {}; the overlay stays as it was", last.name, chain(&e)),
+                    None => format!("no uplink, so no overlay: {}", chain(&e)),
+                };
+                if self.problem.as_ref() != Some(&text) {
+                    warn!(error = text, "no uplink");
+                    self.problem = Some(text);
+                }
             }
-            None
         }
     }
 }
@@ -192,6 +209,7 @@ async fn round(
     let mut problems: Vec<String> = uplink_problem.map(str::to_owned).into_iter().collect();
     let mut failed = 0;
     let mut addressed = false;
+    let mut unapplied: BTreeMap<EndpointId, String> = BTreeMap::new();
     let mut missing: Vec<EndpointId> = Vec::new();
 
     // What is there is read before the attachments are: attach publishes before it makes a device, so no device is seen
@@ -213,6 +231,11 @@ async fn round(
             let went = apply(inputs, &kernel::diff(&desired.kernel, &actual), &mut problems).await;
             failed += went.failed;
             addressed = !went.address_failed;
+            for attachment in published.by_id.values() {
+                if let Some(why) = went.devices.get(&attachment.host_ifname) {
+                    unapplied.insert(attachment.id.clone(), why.clone());
+                }
+            }
         }
         Err(e) => {
             failed += 1;
@@ -223,7 +246,8 @@ async fn round(
     index_devices(&mut host);
     let desired = weft_plan::desired(&snapshot, &host);
     problems.extend(desired.warnings.iter().map(ToString::to_string));
-    let outcome = datapath::lock(&inputs.datapath).sync(&snapshot, &host, &desired.maps);
+    let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps).await;
+    unapplied.extend(outcome.unattached.iter().filter_map(|(id, why)| Some((id.parse().ok()?, why.clone()))));
     count(&inputs.metrics, outcome.done, outcome.failed);
     problems.extend(outcome.problems.iter().cloned());
 
@@ -241,6 +265,7 @@ async fn round(
         fast: outcome.fast,
         why_not_fast: outcome.why_not,
         sockets: outcome.sockets,
+        unapplied,
         cgroup: inputs.cgroup.clone(),
         peers: desired.peers.used.iter().map(|p| Peer { fast: p.fast && outcome.fast, ..p.clone() }).collect(),
         problems,
@@ -254,6 +279,15 @@ async fn round(
         tokio::spawn(async move { attachments.sweep(&missing).await });
     }
     again
+}
+
+/// Maps and programs, off the async threads: verifying programs and reading large maps back takes its time.
+async fn sync_datapath(inputs: &Inputs, snapshot: &Arc<Snapshot>, host: Host, rows: maps::Rows) -> (Outcome, Host) {
+    let (shared, snapshot, copy) = (inputs.datapath.clone(), snapshot.clone(), host.clone());
+    let synced = tokio::task::spawn_blocking(move || datapath::lock(&shared).sync(&snapshot, &copy, &rows)).await;
+    let failed =
+        |e: tokio::task::JoinError| Outcome { failed: 1, problems: vec![format!("datapath: {e}")], ..Outcome::default() };
+    (synced.unwrap_or_else(failed), host)
 }
 
 fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &Published, uplink: Option<Uplink>) -> Host {
@@ -288,11 +322,13 @@ fn index_devices(host: &mut Host) {
 }
 
 /// How a list of actions went.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Went {
     failed: u64,
     /// Whether one of them was for an address.
     address_failed: bool,
+    /// Devices that something failed for, and what.
+    devices: BTreeMap<String, String>,
 }
 
 async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> Went {
@@ -309,7 +345,11 @@ async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<S
                 // On a device that could not be made nothing else can be; what counts is the gateway, which is on none.
                 went.address_failed |= matches!(action, kernel::Action::Address(step) if step.row().device == LOOPBACK);
                 count(&inputs.metrics, 0, 1);
-                note_failure(problems, explain(action, &e), went.failed);
+                let text = explain(action, &e);
+                if let Some(device) = device_of(action) {
+                    went.devices.insert(device.to_owned(), text.clone());
+                }
+                note_failure(problems, text, went.failed);
             }
         }
     }
@@ -325,6 +365,18 @@ async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<S
 fn note_failure(problems: &mut Vec<String>, text: String, failed: u64) {
     if failed <= 3 {
         problems.push(text);
+    }
+}
+
+/// The device that an action is for.
+fn device_of(action: &kernel::Action) -> Option<&str> {
+    match action {
+        kernel::Action::Sysctl(step) => step.row().device(),
+        kernel::Action::Link(step) => Some(&step.row().name),
+        kernel::Action::Address(step) => Some(&step.row().device),
+        kernel::Action::Neighbor(step) => Some(&step.row().device),
+        kernel::Action::Forward(step) => Some(&step.row().device),
+        kernel::Action::Route(step) => step.row().via.device(),
     }
 }
 

@@ -72,6 +72,17 @@ pub fn record_path(snapshot: &Snapshot, attachment: &Attachment) -> Option<(Reco
     Some((snapshot.path_of(&name).child(attachment.id.as_str()).child("4"), kind))
 }
 
+/// Who has the record at `path`, if it is there and not this node's, in words.
+#[must_use]
+pub fn holder(snapshot: &Snapshot, path: &RecordPath, node: &NodeName) -> Option<String> {
+    let there = snapshot.record(path).filter(|r| !r.lost)?;
+    match there.record.weft.as_ref().and_then(|w| w.node.as_ref()) {
+        Some(owner) if owner == node => None,
+        Some(owner) => Some(format!("held by {owner}")),
+        None => Some("written by somebody else".to_owned()),
+    }
+}
+
 fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
     Record {
         host: attachment.address.to_string(),
@@ -111,7 +122,7 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
         todo.node = Some((wanted, there.map(|n| n.modified)));
     }
     let mut desired: BTreeMap<RecordPath, Record> = BTreeMap::new();
-    for attachment in attachments.by_id.values() {
+    for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
         if let Some((path, kind)) = record_path(snapshot, attachment) {
             desired.insert(path, record(me, attachment, kind));
         }
@@ -254,12 +265,15 @@ mod tests {
             host_ifname: "weftx".into(),
             address: Ipv4Addr::new(10, 244, 3, 2),
             mac: weft_model::mac::Mac([2; 6]),
+            gateway: Ipv4Addr::new(10, 244, 3, 1),
+            mtu: 1450,
             boot: "b".into(),
             name: Some("web".into()),
             service: Some("myapp".parse().unwrap()),
             port: Some(8080),
             proto: Proto::Udp,
             labels: BTreeMap::new(),
+            withdrawing: false,
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }
     }

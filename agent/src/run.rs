@@ -53,7 +53,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let node = settings.node()?;
     let layout = Arc::new(settings.layout()?);
     settings.check_cluster()?;
-    let state = Arc::new(StateDir::open(&settings.state_dir)?);
+    let state = Arc::new(StateDir::open(&settings.state_dir, &settings.run_dir)?);
     let listener = admin::bind(&settings)?;
     let known = state.node()?;
     let journal = state.journal()?;
@@ -118,6 +118,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));
 
     let netlink = Netlink::new().context("netlink")?;
+    // An agent that was killed while it made one left a device that looks like a whole one.
+    netlink.remove_unfinished_veths().await.context("netlink")?;
     let events = Events::new().context("netlink notifications")?;
     let inputs = Inputs {
         node: node.clone(),

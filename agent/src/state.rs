@@ -8,7 +8,8 @@
 //! | `lock` | held while an agent runs |
 //!
 //! Files are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
-//! are read back from the store, and addresses from the devices that are there.
+//! are read back from the store, and attachments from a copy in the run directory, which lasts as long as they can: until
+//! the next boot.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -58,6 +59,7 @@ pub enum StateError {
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
+    run_dir: PathBuf,
     _lock: nix::fcntl::Flock<File>,
 }
 
@@ -92,6 +94,10 @@ pub struct Attachment {
     pub address: Ipv4Addr,
     /// Its MAC.
     pub mac: Mac,
+    /// Its gateway.
+    pub gateway: Ipv4Addr,
+    /// Its MTU, bytes.
+    pub mtu: u32,
     /// The boot it was attached in; namespaces do not outlive one.
     pub boot: String,
     /// What people call it.
@@ -109,6 +115,9 @@ pub struct Attachment {
     /// Labels for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether it is being detached: nobody is sent there any more, and a new agent makes an end of it.
+    #[serde(default)]
+    pub withdrawing: bool,
 }
 
 /// All attachments of a host, and the history of its addresses.
@@ -126,16 +135,17 @@ impl StateDir {
     ///
     /// # Errors
     /// It cannot be made, or another agent has it.
-    pub fn open(path: &Path) -> Result<Self, StateError> {
+    pub fn open(path: &Path, run_dir: &Path) -> Result<Self, StateError> {
         let io = |op, path: &Path| {
             let path = path.to_owned();
             move |source| StateError::Io { op, path, source }
         };
         std::fs::create_dir_all(path).map_err(io("make", path))?;
+        std::fs::create_dir_all(run_dir).map_err(io("make", run_dir))?;
         let lock = path.join("lock");
         let file = File::options().create(true).truncate(false).write(true).open(&lock).map_err(io("open", &lock))?;
         match nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusiveNonblock) {
-            Ok(lock) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(lock) => Ok(Self { path: path.to_owned(), run_dir: run_dir.to_owned(), _lock: lock }),
             Err((_, nix::errno::Errno::EWOULDBLOCK)) => Err(StateError::InUse { path: path.to_owned() }),
             Err((_, errno)) => Err(io("lock", &lock)(errno.into())),
         }
@@ -152,7 +162,7 @@ impl StateDir {
     /// # Errors
     /// The file cannot be read or written.
     pub fn node(&self) -> Result<NodeState, StateError> {
-        if let Some(state) = self.read("node.json")? {
+        if let Some(state) = read(&self.path.join("node.json"))? {
             return Ok(state);
         }
         let instance: String = random::<8>()?.iter().map(|b| format!("{b:02x}")).collect();
@@ -166,7 +176,7 @@ impl StateDir {
     /// # Errors
     /// The file cannot be written.
     pub fn write_node(&self, state: &NodeState) -> Result<(), StateError> {
-        self.write("node.json", state)
+        write(&self.path.join("node.json"), state, true)
     }
 
     /// The attachments.
@@ -174,7 +184,8 @@ impl StateDir {
     /// # Errors
     /// The file cannot be read.
     pub fn journal(&self) -> Result<Journal, StateError> {
-        Ok(self.read("attachments.json")?.unwrap_or_default())
+        let lost = || read(&self.run_dir.join("attachments.json"));
+        Ok(read(&self.path.join("attachments.json"))?.map_or_else(lost, |journal| Ok(Some(journal)))?.unwrap_or_default())
     }
 
     /// Remembers the attachments.
@@ -182,31 +193,39 @@ impl StateDir {
     /// # Errors
     /// The file cannot be written.
     pub fn write_journal(&self, journal: &Journal) -> Result<(), StateError> {
-        self.write("attachments.json", journal)
+        write(&self.path.join("attachments.json"), journal, true)?;
+        // It need not survive a crash of the host: what it names does not either.
+        write(&self.run_dir.join("attachments.json"), journal, false)
     }
+}
 
-    fn read<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let path = self.path.join(name);
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Damaged { path, source }),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StateError::Io { op: "read", path, source }),
+fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
+    match std::fs::read(path) {
+        Ok(bytes) => {
+            serde_json::from_slice(&bytes).map(Some).map_err(|source| StateError::Damaged { path: path.to_owned(), source })
         }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::Io { op: "read", path: path.to_owned(), source }),
     }
+}
 
-    fn write<T: Serialize>(&self, name: &str, value: &T) -> Result<(), StateError> {
-        let path = self.path.join(name);
-        let beside = self.path.join(format!("{name}.new"));
-        let attempt = || -> std::io::Result<()> {
-            let mut file = File::create(&beside)?;
-            file.write_all(&serde_json::to_vec_pretty(value)?)?;
+/// Replaces a file whole. With `durable` it is on the disk when this returns.
+fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StateError> {
+    let beside = path.with_extension("new");
+    let attempt = || -> std::io::Result<()> {
+        let mut file = File::create(&beside)?;
+        file.write_all(&serde_json::to_vec_pretty(value)?)?;
+        if durable {
             file.sync_all()?;
-            std::fs::rename(&beside, &path)?;
+        }
+        std::fs::rename(&beside, path)?;
+        match path.parent().filter(|_| durable) {
             // The rename itself is durable only once the directory is.
-            File::open(&self.path)?.sync_all()
-        };
-        attempt().map_err(|source| StateError::Io { op: "write", path: path.clone(), source })
-    }
+            Some(dir) => File::open(dir)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    attempt().map_err(|source| StateError::Io { op: "write", path: path.to_owned(), source })
 }
 
 /// Random bytes from the kernel.
@@ -236,15 +255,25 @@ mod tests {
     #[test]
     fn identity_is_made_once_and_kept() {
         let dir = tempfile::tempdir().unwrap();
-        let first = StateDir::open(dir.path()).unwrap().node().unwrap();
-        assert_eq!(StateDir::open(dir.path()).unwrap().node().unwrap(), first);
+        let first = StateDir::open(dir.path(), &dir.path().join("run")).unwrap().node().unwrap();
+        assert_eq!(StateDir::open(dir.path(), &dir.path().join("run")).unwrap().node().unwrap(), first);
+    }
+
+    #[test]
+    fn attachments_outlive_the_state_directory() {
+        let (state, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut journal = Journal::default();
+        journal.released.insert(Ipv4Addr::new(10, 244, 3, 9), 7);
+        StateDir::open(state.path(), run.path()).unwrap().write_journal(&journal).unwrap();
+        let anew = tempfile::tempdir().unwrap();
+        assert_eq!(StateDir::open(anew.path(), run.path()).unwrap().journal().unwrap(), journal);
     }
 
     #[test]
     fn a_second_agent_is_refused_and_damage_is_named() {
         let dir = tempfile::tempdir().unwrap();
-        let held = StateDir::open(dir.path()).unwrap();
-        assert!(StateDir::open(dir.path()).unwrap_err().to_string().contains("in use by another weftd"));
+        let held = StateDir::open(dir.path(), &dir.path().join("run")).unwrap();
+        assert!(StateDir::open(dir.path(), &dir.path().join("run")).unwrap_err().to_string().contains("in use by another weftd"));
         std::fs::write(dir.path().join("attachments.json"), "{").unwrap();
         assert!(held.journal().unwrap_err().to_string().contains("attachments.json"));
     }

@@ -75,6 +75,15 @@ impl EtcdHandle {
         self.process().take().context("etcd is not running")?.kill9()
     }
 
+    /// Kills it and loses all its data, as a broken disk would.
+    ///
+    /// # Errors
+    /// When it is not running, or its data cannot be removed.
+    pub fn lose_everything(&self) -> Result<()> {
+        self.stop()?;
+        std::fs::remove_dir_all(self.dir.join("etcd")).context("remove etcd's data")
+    }
+
     /// Runs `etcdctl` (API version 3) against it.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use ipnet::Ipv4Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoVeth};
+use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use weft_model::mac::Mac;
 use weft_plan::host::LOOPBACK;
@@ -26,8 +26,8 @@ use weft_plan::links::veth_mac;
 use weft_plan::routes::{Route, Via};
 
 use super::netlink::{
-    Answer, Netlink, NetlinkError, Socket, add_address, add_neighbor, add_route, device_by_name, no_autoconf, open_in, set_link,
-    unless_without_ipv6,
+    Answer, FINISHED, Netlink, NetlinkError, Socket, add_address, add_neighbor, add_route, device_by_name, no_autoconf, open_in,
+    set_link, unless_without_ipv6,
 };
 use super::netns::NetNs;
 
@@ -128,7 +128,7 @@ struct Making {
 impl Making {
     fn make(mut self, host: &mut Socket) -> Result<(), VethError> {
         self.pair(host)?;
-        let made = self.furnish(host);
+        let made = self.furnish(host).and_then(|()| self.finish(host));
         if made.is_err() {
             // Takes the other end with it. The first failure is the one to tell.
             let _ = super::netlink::remove_device(host, &self.spec.host_ifname);
@@ -184,10 +184,18 @@ impl Making {
             .map_err(step.clone()(format!("add neighbor {gateway} address {host_mac} dev {ifname}")))?;
         let through = Via::Gateway { gateway: *gateway, device: ifname.clone() };
         for (destination, via) in [(Ipv4Net::from(*gateway), Via::Device(ifname.clone())), (Ipv4Net::default(), through)] {
-            let row = Route { destination, metric: 0, via, mtu: None };
+            let row = Route { destination: destination.into(), metric: 0, via, mtu: None };
             add_route(inside, &row).map_err(step.clone()(format!("add {row}")))?;
         }
         Ok(())
+    }
+
+    /// Marks the pair as whole, last of all: who is killed before leaves one that the next agent makes anew.
+    fn finish(&self, host: &mut Socket) -> Result<(), VethError> {
+        let name = &self.spec.host_ifname;
+        let near = device_by_name(host, name).map_err(self.step(format!("find {name}")))?;
+        let marked = set_link(host, near.index, vec![LinkAttribute::IfAlias(FINISHED.to_owned())], None);
+        marked.map_err(self.step(format!("set alias of {name}")))
     }
 
     fn step(&self, what: String) -> impl FnOnce(Answer) -> VethError + use<> {

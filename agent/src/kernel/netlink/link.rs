@@ -19,6 +19,7 @@ const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFLA_LINKINFO: u16 = 18;
+const IFLA_IFALIAS: u16 = 20;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VXLAN_ID: u16 = 1;
@@ -55,6 +56,8 @@ pub(crate) struct Device {
     pub(crate) mac: Option<Mac>,
     /// Its kind, such as `vxlan`; physical devices have none.
     pub(crate) kind: Option<String>,
+    /// Its alias: a text that means nothing to the kernel.
+    pub(crate) alias: Option<String>,
     /// What a VXLAN device has beside.
     pub(crate) vxlan: VxlanOptions,
 }
@@ -88,6 +91,8 @@ impl Device {
             let attribute = attribute?;
             match attribute.kind() {
                 IFLA_IFNAME => device.name = parse_string(attribute.value())?,
+                // Anyone's text, which need not be UTF-8.
+                IFLA_IFALIAS => device.alias = parse_string(attribute.value()).ok(),
                 IFLA_MTU => device.mtu = parse_u32(attribute.value())?,
                 IFLA_ADDRESS => device.mac = <[u8; 6]>::try_from(attribute.value()).ok().map(Mac),
                 IFLA_LINKINFO => device.read_info(attribute.value())?,

@@ -28,6 +28,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute};
 use weft_model::mac::Mac;
 use weft_plan::Table;
 use weft_plan::kernel::{Action, Rows};
+use weft_plan::links::is_veth_name;
 use weft_plan::sysctls::Sysctl;
 
 use super::netns::NetNs;
@@ -37,6 +38,9 @@ pub(crate) use act::{
 };
 pub use socket::Answer;
 pub(crate) use socket::{Socket, grow, messages};
+
+/// The alias of a veth's host end whose making was finished.
+pub(crate) const FINISHED: &str = "weft";
 
 /// Why the kernel's tables could not be read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -163,6 +167,23 @@ impl Netlink {
     pub async fn remove_device(&self, name: &str) -> Result<(), NetlinkError> {
         let name = name.to_owned();
         self.with("remove a link", move |socket| act::remove_device(socket, &name)).await
+    }
+
+    /// Removes veth pairs of ours that were not made to their end ([`super::veth::create`] marks those that were): whoever
+    /// made them was killed.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub async fn remove_unfinished_veths(&self) -> Result<(), NetlinkError> {
+        self.with("remove a link", move |socket| {
+            let devices = observe::devices(socket, Some(InfoKind::Veth))?;
+            let ours = devices.iter().filter(|d| d.kind.as_deref() == Some("veth") && is_veth_name(&d.name));
+            for device in ours.filter(|d| d.alias.as_deref() != Some(FINISHED)) {
+                act::remove_device(socket, &device.name)?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Gives a veth's end that bears this Ethernet address its name back, if it is there under another. Whether it is.
