@@ -115,7 +115,7 @@ fn rows() -> impl Strategy<Value = Rows> {
         Just(Via::Foreign),
     ];
     let route = (ip(), 0..2u32, via, prop::option::of(Just(1400u32))).prop_map(|(ip, metric, via, mtu)| Route {
-        destination: Ipv4Net::new(ip, 24).unwrap(),
+        destination: Ipv4Net::new(ip, 24).unwrap().into(),
         metric,
         via,
         mtu,

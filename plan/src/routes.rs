@@ -1,9 +1,9 @@
-//! IPv4 routes of the main table, all marked with our protocol number.
+//! Routes of the main table, all marked with our protocol number: IPv4, and `unreachable` ones of IPv6.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use weft_model::cluster::ClusterConfig;
 
 use crate::diff::{Row, Table};
@@ -16,12 +16,16 @@ use crate::peers::Peers;
 /// routes by it, so it never changes.
 pub const PROTOCOL: u8 = 119;
 
+/// The metric of our IPv6 routes, which wins over all others: Linux takes 0 for "none given", which is 1024 there
+/// (`IP6_RT_PRIO_USER`).
+pub const METRIC_V6: u32 = 1;
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
-    pub destination: Ipv4Net,
-    /// Its metric; ours is 0, which wins over all others.
+    pub destination: IpNet,
+    /// Its metric; ours is 0, which wins over all others, or [`METRIC_V6`].
     pub metric: u32,
     /// How.
     pub via: Via,
@@ -59,7 +63,7 @@ impl Via {
 }
 
 impl Row for Route {
-    type Key = (Ipv4Net, u32);
+    type Key = (IpNet, u32);
 
     fn key(&self) -> Self::Key {
         (self.destination, self.metric)
@@ -92,23 +96,20 @@ impl fmt::Display for Route {
 /// * `unreachable` for each service range, so that nothing untranslated leaks.
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Route> {
-    let route = |destination: Ipv4Net, via: Via| Route { destination, metric: 0, via, mtu: None };
+    let metric = |destination: IpNet| if matches!(destination, IpNet::V6(_)) { METRIC_V6 } else { 0 };
+    let route = |destination: IpNet, via: Via| Route { destination, metric: metric(destination), via, mtu: None };
     let mut rows = Table::default();
     if let Some(overlay) = host.overlay() {
         for peer in &peers.used {
             let via = Via::Gateway { gateway: ipam::device_address(peer.subnet), device: overlay.device() };
             let mtu = peer.mtu.filter(|mtu| *mtu < overlay.mtu());
-            rows.insert(Route { mtu, ..route(peer.subnet, via) });
+            rows.insert(Route { mtu, ..route(peer.subnet.into(), via) });
         }
     }
     for attachment in host.attachments.iter().filter(|a| a.host_index.is_some()) {
-        rows.insert(route(attachment.address.into(), Via::Device(attachment.host_ifname.clone())));
+        rows.insert(route(IpAddr::V4(attachment.address).into(), Via::Device(attachment.host_ifname.clone())));
     }
-    let ranges = cluster.service_cidrs.iter().filter_map(|cidr| match cidr {
-        IpNet::V4(cidr) => Some(*cidr),
-        IpNet::V6(_) => None,
-    });
-    for nowhere in host.subnet.into_iter().chain(ranges) {
+    for nowhere in host.subnet.map(IpNet::V4).into_iter().chain(cluster.service_cidrs.iter().copied()) {
         rows.insert_new(route(nowhere, Via::Unreachable));
     }
     rows

@@ -45,6 +45,7 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
     for line in [
         "ip route del 10.244.2.0/24",
         "ip route replace 10.112.0.0/16 via 192.0.2.9",
+        "ip -6 route del fd57:6566:7400::/112",
         "ip neigh del 10.244.2.0 dev weft.1",
         "bridge fdb del 02:00:00:00:00:02 dev weft.1 self",
         "ip addr del 10.244.1.1/32 dev lo",
@@ -60,6 +61,7 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
     for line in [
         "ip neigh replace 192.0.2.78 lladdr 02:00:00:00:00:78 dev u0; ip neigh del 192.0.2.78 dev u0",
         "ip route add 10.55.0.0/16 via 192.0.2.9; ip route del 10.55.0.0/16",
+        "ip -6 route add unreachable fd55::/64; ip -6 route del fd55::/64; ip -6 route add unreachable default; ip -6 route del default",
         "ip route add 10.56.0.0/16 via 192.0.2.9 table 77; ip route del 10.56.0.0/16 table 77",
     ] {
         ignored(&mut events, &one, line).await;

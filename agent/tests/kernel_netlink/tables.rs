@@ -148,6 +148,46 @@ async fn what_is_in_the_way_and_not_ours_is_named_and_left() {
 }
 
 #[tokio::test]
+async fn service_ranges_of_ipv6_lead_nowhere_and_that_is_healed_and_cleaned_up() {
+    let (one, cluster) = one_host();
+    let wanted = one.desired(&cluster).kernel;
+    let said = async || one.plan(&wanted).await.iter().map(Action::to_string).collect::<Vec<_>>();
+    let ours = || one.place.run("ip -6 route show proto 119");
+    one.place.run("ip -6 route add unreachable fd98::/64 && ip -6 route add blackhole fd57:6566:7400::/112 metric 9");
+    one.follow(&wanted).await;
+    assert!(ours().starts_with("unreachable fd57:6566:7400::/112 dev lo metric 1 "), "{}", ours());
+    assert_eq!(said().await, Vec::<String>::new());
+    let output = one.place.try_run("ip -6 route get fd57:6566:7400::1");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("No route to host"), "{output:?}");
+
+    one.place.run("ip -6 route del unreachable fd57:6566:7400::/112 proto 119");
+    assert_eq!(said().await, ["add route fd57:6566:7400::/112 unreachable metric 1"]);
+    one.follow(&wanted).await;
+    one.place.run("ip -6 route add unreachable fd99::/64 proto 119 metric 5");
+    one.place.run("ip -6 route del unreachable fd57:6566:7400::/112 proto 119");
+    one.place.run("ip -6 route add prohibit fd57:6566:7400::/112 proto 119 metric 1");
+    let change = "change route fd57:6566:7400::/112 unreachable metric 1, was route fd57:6566:7400::/112 foreign metric 1";
+    assert_eq!(said().await, [change, "remove route fd99::/64 unreachable metric 5"]);
+    one.follow(&wanted).await;
+    assert_eq!(said().await, Vec::<String>::new());
+    assert_eq!(ours().lines().count(), 1, "{}", ours());
+
+    one.follow(&Rows::default()).await;
+    assert_eq!(ours(), "");
+    let others = one.place.run("ip -6 route");
+    assert!(others.contains("fd98::/64") && others.contains("blackhole fd57:6566:7400::/112"), "{others}");
+}
+
+#[tokio::test]
+async fn a_host_that_has_ipv6_turned_off_is_followed_to_the_end() {
+    let (one, cluster) = one_host();
+    one.place.run("for d in all default lo u0; do echo 1 > /proc/sys/net/ipv6/conf/$d/disable_ipv6; done");
+    let wanted = one.desired(&cluster).kernel;
+    one.follow(&wanted).await;
+    assert_eq!(one.plan(&wanted).await, []);
+}
+
+#[tokio::test]
 async fn errors_name_the_row_and_the_kernels_reason() {
     let (one, _) = one_host();
     let route = |via| Route { destination: "10.244.2.0/24".parse().unwrap(), metric: 0, via, mtu: None };

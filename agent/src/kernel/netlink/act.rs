@@ -1,17 +1,19 @@
 //! Actions as messages, built by rtnetlink. One action is one change, and its outcome.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkMessage,
 };
 use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVxlan, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, LinkVxlan};
 use weft_model::mac::Mac;
 use weft_plan::Step;
 use weft_plan::addresses::Address;
@@ -119,7 +121,12 @@ pub(crate) fn no_autoconf() -> LinkAttribute {
 
 /// A kernel or host without IPv6 has no such setting, and no need of it.
 pub(crate) fn unless_without_ipv6(answer: Answer) -> Result<(), Answer> {
-    if matches!(answer.code(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP) { Ok(()) } else { Err(answer) }
+    if is_without_ipv6(&answer) { Ok(()) } else { Err(answer) }
+}
+
+/// Whether a kernel or host without IPv6 says this when it is asked for something of IPv6.
+pub(super) fn is_without_ipv6(answer: &Answer) -> bool {
+    matches!(answer.code(), libc::EAFNOSUPPORT | libc::EOPNOTSUPP)
 }
 
 /// Sets attributes of a device, and whether it is up.
@@ -263,6 +270,12 @@ fn forward_message(index: u32, row: &Forward) -> NeighbourMessage {
 }
 
 fn route(socket: &mut Socket, step: &Step<Route>) -> Result<(), Answer> {
+    let done = change_route(socket, step);
+    // Nothing leaks by a family that the host has not.
+    if matches!(step.row().destination, IpNet::V6(_)) { done.or_else(unless_without_ipv6) } else { done }
+}
+
+fn change_route(socket: &mut Socket, step: &Step<Route>) -> Result<(), Answer> {
     match step {
         Step::Add(row) => match add_route(socket, row) {
             Err(answer) if answer.code() == libc::EEXIST && observe::has_route(socket, row)? => Ok(()),
@@ -274,7 +287,8 @@ fn route(socket: &mut Socket, step: &Step<Route>) -> Result<(), Answer> {
         }
         Step::Remove(row) => {
             // Neither type nor scope need match: the key and our protocol number say which one it is.
-            let message = route_key(row).kind(RouteType::Unspec).scope(RouteScope::NoWhere).build();
+            let mut message = route_key(row);
+            (message.header.kind, message.header.scope) = (RouteType::Unspec, RouteScope::NoWhere);
             gone_is_done(socket.change(RouteNetlinkMessage::DelRoute(message), 0), &[libc::ESRCH, libc::ENODEV])
         }
     }
@@ -287,16 +301,19 @@ pub(crate) fn add_route(socket: &mut Socket, row: &Route) -> Result<(), Answer> 
 }
 
 fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answer> {
-    let key = route_key(row);
-    let mut builder = match &row.via {
-        Via::Gateway { gateway, .. } => key.kind(RouteType::Unicast).scope(RouteScope::Universe).gateway(*gateway).onlink(),
-        Via::Device(_) => key.kind(RouteType::Unicast).scope(RouteScope::Link),
-        Via::Unreachable | Via::Foreign => key.kind(RouteType::Unreachable).scope(RouteScope::Universe),
+    let mut message = route_key(row);
+    (message.header.kind, message.header.scope) = match &row.via {
+        Via::Gateway { .. } => (RouteType::Unicast, RouteScope::Universe),
+        Via::Device(_) => (RouteType::Unicast, RouteScope::Link),
+        Via::Unreachable | Via::Foreign => (RouteType::Unreachable, RouteScope::Universe),
     };
-    if let Some(device) = row.via.device() {
-        builder = builder.output_interface(index_of(socket, device)?);
+    if let Via::Gateway { gateway, .. } = row.via {
+        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message.header.flags.insert(RouteFlags::Onlink);
     }
-    let mut message = builder.build();
+    if let Some(device) = row.via.device() {
+        message.attributes.push(RouteAttribute::Oif(index_of(socket, device)?));
+    }
     if let Some(mtu) = row.mtu {
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(mtu)]));
     }
@@ -304,10 +321,19 @@ fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answe
 }
 
 /// What makes a route the one it is: table, destination, metric, and our protocol number.
-fn route_key(row: &Route) -> RouteMessageBuilder<Ipv4Addr> {
-    let key = RouteMessageBuilder::<Ipv4Addr>::new()
-        .table_id(u32::from(RouteHeader::RT_TABLE_MAIN))
-        .destination_prefix(row.destination.addr(), row.destination.prefix_len())
-        .protocol(RouteProtocol::from(PROTOCOL));
-    if row.metric == 0 { key } else { key.priority(row.metric) }
+fn route_key(row: &Route) -> RouteMessage {
+    let mut message = RouteMessage::default();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(PROTOCOL);
+    message.header.destination_prefix_length = row.destination.prefix_len();
+    let (family, address) = match row.destination.addr() {
+        IpAddr::V4(address) => (AddressFamily::Inet, RouteAddress::Inet(address)),
+        IpAddr::V6(address) => (AddressFamily::Inet6, RouteAddress::Inet6(address)),
+    };
+    message.header.address_family = family;
+    message.attributes.push(RouteAttribute::Destination(address));
+    if row.metric != 0 {
+        message.attributes.push(RouteAttribute::Priority(row.metric));
+    }
+    message
 }

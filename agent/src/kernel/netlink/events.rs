@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, Parseable};
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::neighbour::NeighbourHeader;
 use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
@@ -38,6 +39,7 @@ const GROUP_LINK: u32 = 1 << 0;
 const GROUP_NEIGH: u32 = 1 << 2;
 const GROUP_IPV4_IFADDR: u32 = 1 << 4;
 const GROUP_IPV4_ROUTE: u32 = 1 << 6;
+const GROUP_IPV6_ROUTE: u32 = 1 << 10;
 
 // The same: RTM_*.
 const RTM_NEWLINK: u16 = 16;
@@ -125,7 +127,7 @@ impl Events {
 fn subscribe() -> io::Result<RawSocket> {
     let mut socket = RawSocket::new(NETLINK_ROUTE)?;
     grow(socket.as_fd(), RECEIVE_BUFFER)?;
-    socket.bind(&SocketAddr::new(0, GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV4_ROUTE))?;
+    socket.bind(&SocketAddr::new(0, GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE))?;
     socket.set_non_blocking(true)?;
     Ok(socket)
 }
@@ -173,11 +175,12 @@ fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>) -> bool
         RTM_NEWNEIGH | RTM_DELNEIGH => NeighbourHeader::parse(payload).is_ok_and(|header| ours.contains(&header.ifindex)),
         RTM_NEWROUTE | RTM_DELROUTE => {
             let Ok(route) = RouteMessage::parse(payload) else { return true };
-            // One of ours; a default route, which the uplink may follow; one that was put in another's place, perhaps ours,
+            let is_v4 = route.header.address_family == AddressFamily::Inet;
+            // One of ours; a default route of IPv4, which the uplink may follow; one that was put in another's place, perhaps ours,
             // whose end is then not told.
             route.header.protocol == RouteProtocol::from(PROTOCOL)
                 || route.header.table == RouteHeader::RT_TABLE_MAIN
-                    && (route.header.destination_prefix_length == 0 || message.flags() & NLM_F_REPLACE != 0)
+                    && (is_v4 && route.header.destination_prefix_length == 0 || message.flags() & NLM_F_REPLACE != 0)
         }
         _ => false,
     }

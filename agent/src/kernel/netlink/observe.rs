@@ -1,9 +1,9 @@
 //! Rows of ours as the kernel has them. Rows of others never get in.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
@@ -19,6 +19,7 @@ use weft_plan::links::{Kind, Link, Vxlan, is_veth_name, is_vxlan_name};
 use weft_plan::neighbors::{Forward, Neighbor};
 use weft_plan::routes::{PROTOCOL, Route, Via};
 
+use super::act::is_without_ipv6;
 use super::link::Device;
 use super::socket::{Answer, Socket};
 use super::{NetlinkError, act};
@@ -168,14 +169,20 @@ fn mac(message: &NeighbourMessage) -> Option<Mac> {
     })
 }
 
-/// IPv4 routes of the main table with a protocol number, or with any.
-pub(super) fn list_routes(socket: &mut Socket, protocol: Option<u8>) -> Result<Vec<RouteMessage>, NetlinkError> {
+/// Routes of the main table with a protocol number, or with any.
+pub(super) fn list_routes(
+    socket: &mut Socket,
+    family: AddressFamily,
+    protocol: Option<u8>,
+) -> Result<Vec<RouteMessage>, NetlinkError> {
     let mut request = RouteMessage::default();
-    request.header.address_family = AddressFamily::Inet;
+    request.header.address_family = family;
     request.header.table = RouteHeader::RT_TABLE_MAIN;
     request.header.protocol = protocol.map_or(RouteProtocol::Unspec, RouteProtocol::from);
     let wanted = |message: &RouteMessage| {
-        message.header.table == RouteHeader::RT_TABLE_MAIN
+        // A kernel without IPv6 lists the routes of all other families instead (`rtnl_dump_all`).
+        message.header.address_family == family
+            && message.header.table == RouteHeader::RT_TABLE_MAIN
             && !message.header.flags.contains(RouteFlags::Cloned)
             && protocol.is_none_or(|p| message.header.protocol == RouteProtocol::from(p))
     };
@@ -184,6 +191,7 @@ pub(super) fn list_routes(socket: &mut Socket, protocol: Option<u8>) -> Result<V
     match socket.list(&RouteNetlinkMessage::GetRoute(request), read) {
         // A namespace that never had a route has no main table.
         Err(answer) if answer.code() == libc::ENOENT => Ok(Vec::new()),
+        Err(answer) if family == AddressFamily::Inet6 && is_without_ipv6(&answer) => Ok(Vec::new()),
         listed => listed.map_err(|source| NetlinkError::List { table: "routes", source }),
     }
 }
@@ -191,9 +199,13 @@ pub(super) fn list_routes(socket: &mut Socket, protocol: Option<u8>) -> Result<V
 /// Our routes.
 pub(super) fn routes(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Route>, NetlinkError> {
     let mut rows = Vec::new();
-    for message in list_routes(socket, Some(PROTOCOL))? {
+    let mut messages = list_routes(socket, AddressFamily::Inet, Some(PROTOCOL))?;
+    messages.extend(list_routes(socket, AddressFamily::Inet6, Some(PROTOCOL))?);
+    for message in messages {
         let device = match output(&message) {
             None => None,
+            // In IPv6 Linux gives those that lead nowhere the loopback device.
+            Some(_) if leads_nowhere(&message) => None,
             Some(index) => match ours.get(&index) {
                 Some(name) => Some(name.clone()),
                 None => name_of(socket, index)?,
@@ -221,15 +233,21 @@ pub(super) fn metric(message: &RouteMessage) -> u32 {
     metric.unwrap_or(0)
 }
 
+fn leads_nowhere(message: &RouteMessage) -> bool {
+    message.header.address_family == AddressFamily::Inet6 && message.header.kind == RouteType::Unreachable
+}
+
 fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
-    let mut destination = Ipv4Addr::UNSPECIFIED;
+    let is_v6 = message.header.address_family == AddressFamily::Inet6;
+    let mut destination = if is_v6 { IpAddr::V6(Ipv6Addr::UNSPECIFIED) } else { IpAddr::V4(Ipv4Addr::UNSPECIFIED) };
     let mut gateway = None;
     let mut mtu = None;
     // Whatever we never set makes the route one that is to be replaced.
     let mut foreign = message.header.tos != 0;
     for attribute in &message.attributes {
         match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = *address,
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = (*address).into(),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = (*address).into(),
             RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
@@ -239,6 +257,8 @@ fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
                     }
                 }
             }
+            // How routers are preferred (RFC 4191) is told of every IPv6 route.
+            RouteAttribute::Preference(_) if is_v6 => {}
             RouteAttribute::Table(_) | RouteAttribute::Oif(_) | RouteAttribute::Priority(_) | RouteAttribute::CacheInfo(_) => {}
             _ => foreign = true,
         }
@@ -251,7 +271,7 @@ fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
         (RouteType::Unicast, Some(device), None) if message.header.scope == RouteScope::Link => Via::Device(device),
         _ => Via::Foreign,
     };
-    let destination = Ipv4Net::new(destination, message.header.destination_prefix_length).ok()?;
+    let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;
     Some(Route { destination, metric: metric(message), via, mtu })
 }
 

@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
 use weft_plan::Uplink;
@@ -126,7 +127,7 @@ fn of_address<'a>(devices: &'a [Device], addresses: &[AddressMessage], address: 
 
 /// The device of the default route with the lowest metric.
 fn of_default_route<'a>(socket: &mut Socket, devices: &'a [Device]) -> Result<&'a Device, UplinkError> {
-    let routes = observe::list_routes(socket, None)?;
+    let routes = observe::list_routes(socket, AddressFamily::Inet, None)?;
     let defaults = routes.iter().filter(|r| r.header.destination_prefix_length == 0 && r.header.kind == RouteType::Unicast);
     let best = defaults.min_by_key(|route| observe::metric(route)).and_then(output);
     let device = best.and_then(|index| devices.iter().find(|d| d.index == index));
