@@ -256,6 +256,8 @@ fn every_host_has_an_unreachable_route_for_the_service_range() {
     for host in t.hosts() {
         let routes = host.exec(["ip", "route", "show", "10.112.0.0/16"]).unwrap().success().unwrap().stdout;
         assert!(routes.starts_with("unreachable 10.112.0.0/16"), "{}: {routes:?}", host.name());
+        let routes = host.exec(["ip", "-6", "route", "show", "fd57:6566:7400::/112"]).unwrap().success().unwrap().stdout;
+        assert!(routes.starts_with("unreachable fd57:6566:7400::/112"), "{}: {routes:?}", host.name());
     }
 }
 
@@ -339,6 +341,23 @@ fn a_container_that_ends_gets_no_more_connections() {
     backends(t.host(1), "shrinking", 1);
     let counts = tally(client.place(), &format!("{vip}:80"), 20).unwrap();
     assert_eq!(counts.keys().collect::<Vec<_>>(), ["h3"]);
+}
+
+#[test]
+fn labels_and_port_names_that_no_record_can_bear_are_refused() {
+    let t = Shared::of(&CLUSTER);
+    let long = format!("k={}", "v".repeat(256));
+    for (more, why) in [
+        (["--label", "a b=v"], "label key \"a b\""),
+        (["--label", &long], "label k="),
+        (["--port-name", "a/b"], "port name \"a/b\""),
+    ] {
+        let added = t.host(1).netctl(["endpoint", "add", "unfit", "10.77.0.253:9000", more[0], more[1]]).unwrap();
+        assert!(added.code() != 0 && added.stderr.contains(why), "{added:?}");
+    }
+    let created = t.host(1).netctl(["service", "create", "unfit", "--port", "80", "--selector", "a b=v"]).unwrap();
+    assert!(created.code() != 0 && created.stderr.contains("label key \"a b\""), "{created:?}");
+    assert!(!t.host(1).netctl(["endpoint", "list"]).unwrap().success().unwrap().stdout.contains("unfit"));
 }
 
 #[test]
