@@ -14,8 +14,9 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use weft_tests::eventually::SOON;
 use weft_tests::traffic::{idle, probe};
-use weft_tests::{Container, Host, Place, Topology};
+use weft_tests::{Container, Host, Place, Topology, eventually};
 
 use crate::measure::Pair;
 
@@ -114,8 +115,8 @@ impl Cluster {
             }
             host.agent.start()?;
         }
-        one.agent.wait_answering()?;
-        one.netctl(["network", "init", "--cidr", NETWORK])?.success()?;
+        // Answering comes before having read the store, without which there is nothing to initialise.
+        eventually("the network is initialised", SOON, || one.netctl(["network", "init", "--cidr", NETWORK])?.success())?;
         for host in topology.hosts() {
             host.agent.wait_ready()?;
             let status = host.agent.wait_peers(1)?;
