@@ -12,9 +12,9 @@ use weft_model::record::Record;
 use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
 use weft_model::subnet::{Lease, SubnetKey};
+use weft_store::Outcome;
 use weft_store::embedded::EmbeddedStore;
 use weft_store::registry::{RecordPut, Registry};
-use weft_store::Outcome;
 
 async fn registry() -> (Registry, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
