@@ -227,7 +227,11 @@ fn cgroup(settings: &Settings) -> Result<PathBuf, String> {
 fn bpf_paths(settings: &Settings, cgroup: Result<PathBuf, String>) -> (Result<Paths, String>, Option<mounts::Bpffs>) {
     let bpffs = match mounts::ensure_bpffs(&settings.bpffs) {
         Ok(bpffs) => bpffs,
-        Err(e) => return (Err(chain(&e)), None),
+        Err(e) => {
+            let why = chain(&e);
+            warn!(why, "no place for eBPF; packets take the kernel path, virtual IPs are not translated");
+            return (Err(why), None);
+        }
     };
     if let Some(note) = bpffs.note() {
         warn!(note, "pins");

@@ -1,9 +1,11 @@
 //! Loading, pinning, replacing, and taking away.
 
+use std::path::Path;
+
 use aya::maps::HashMap;
 use aya::programs::SchedClassifier;
 use aya::programs::tc::TcAttachType;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use weft_abi::{Backend, Be32, Config, Endpoint, Frontend, FrontendKey, SlotKey};
 use weft_agent::kernel::bpf::{Datapath, LinkState, Paths, Program, cleanup, mounts};
@@ -143,6 +145,40 @@ fn a_bpffs_that_others_mounted_is_not_unmounted() {
     assert!(!inner.exists() && outer.path().exists());
     mounts::release_bpffs(outer.path()).unwrap();
     assert!(!outer.path().exists());
+}
+
+#[test]
+fn nothing_is_hidden_by_a_bpffs() {
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |path: &Path, why: &str| {
+        let error = mounts::ensure_bpffs(path).unwrap_err();
+        let want = format!("mount bpffs on {}: {why}; choose an empty directory with --bpffs", path.display());
+        assert_eq!(error.to_string(), want);
+    };
+    let full = dir.path().join("full");
+    std::fs::create_dir(&full).unwrap();
+    std::fs::write(full.join("file"), "").unwrap();
+    refused(&full, "it is not empty");
+    assert!(full.join("file").exists());
+
+    let theirs = dir.path().join("theirs");
+    std::fs::create_dir(&theirs).unwrap();
+    mount(Some("none"), &theirs, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    // By another name it is the same folder.
+    let link = dir.path().join("link");
+    std::os::unix::fs::symlink(&theirs, &link).unwrap();
+    let outcome = std::panic::catch_unwind(|| {
+        refused(&theirs, "another file system is mounted there");
+        refused(&link, "another file system is mounted there");
+        mounts::release_bpffs(&theirs).unwrap();
+    });
+    umount2(&theirs, MntFlags::MNT_DETACH).unwrap();
+    outcome.unwrap_or_else(|e| std::panic::resume_unwind(e));
+
+    // Empty again: it may be used.
+    let made = mounts::ensure_bpffs(&theirs).unwrap();
+    assert!(made.path().exists());
+    mounts::release_bpffs(&theirs).unwrap();
 }
 
 #[test]

@@ -71,6 +71,14 @@ pub enum BpfError {
         /// What is wrong.
         why: String,
     },
+    /// A bpffs would hide what is there.
+    #[error("mount bpffs on {}: {why}; choose an empty directory with --bpffs", path.display())]
+    InUse {
+        /// Where it was to be mounted.
+        path: PathBuf,
+        /// What is there.
+        why: &'static str,
+    },
     /// A file system operation.
     #[error("{op} {}", path.display())]
     Path {

@@ -50,10 +50,11 @@ impl Bpffs {
 }
 
 /// Makes sure that `path` is a folder on a bpffs. Below `/sys/fs/bpf` that one is mounted if it is not, and the folder
-/// made in it; any other path is made, and a bpffs mounted on it unless it lies on one already.
+/// made in it; any other path is made, and a bpffs mounted on it unless it lies on one already. Nothing is hidden: a folder
+/// that is not empty, or where another file system is mounted, is refused.
 ///
 /// # Errors
-/// A folder could not be made, or mounting is not permitted.
+/// A folder could not be made or is in use ([`BpfError::InUse`]), or mounting is not permitted.
 pub fn ensure_bpffs(path: &Path) -> Result<Bpffs, BpfError> {
     let own = |note| {
         provide_bpffs(path)?;
@@ -158,9 +159,24 @@ fn provide_bpffs(path: &Path) -> Result<(), BpfError> {
     if !is_on(nearest(path), BPF_FS_MAGIC) {
         let target = if path.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { path };
         create_dir(target)?;
+        check_unused(target)?;
         mount_on(target, "bpf", Some("mode=0700"))?;
     }
     create_dir(path)
+}
+
+/// What is mounted on a folder hides what is in it, for the whole machine.
+fn check_unused(folder: &Path) -> Result<(), BpfError> {
+    let failed = |op| move |source| BpfError::Path { op, path: folder.to_owned(), source };
+    let real = folder.canonicalize().map_err(failed("resolve"))?;
+    let why = if mounts().map_err(failed("look for mounts of"))?.iter().any(|m| m.target == real) {
+        "another file system is mounted there"
+    } else if std::fs::read_dir(folder).map_err(failed("list"))?.next().is_some() {
+        "it is not empty"
+    } else {
+        return Ok(());
+    };
+    Err(BpfError::InUse { path: folder.to_owned(), why })
 }
 
 fn withdraw_bpffs(path: &Path) -> Result<(), BpfError> {
@@ -207,11 +223,12 @@ fn unmount_ours(target: &Path) -> Result<(), BpfError> {
     umount2(target, MntFlags::empty()).map_err(|e| failed("unmount")(e.into()))
 }
 
-/// Removes a folder unless something is in it, or it is not there.
+/// Removes a folder unless something is in it or mounted on it, or it is not there.
 fn remove_empty(path: &Path) -> Result<(), BpfError> {
+    use io::ErrorKind::{DirectoryNotEmpty, NotFound, ResourceBusy};
     match std::fs::remove_dir(path) {
         Ok(()) => Ok(()),
-        Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => Ok(()),
+        Err(e) if matches!(e.kind(), NotFound | DirectoryNotEmpty | ResourceBusy) => Ok(()),
         Err(source) => Err(BpfError::Path { op: "remove", path: path.to_owned(), source }),
     }
 }
