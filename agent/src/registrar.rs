@@ -3,19 +3,22 @@
 //! One loop: what should stand in the store (the node's entry, a record for each attached namespace) against what does,
 //! by the latest snapshot. So an ended lease, a key deleted by hand or an outage longer than the lease need no code of
 //! their own: the difference is written again.
+//!
+//! An agent rewrites or deletes only what bears its own node, and only as it was read: where another host's entry or record
+//! stands, [`Todo`] says so instead, and nothing is written until that is gone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tracing::{info, warn};
-use weft_model::ids::{LeaseId, Namespace, NodeName, Revision, ServiceName};
+use tracing::{debug, info, warn};
+use weft_model::ids::{EndpointId, LeaseId, Namespace, NodeName, Revision, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::node::Node;
 use weft_model::record::{Kind, Record, State, WeftRecord};
-use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::{Snapshot, Stored};
 use weft_store::registry::{RecordPut, Registry};
 use weft_store::{Outcome, StoreError};
 
@@ -49,15 +52,40 @@ pub struct Me {
 pub struct Todo {
     /// The node's entry, and the revision that it replaces.
     pub node: Option<(Node, Option<Revision>)>,
+    /// When the node's entry that is there was written; records are written only beside it.
+    pub node_at: Option<Revision>,
     /// Records.
     pub puts: Vec<RecordPut>,
-    /// Records of ours that nothing stands behind.
-    pub deletes: Vec<RecordPath>,
+    /// Records of ours that nothing stands behind, and when they were written.
+    pub deletes: Vec<(RecordPath, Revision)>,
+    /// The sentence about the host that holds this one's name; nothing is to be written then.
+    pub held: Option<String>,
+    /// Sentences about records that cannot be written, because others hold their paths.
+    pub conflicts: Vec<String>,
 }
 
+/// How many conflicts status names.
+const CONFLICTS_SHOWN: usize = 3;
+
 impl Todo {
-    fn is_empty(&self) -> bool {
-        *self == Self::default()
+    /// Whether nothing is to be written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.node.is_none() && self.puts.is_empty() && self.deletes.is_empty()
+    }
+
+    /// What keeps the store from saying what is true of this host, whatever is written.
+    fn obstacle(&self) -> Option<String> {
+        if let Some(held) = &self.held {
+            return Some(format!("register: {held}"));
+        }
+        let more = self.conflicts.len().saturating_sub(CONFLICTS_SHOWN);
+        let shown = self.conflicts.iter().take(CONFLICTS_SHOWN).map(String::as_str).collect::<Vec<_>>().join("; ");
+        match (shown.is_empty(), more) {
+            (true, _) => None,
+            (false, 0) => Some(format!("register: {shown}")),
+            (false, more) => Some(format!("register: {shown}; and {more} more")),
+        }
     }
 }
 
@@ -70,17 +98,6 @@ pub fn record_path(snapshot: &Snapshot, attachment: &Attachment) -> Option<(Reco
         (None, None) => return None,
     };
     Some((snapshot.path_of(&name).child(attachment.id.as_str()).child("4"), kind))
-}
-
-/// Who has the record at `path`, if it is there and not this node's, in words.
-#[must_use]
-pub fn holder(snapshot: &Snapshot, path: &RecordPath, node: &NodeName) -> Option<String> {
-    let there = snapshot.record(path).filter(|r| !r.lost)?;
-    match there.record.weft.as_ref().and_then(|w| w.node.as_ref()) {
-        Some(owner) if owner == node => None,
-        Some(owner) => Some(format!("held by {owner}")),
-        None => Some("written by somebody else".to_owned()),
-    }
 }
 
 fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
@@ -103,12 +120,10 @@ fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
     }
 }
 
-/// What is to be written so that the store says of this host what is true.
+/// This host's entry, as it is to be over the one that is there.
 #[must_use]
-pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
-    let mut todo = Todo::default();
-    let there = snapshot.node(&me.node);
-    let wanted = Node {
+pub fn announcement(me: &Me, there: Option<&Stored<Node>>) -> Node {
+    Node {
         node: me.node.clone(),
         public_ip: me.public_ip,
         public_ipv6: me.public_ipv6,
@@ -117,32 +132,76 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
         boot: me.boot.clone(),
         instance: me.instance.clone(),
         since: there.map_or_else(|| me.since.clone(), |n| n.value.since.clone()),
-    };
-    if there.is_none_or(|n| n.value != wanted || n.lease != Some(liveness)) {
-        todo.node = Some((wanted, there.map(|n| n.modified)));
     }
-    let mut desired: BTreeMap<RecordPath, Record> = BTreeMap::new();
+}
+
+/// The revision that a write of the node's entry replaces: that of what is there, even if it does not parse.
+#[must_use]
+pub fn entry_at(snapshot: &Snapshot, node: &NodeName) -> Option<Revision> {
+    let bad = snapshot.bad_at(&snapshot.layout().node(node)).map(|bad| bad.modified);
+    bad.or(snapshot.node(node).map(|there| there.modified))
+}
+
+/// What stands at a record's path, if it is not `node`'s to write over: "held by h2". Nothing, a record of `node`'s, and one
+/// that ended with its host are.
+#[must_use]
+pub fn holder(snapshot: &Snapshot, path: &RecordPath, node: &NodeName) -> Option<String> {
+    let live = snapshot.record(path).filter(|stored| !stored.lost);
+    let owner = live.and_then(|stored| stored.record.weft.as_ref()).and_then(|weft| weft.node.as_ref());
+    match (live, owner) {
+        (Some(_), Some(owner)) if owner == node => None,
+        (Some(_), Some(owner)) => Some(format!("held by {owner}")),
+        (Some(_), None) => Some("held by a record that no host wrote".to_owned()),
+        (None, _) => {
+            let bad = snapshot.bad_at(&snapshot.layout().record(path))?;
+            Some(format!("held by a value that does not parse ({})", bad.why))
+        }
+    }
+}
+
+/// What is to be written so that the store says of this host what is true.
+#[must_use]
+pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
+    let mut todo = Todo::default();
+    if let Some(other) = held_by_other(snapshot, me) {
+        todo.held = Some(held_sentence(&other.value));
+        return todo;
+    }
+    let there = snapshot.node(&me.node);
+    todo.node_at = entry_at(snapshot, &me.node);
+    let wanted = announcement(me, there);
+    if there.is_none_or(|n| n.value != wanted || n.lease != Some(liveness) || Some(n.modified) != todo.node_at) {
+        todo.node = Some((wanted, todo.node_at));
+    }
+    let mut desired: BTreeMap<RecordPath, (&EndpointId, Record)> = BTreeMap::new();
     for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
         if let Some((path, kind)) = record_path(snapshot, attachment) {
-            desired.insert(path, record(me, attachment, kind));
+            desired.insert(path, (&attachment.id, record(me, attachment, kind)));
         }
     }
-    let mut right: BTreeSet<RecordPath> = BTreeSet::new();
     for (path, stored) in snapshot.records() {
         let ours = stored.record.weft.as_ref().and_then(|w| w.node.as_ref()) == Some(&me.node);
-        if !ours || stored.lost {
-            continue;
-        }
-        match desired.get(path) {
-            Some(wanted) if *wanted == stored.record && stored.lease == Some(liveness) => drop(right.insert(path.clone())),
-            Some(_) => {}
-            // Permanent records that name us were put by hand.
-            None if stored.lease.is_some() => todo.deletes.push(path.clone()),
-            None => {}
+        // Permanent records that name us were put by hand.
+        if ours && !stored.lost && stored.lease.is_some() && !desired.contains_key(path) {
+            let bad = snapshot.bad_at(&snapshot.layout().record(path)).map(|bad| bad.modified);
+            todo.deletes.push((path.clone(), bad.unwrap_or(stored.modified)));
         }
     }
-    let missing = desired.into_iter().filter(|(path, _)| !right.contains(path));
-    todo.puts = missing.map(|(path, record)| RecordPut { path, record, lease: Some(liveness) }).collect();
+    for (path, (id, record)) in desired {
+        let key = snapshot.layout().record(&path);
+        if let Some(holder) = holder(snapshot, &path, &me.node) {
+            todo.conflicts.push(format!("{key} is {holder}; detach {id} here or there, and choose another --id"));
+            continue;
+        }
+        // One of ours that somebody has made unreadable is written over as it is now.
+        let bad = snapshot.bad_at(&key).map(|bad| bad.modified);
+        let stored = snapshot.record(&path).filter(|stored| !stored.lost);
+        let right = stored.is_some_and(|s| bad.is_none() && s.record == record && s.lease == Some(liveness));
+        if !right {
+            let over = bad.or(stored.map(|s| s.modified));
+            todo.puts.push(RecordPut { path, record, lease: Some(liveness), over });
+        }
+    }
     todo
 }
 
@@ -168,9 +227,18 @@ pub async fn run(
             && echo.heard(snapshot.revision())
         {
             let todo = todo(&snapshot, &known, lease, &published);
+            let obstacle = todo.obstacle();
             if todo.is_empty() {
-                reason.send_replace(None);
-                done.send_replace(published.generation);
+                if reason.borrow().as_ref() != obstacle.as_ref() {
+                    if let Some(why) = &obstacle {
+                        warn!(why, "not all of this host is registered");
+                    }
+                    reason.send_replace(obstacle);
+                }
+                // A conflict is told; that it stands must not hold up what is attached and detached beside it.
+                if todo.held.is_none() {
+                    done.send_replace(published.generation);
+                }
             } else {
                 match write(&registry, &known, &todo, lease).await {
                     Ok(Outcome::Done(revision) | Outcome::Refused(revision)) => echo = Echo::of(revision),
@@ -200,16 +268,23 @@ pub async fn run(
 /// The node's entry first: records on its lease mean nothing without it.
 async fn write(registry: &Registry, me: &Me, todo: &Todo, lease: LeaseId) -> Result<Outcome, StoreError> {
     let mut outcome = Outcome::Done(Revision::default());
+    let mut node_at = todo.node_at.unwrap_or_default();
     if let Some((node, over)) = &todo.node {
         outcome = registry.write_node(node, *over, lease).await?;
-        if matches!(outcome, Outcome::Refused(_)) {
-            return Ok(outcome);
+        match outcome {
+            Outcome::Done(revision) => node_at = revision,
+            Outcome::Refused(_) => return Ok(outcome),
         }
         info!(node = %node.node, "announced node");
     }
     if !todo.puts.is_empty() || !todo.deletes.is_empty() {
-        outcome = registry.write_records(&todo.puts, &todo.deletes, Some(&me.node)).await?;
-        info!(written = todo.puts.len(), withdrawn = todo.deletes.len(), "records follow attachments");
+        outcome = registry.write_records(&todo.puts, &todo.deletes, Some((&me.node, node_at))).await?;
+        match outcome {
+            Outcome::Done(_) => {
+                info!(written = todo.puts.len(), withdrawn = todo.deletes.len(), "records follow attachments");
+            }
+            Outcome::Refused(_) => debug!("some records were changed by others meanwhile"),
+        }
     }
     Ok(outcome)
 }
@@ -290,7 +365,7 @@ mod tests {
             changes.push(put(layout.node(&node.node), serde_json::to_string(node).unwrap()));
         }
         changes.extend(todo.puts.iter().map(|p| put(layout.record(&p.path), p.record.to_json())));
-        changes.extend(todo.deletes.iter().map(|p| Change::Delete { key: layout.record(p).into(), revision: Revision(5) }));
+        changes.extend(todo.deletes.iter().map(|(p, _)| Change::Delete { key: layout.record(p).into(), revision: Revision(5) }));
         s.apply(Revision(5), changes);
         s
     }
@@ -330,8 +405,77 @@ mod tests {
             s.apply(Revision(6), vec![Change::Put(entry)]);
         }
         let next = todo(&s, &me(), LEASE, &Published::default());
-        assert_eq!(next.deletes.iter().map(RecordPath::as_str).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
+        assert_eq!(next.deletes.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
         assert!(next.puts.is_empty() && next.node.is_none());
+    }
+
+    fn with_record(before: &Snapshot, value: &str, lease: Option<LeaseId>) -> Snapshot {
+        let mut s = before.clone();
+        let key = "/skydns/local/skydns/myapp/web-1/4".into();
+        let entry = Entry { key, value: value.into(), lease, created: Revision(6), modified: Revision(6) };
+        s.apply(Revision(6), vec![Change::Put(entry)]);
+        s
+    }
+
+    #[test]
+    fn another_hosts_record_is_never_written_over_and_told() {
+        let (alone, foreign) = (after(&empty(), &todo(&empty(), &me(), LEASE, &Published::default()), Some(LEASE)), LeaseId(8));
+        for (value, lease, who) in [
+            (r#"{"host":"10.0.0.1","weft":{"id":"web-1","node":"h2"}}"#, Some(foreign), "held by h2"),
+            (r#"{"host":"10.0.0.1","weft":{"id":"web-1"}}"#, None, "held by a record that no host wrote"),
+            (r#"{"host":"10.0.0.1"}"#, None, "held by a record that no host wrote"),
+            ("{", None, "held by a value that does not parse"),
+        ] {
+            let s = with_record(&alone, value, lease);
+            let next = todo(&s, &me(), LEASE, &published());
+            assert!(next.is_empty(), "{value}: {next:?}");
+            let said = next.obstacle().unwrap();
+            assert!(said.starts_with(&format!("register: /skydns/local/skydns/myapp/web-1/4 is {who}")), "{said}");
+            assert!(said.ends_with("; detach web-1 here or there, and choose another --id"), "{said}");
+            // Nor is it withdrawn when the attachment goes.
+            assert!(todo(&s, &me(), LEASE, &Published::default()).deletes.is_empty());
+        }
+    }
+
+    #[test]
+    fn what_is_ours_is_written_over_as_it_was_read_and_what_ended_with_its_host_anew() {
+        let s = after(&empty(), &todo(&empty(), &me(), LEASE, &published()), Some(LEASE));
+        let changed = with_record(&s, r#"{"host":"10.9.9.9","weft":{"id":"web-1","node":"h1"}}"#, Some(LEASE));
+        assert_eq!(todo(&changed, &me(), LEASE, &published()).puts[0].over, Some(Revision(6)));
+        let garbled = with_record(&s, "{", Some(LEASE));
+        assert_eq!(todo(&garbled, &me(), LEASE, &published()).puts[0].over, Some(Revision(6)), "it was ours");
+        assert_eq!(todo(&changed, &me(), LEASE, &Published::default()).deletes[0].1, Revision(6));
+
+        // Of a host that died: record and entry end together, and the path is free.
+        let mut dead = with_record(&s, r#"{"host":"10.0.0.1","weft":{"id":"web-1","node":"h2"}}"#, Some(LeaseId(8)));
+        dead.apply(
+            Revision(7),
+            vec![
+                Change::Delete { key: "/skydns/local/skydns/myapp/web-1/4".into(), revision: Revision(7) },
+                Change::Delete { key: Layout::default().node(&"h2".parse().unwrap()).into(), revision: Revision(7) },
+            ],
+        );
+        assert!(dead.records().any(|(_, r)| r.lost), "kept in mind");
+        let next = todo(&dead, &me(), LEASE, &published());
+        assert_eq!((next.puts[0].over, next.conflicts.len()), (None, 0));
+    }
+
+    #[test]
+    fn nothing_is_written_while_another_host_holds_the_name() {
+        let there = after(&empty(), &todo(&empty(), &me(), LEASE, &published()), Some(LEASE));
+        let other = Me { instance: "x".into(), public_ip: Some(Ipv4Addr::new(192, 0, 2, 2)), ..me() };
+        let next = todo(&there, &other, LeaseId(10), &Published::default());
+        assert!(next.is_empty(), "{next:?}");
+        assert!(next.obstacle().unwrap().starts_with("register: node name h1 is held by 192.0.2.1 since"));
+    }
+
+    #[test]
+    fn an_unreadable_entry_under_the_own_name_is_replaced_as_it_is() {
+        let mut s = after(&empty(), &todo(&empty(), &me(), LEASE, &Published::default()), Some(LEASE));
+        let key = Layout::default().node(&me().node).into();
+        let entry = Entry { key, value: b"{".to_vec(), lease: Some(LEASE), created: Revision(6), modified: Revision(6) };
+        s.apply(Revision(6), vec![Change::Put(entry)]);
+        assert_eq!(todo(&s, &me(), LEASE, &Published::default()).node.unwrap().1, Some(Revision(6)));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{LeaseId, NetworkName, NodeName};
+use crate::ids::{LeaseId, NetworkName, NodeName, Revision};
 use crate::keys::RecordPath;
 use crate::record::{Kind, Proto, Record, State};
 
@@ -123,6 +123,8 @@ pub struct StoredRecord {
     pub record: Record,
     /// The lease it hangs on.
     pub lease: Option<LeaseId>,
+    /// When its key was last written: who replaces or deletes it compares this.
+    pub modified: Revision,
     /// Whether it ended together with its host's entry, and is kept in mind for want of anything better.
     pub lost: bool,
 }
@@ -238,7 +240,7 @@ mod tests {
             network: None,
         };
         let record = Record { host: host.into(), port, weft: Some(weft), ..Record::default() };
-        StoredRecord { record, lease: Some(LeaseId(7)), lost: false }
+        StoredRecord { record, lease: Some(LeaseId(7)), modified: Revision(1), lost: false }
     }
 
     #[test]
@@ -258,7 +260,7 @@ mod tests {
         let record = Record { host: "10.0.0.5".into(), port: 5432, ..Record::default() };
         let key = key_of(&path, &record);
         assert_eq!(key, (path, false));
-        let stored = StoredRecord { record, lease: None, lost: false };
+        let stored = StoredRecord { record, lease: None, modified: Revision(1), lost: false };
         let e = Endpoint::from_parts(&key, [&stored]).unwrap();
         assert_eq!((e.id.as_str(), e.name.as_str(), e.state), ("x1", "db", EndpointState::Up));
     }

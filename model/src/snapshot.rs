@@ -194,7 +194,7 @@ impl Snapshot {
             Key::Record(path) => Record::parse(&value).map(|record| {
                 let lost = self.records.get(&path).filter(|s| s.lost);
                 self.losses.record_is_back(&path, lost.and_then(|s| owner(&s.record)));
-                self.set_record(path, Some(StoredRecord { record, lease, lost: false }));
+                self.set_record(path, Some(StoredRecord { record, lease, modified, lost: false }));
             }),
             Key::Other => Ok(()),
         };

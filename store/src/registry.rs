@@ -33,6 +33,8 @@ pub struct RecordPut {
     pub record: Record,
     /// On which lease; none stays until it is deleted.
     pub lease: Option<LeaseId>,
+    /// The revision of the record that it replaces; none is "there is none".
+    pub over: Option<Revision>,
 }
 
 /// Keys in one transaction; etcd takes 128 operations by default.
@@ -111,44 +113,52 @@ impl Registry {
         self.write(when, vec![Op::Put { key, value, lease: Some(on) }]).await
     }
 
-    /// Writes and deletes records, in as few transactions as the store allows; an endpoint's parts stay together when
-    /// they follow each other. With `while_node`, only while that node's entry stands as it was written at the revision:
-    /// a record on a liveness lease is worth nothing without it.
+    /// Writes and deletes records, each as it was read: one written over the revision it names, one deleted as it was at the
+    /// revision beside it. In as few transactions as the store allows; an endpoint's parts stay together when they follow
+    /// each other. With `while_node`, only while that node's entry stands as it was written at the revision: a record on a
+    /// liveness lease is worth nothing without it.
+    ///
+    /// Refused if any transaction was: whoever writes looks again. What the others wrote stays written.
     ///
     /// # Errors
-    /// Those of the store. What was written before stays written; writing all of it again is harmless.
+    /// Those of the store. What was written before stays written.
     pub async fn write_records(
         &self,
         puts: &[RecordPut],
-        deletes: &[RecordPath],
-        while_node: Option<&NodeName>,
+        deletes: &[(RecordPath, Revision)],
+        while_node: Option<(&NodeName, Revision)>,
     ) -> Result<Outcome, StoreError> {
-        let puts = puts.iter().map(|put| Op::Put {
-            key: self.layout.record(&put.path).into_bytes(),
-            value: put.record.to_json().into_bytes(),
-            lease: put.lease,
+        let deletes = deletes.iter().map(|(path, at)| {
+            let key = self.layout.record(path).into_bytes();
+            (Compare::ModifiedAt(key.clone(), *at), Op::Delete(key))
         });
-        let ops: Vec<Op> = deletes.iter().map(|path| Op::Delete(self.layout.record(path).into_bytes())).chain(puts).collect();
-        let when: Vec<Compare> =
-            while_node.map(|node| Compare::Present(self.layout.node(node).into_bytes())).into_iter().collect();
-        let mut outcome = Outcome::Done(Revision::default());
+        let puts = puts.iter().map(|put| {
+            let key = self.layout.record(&put.path).into_bytes();
+            (unchanged(&key, put.over), Op::Put { key, value: put.record.to_json().into_bytes(), lease: put.lease })
+        });
+        let ops: Vec<(Compare, Op)> = deletes.chain(puts).collect();
+        let beside = while_node.map(|(node, at)| Compare::ModifiedAt(self.layout.node(node).into_bytes(), at));
+        let mut reached = Revision::default();
+        let mut refused = false;
         for chunk in ops.chunks(OPS_PER_TXN) {
-            outcome = self.write(when.clone(), chunk.to_vec()).await?;
-            if matches!(outcome, Outcome::Refused(_)) {
-                break;
+            let (when, then): (Vec<Compare>, Vec<Op>) = chunk.iter().cloned().unzip();
+            match self.write(beside.iter().cloned().chain(when).collect(), then).await? {
+                Outcome::Done(revision) => reached = reached.max(revision),
+                Outcome::Refused(revision) => {
+                    reached = reached.max(revision);
+                    refused = true;
+                }
             }
         }
-        Ok(outcome)
+        Ok(if refused { Outcome::Refused(reached) } else { Outcome::Done(reached) })
     }
 
-    /// Writes a record where there is none.
+    /// Writes a record as [`RecordPut::over`] says.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn create_record(&self, put: &RecordPut) -> Result<Outcome, StoreError> {
-        let key = self.layout.record(&put.path).into_bytes();
-        let value = put.record.to_json().into_bytes();
-        self.write(vec![Compare::Absent(key.clone())], vec![Op::Put { key, value, lease: put.lease }]).await
+    pub async fn write_record(&self, put: &RecordPut) -> Result<Outcome, StoreError> {
+        self.write_records(std::slice::from_ref(put), &[], None).await
     }
 
     /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_model::ids::ServiceName;
+use weft_model::ids::{Revision, ServiceName};
 use weft_model::keys::{Layout, RecordPath};
 use weft_model::network::{Backend, NetworkConfig};
 use weft_model::node::Node;
@@ -104,17 +104,46 @@ async fn records_on_a_liveness_lease_are_written_only_beside_their_nodes_entry()
             path: RecordPath::from_labels(["local", "skydns", "web", &format!("x{n}"), "4"]),
             record: Record { host: "10.244.3.2".into(), ..Record::default() },
             lease: Some(lease),
+            over: None,
         })
         .collect();
-    assert!(!done(registry.write_records(&puts, &[], Some(&node.node)).await.unwrap()));
+    assert!(!done(registry.write_records(&puts, &[], Some((&node.node, Revision(1)))).await.unwrap()));
     assert_eq!(snapshot(&registry).await.records().count(), 0);
-    assert!(done(registry.write_node(&node, None, lease).await.unwrap()));
+    let Outcome::Done(at) = registry.write_node(&node, None, lease).await.unwrap() else { panic!("not announced") };
     assert!(!done(registry.write_node(&node, None, lease).await.unwrap()), "the name is held");
-    assert!(done(registry.write_records(&puts, &[], Some(&node.node)).await.unwrap()));
+    assert!(!done(registry.write_records(&puts, &[], Some((&node.node, at.next()))).await.unwrap()), "another's entry");
+    assert!(done(registry.write_records(&puts, &[], Some((&node.node, at))).await.unwrap()));
     assert_eq!(snapshot(&registry).await.records().count(), 250, "more than one transaction holds");
     registry.store().revoke(lease).await.unwrap();
     let s = snapshot(&registry).await;
     assert_eq!((s.records().count(), s.nodes().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn records_are_written_and_deleted_only_as_they_were_read() {
+    let (registry, _dir) = registry().await;
+    let path = |n: usize| RecordPath::from_labels(["local", "skydns", "web", &format!("x{n}"), "4"]);
+    let put = |n: usize, host: &str, over| RecordPut {
+        path: path(n),
+        record: Record { host: host.into(), ..Record::default() },
+        lease: None,
+        over,
+    };
+    assert!(done(registry.write_record(&put(0, "10.244.3.2", None)).await.unwrap()));
+    assert!(!done(registry.write_record(&put(0, "10.244.4.2", None)).await.unwrap()), "it is there");
+    let at = snapshot(&registry).await.record(&path(0)).unwrap().modified;
+    assert!(!done(registry.write_record(&put(0, "10.244.4.2", Some(at.next()))).await.unwrap()), "read at another revision");
+    assert!(!done(registry.write_records(&[], &[(path(0), at.next())], None).await.unwrap()), "read at another revision");
+    assert_eq!(snapshot(&registry).await.record(&path(0)).unwrap().record.host, "10.244.3.2");
+
+    // What one transaction refuses does not keep the next one back.
+    let many: Vec<RecordPut> = (0..150).map(|n| put(n, "10.244.4.2", None)).collect();
+    assert!(!done(registry.write_records(&many, &[], None).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.records().count(), 51, "the first and those of the second transaction");
+    assert!(done(registry.write_record(&put(0, "10.244.4.2", Some(at))).await.unwrap()));
+    let at = snapshot(&registry).await.record(&path(0)).unwrap().modified;
+    assert!(done(registry.write_records(&[], &[(path(0), at)], None).await.unwrap()));
+    assert!(snapshot(&registry).await.record(&path(0)).is_none());
 }
 
 #[tokio::test]

@@ -63,8 +63,8 @@ impl Admin {
             }),
             ..Record::default()
         };
-        let put = RecordPut { path: path.child(&part), record, lease: None };
-        match self.registry.create_record(&put).await.map_err(|e| Refusal::store("endpoint add", &e))? {
+        let put = RecordPut { path: path.child(&part), record, lease: None, over: None };
+        match self.registry.write_record(&put).await.map_err(|e| Refusal::store("endpoint add", &e))? {
             Outcome::Done(revision) => self.echo(revision).await,
             Outcome::Refused(_) => {
                 let there = snapshot.record(&put.path).is_some_and(|r| r.record == put.record && r.lease.is_none());
@@ -113,11 +113,15 @@ impl Admin {
         let parts = snapshot
             .records()
             .filter(|(path, stored)| weft_model::endpoint::key_of(path, &stored.record) == (endpoint.path.clone(), endpoint.ours))
-            .map(|(path, _)| path.clone());
+            .filter(|(_, stored)| !stored.lost)
+            .map(|(path, stored)| (path.clone(), stored.modified));
         let parts: Vec<_> = parts.collect();
         let written = self.registry.write_records(&[], &parts, None).await.map_err(|e| Refusal::store("endpoint rm", &e))?;
-        if let Outcome::Done(revision) = written {
-            self.echo(revision).await;
+        match written {
+            Outcome::Done(revision) => self.echo(revision).await,
+            Outcome::Refused(_) => {
+                return Err(Refusal::conflict(format!("endpoint rm: {id} was changed by somebody else meanwhile; try again")));
+            }
         }
         Ok(view)
     }
