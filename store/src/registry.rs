@@ -162,13 +162,19 @@ impl Registry {
     }
 
     /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default
-    /// namespace) a namespace of its name is there.
+    /// namespace) a namespace of its name is there; or if the cluster's settings, which say what addresses there are, do not
+    /// stand as they were read at `settings`.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn create_service(&self, name: &ServiceName, service: &Service) -> Result<Outcome, StoreError> {
+    pub async fn create_service(
+        &self,
+        name: &ServiceName,
+        service: &Service,
+        settings: Option<Revision>,
+    ) -> Result<Outcome, StoreError> {
         let key = self.layout.service(name).into_bytes();
-        let mut when = vec![Compare::Absent(key.clone())];
+        let mut when = vec![Compare::Absent(key.clone()), unchanged(self.layout.cluster_config().as_bytes(), settings)];
         if name.namespace.is_default() {
             if let Ok(namesake) = name.name.as_str().parse::<Namespace>() {
                 when.push(Compare::Absent(self.layout.namespace(&namesake).into_bytes()));

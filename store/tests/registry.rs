@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_model::cluster::ClusterConfig;
 use weft_model::ids::{Revision, ServiceName};
 use weft_model::keys::{Layout, RecordPath};
 use weft_model::network::{Backend, NetworkConfig};
@@ -43,7 +44,7 @@ async fn of_twenty_services_that_want_one_address_one_gets_it() {
         let registry = registry.clone();
         tokio::spawn(async move {
             let name: ServiceName = format!("s{n}").parse().unwrap();
-            done(registry.create_service(&name, &service("10.112.0.7")).await.unwrap())
+            done(registry.create_service(&name, &service("10.112.0.7"), None).await.unwrap())
         })
     });
     let mut won = 0;
@@ -60,8 +61,8 @@ async fn of_twenty_services_that_want_one_address_one_gets_it() {
 async fn a_service_and_its_address_come_and_go_together() {
     let (registry, _dir) = registry().await;
     let name: ServiceName = "web".parse().unwrap();
-    assert!(done(registry.create_service(&name, &service("10.112.0.7")).await.unwrap()));
-    assert!(!done(registry.create_service(&name, &service("10.112.0.8")).await.unwrap()), "the name is taken");
+    assert!(done(registry.create_service(&name, &service("10.112.0.7"), None).await.unwrap()));
+    assert!(!done(registry.create_service(&name, &service("10.112.0.8"), None).await.unwrap()), "the name is taken");
     let s = snapshot(&registry).await;
     let at = s.service(&name).unwrap().modified;
     let vips: Vec<IpAddr> = s.vips().map(|(vip, _)| *vip).collect();
@@ -75,11 +76,26 @@ async fn a_service_and_its_address_come_and_go_together() {
 async fn a_service_needs_its_namespace_and_may_not_be_called_as_one() {
     let (registry, _dir) = registry().await;
     let in_prod: ServiceName = "prod/web".parse().unwrap();
-    assert!(!done(registry.create_service(&in_prod, &service("10.112.0.7")).await.unwrap()));
+    assert!(!done(registry.create_service(&in_prod, &service("10.112.0.7"), None).await.unwrap()));
     let txn = weft_store::Txn::new().put(Layout::default().namespace(&"prod".parse().unwrap()), "{}");
     registry.store().transact(txn).await.unwrap();
-    assert!(done(registry.create_service(&in_prod, &service("10.112.0.7")).await.unwrap()));
-    assert!(!done(registry.create_service(&"prod".parse().unwrap(), &service("10.112.0.8")).await.unwrap()));
+    assert!(done(registry.create_service(&in_prod, &service("10.112.0.7"), None).await.unwrap()));
+    assert!(!done(registry.create_service(&"prod".parse().unwrap(), &service("10.112.0.8"), None).await.unwrap()));
+}
+
+#[tokio::test]
+async fn a_service_is_created_only_under_the_settings_that_its_address_was_chosen_by() {
+    let (registry, _dir) = registry().await;
+    let (web, db): (ServiceName, ServiceName) = ("web".parse().unwrap(), "db".parse().unwrap());
+    let Outcome::Done(first) = registry.write_cluster(&ClusterConfig::default(), None).await.unwrap() else {
+        panic!("not written")
+    };
+    assert!(!done(registry.create_service(&web, &service("10.112.0.7"), None).await.unwrap()), "read before they were there");
+    assert!(done(registry.create_service(&web, &service("10.112.0.7"), Some(first)).await.unwrap()));
+    let moved = ClusterConfig { service_cidrs: vec!["10.113.0.0/16".parse().unwrap()], ..ClusterConfig::default() };
+    assert!(done(registry.write_cluster(&moved, Some(first)).await.unwrap()));
+    assert!(!done(registry.create_service(&db, &service("10.112.0.8"), Some(first)).await.unwrap()), "of the range before");
+    assert_eq!(snapshot(&registry).await.services().count(), 1);
 }
 
 #[tokio::test]

@@ -78,7 +78,9 @@ impl Admin {
                 allow_hosts: create.allow_hosts,
                 ..Service::default()
             };
-            let written = self.registry.create_service(&name, &service).await;
+            let bad = snapshot.bad_at(&snapshot.layout().cluster_config()).map(|bad| bad.modified);
+            let settings = bad.or(snapshot.stored_cluster().map(|s| s.modified));
+            let written = self.registry.create_service(&name, &service, settings).await;
             match written.map_err(|e| Refusal::store(&format!("service create {name}"), &e))? {
                 Outcome::Done(revision) => {
                     self.echo(revision).await;
@@ -87,7 +89,7 @@ impl Admin {
                     let service = service_view(&snapshot, &name, &service, &resolved);
                     return Ok(ServiceCreated { service, answered_before, warnings });
                 }
-                // The name, the address or the namespace changed hands meanwhile: look again.
+                // The name, the address, the namespace or the settings changed hands meanwhile: look again.
                 Outcome::Refused(revision) => self.echo(revision).await,
             }
         }
