@@ -3,7 +3,8 @@
 //! The *claim* lease carries the subnet (24 h, like flannel's); the *liveness* lease carries the node's entry and its records
 //! (`--lease-ttl`). Neither is revoked when the agent stops: an agent that is restarted in time finds both alive, and
 //! nobody has noticed. Which lease to adopt is read from the keys that hang on them, so a lost state directory changes
-//! nothing.
+//! nothing. A lease adopted from an agent with another `--lease-ttl` is kept until there is one of the right length, which
+//! takes its keys over; then it runs out.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,13 +74,28 @@ async fn keeper(
                 }
             },
             Some(id) => match store.keep_alive(id).await {
-                Ok(Some(_)) => {
+                Ok(Some(granted)) => {
+                    let mut replaced = None;
                     if adopting {
-                        info!(lease = %id, name, "adopted lease");
-                        adopting = false;
-                        tx.send_replace(lease);
+                        // Compared once, so that a store which gives more than it is asked for is not asked for ever.
+                        if granted != whole_seconds(ttl) {
+                            replaced = store.grant(ttl).await.map_err(|e| debug!(name, error = chain(&e), "no lease yet")).ok();
+                        } else {
+                            info!(lease = %id, name, "adopted lease");
+                            adopting = false;
+                        }
+                        if let Some(new) = replaced {
+                            info!(lease = %new, instead = %id, name, "granted lease; the adopted one lasts another time");
+                            lease = replaced;
+                            adopting = false;
+                        }
+                        tx.send_if_modified(|there| std::mem::replace(there, lease) != lease);
                     }
-                    ttl / 3
+                    match (replaced, adopting) {
+                        (Some(_), _) => ttl / 3,
+                        (None, true) => RETRY.min(granted / 6),
+                        (None, false) => granted.min(ttl) / 3,
+                    }
                 }
                 Ok(None) => {
                     if !adopting {
@@ -100,5 +116,67 @@ async fn keeper(
             () = tokio::time::sleep(pause.min(MAX_PAUSE)) => {}
             () = check.notified() => {}
         }
+    }
+}
+
+/// As stores count leases: in whole seconds, rounded up.
+fn whole_seconds(ttl: Duration) -> Duration {
+    Duration::from_secs(ttl.as_secs() + u64::from(ttl.subsec_nanos() > 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_store::embedded::EmbeddedStore;
+
+    const BOUND: Duration = Duration::from_secs(30);
+
+    async fn store() -> (Arc<dyn Store>, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        (Arc::new(EmbeddedStore::open(dir.path().join("store.redb")).await.unwrap()), dir)
+    }
+
+    async fn id(kept: &mut Kept, wanted: impl Fn(LeaseId) -> bool) -> LeaseId {
+        let there = kept.id.wait_for(|id| id.is_some_and(&wanted));
+        tokio::time::timeout(BOUND, there).await.unwrap().unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_the_same_length_is_adopted() {
+        let (store, _dir) = store().await;
+        let old = store.grant(Duration::from_secs(60)).await.unwrap();
+        let mut kept = keep(store.clone(), "t", Duration::from_secs(60), Some(old));
+        assert_eq!(id(&mut kept, |_| true).await, old);
+        let mut ended = keep(store.clone(), "t", Duration::from_secs(60), Some(LeaseId(77)));
+        assert_ne!(id(&mut ended, |_| true).await, LeaseId(77), "one that has ended is not");
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_another_length_is_replaced_and_left_to_end() {
+        for (before, now) in [(2, 300), (300, 2)] {
+            let (store, _dir) = store().await;
+            let old = store.grant(Duration::from_secs(before)).await.unwrap();
+            let ttl = Duration::from_secs(now);
+            let mut kept = keep(store.clone(), "t", ttl, Some(old));
+            let new = id(&mut kept, |id| id != old).await;
+            assert!(store.time_to_live(old).await.unwrap().is_some(), "its keys have not moved yet: it is not revoked");
+            let left = store.keep_alive(new).await.unwrap();
+            assert_eq!(left, Some(ttl), "the new one lasts as long as it is asked to");
+        }
+    }
+
+    #[tokio::test]
+    async fn until_there_is_a_new_one_the_adopted_lease_is_renewed_at_its_own_pace() {
+        let (store, _dir) = store().await;
+        let old = store.grant(Duration::from_secs(2)).await.unwrap();
+        // Longer than any store grants.
+        let mut kept = keep(store.clone(), "t", Duration::from_secs(10_000_000_000), Some(old));
+        assert_eq!(id(&mut kept, |_| true).await, old);
+        let until = tokio::time::Instant::now() + Duration::from_secs(6);
+        while tokio::time::Instant::now() < until {
+            assert!(store.time_to_live(old).await.unwrap().is_some(), "it has ended");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(*kept.id.borrow(), Some(old));
     }
 }
