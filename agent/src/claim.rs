@@ -28,6 +28,7 @@ use weft_store::registry::Registry;
 use weft_store::{Outcome, StoreError};
 
 use crate::echo::Echo;
+use crate::registrar::{Me, held_by_other, held_sentence};
 use crate::session::Kept;
 use crate::view::{View, chain};
 
@@ -144,11 +145,12 @@ fn seed(node: &NodeName) -> u64 {
 }
 
 /// Claims and keeps, until the process ends. `own` is set once there is a subnet and from then on always holds the last
-/// one had; `reason` says why there is none, or why it is not as it should be.
+/// one had; nothing is written while another host holds this one's name (`me`); `reason` says why there is none, or why it is not as it should be.
 pub async fn run(
     registry: Registry,
     mut view: View,
     mut facts: watch::Receiver<Option<Facts>>,
+    mut me: watch::Receiver<Option<Me>>,
     mut claim: Kept,
     own: watch::Sender<Option<Own>>,
     reason: watch::Sender<Option<String>>,
@@ -157,12 +159,18 @@ pub async fn run(
     loop {
         let snapshot: Option<Arc<Snapshot>> = view.borrow_and_update().clone();
         let known: Option<Facts> = facts.borrow_and_update().clone();
+        let who = me.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);
-        if let (Some(snapshot), Some(known)) = (snapshot, known)
+        if let (Some(snapshot), Some(known), Some(who)) = (snapshot, known, who)
             && echo.heard(snapshot.revision())
         {
-            match decide(&snapshot, &known, lease) {
+            // The subnet belongs to the name: whoever does not hold the one writes nothing about the other.
+            let todo = match held_by_other(&snapshot, &who) {
+                Some(other) => Todo::Wait(held_sentence(&other.value)),
+                None => decide(&snapshot, &known, lease),
+            };
+            match todo {
                 Todo::Wait(why) => {
                     if reason.send_replace(Some(why.clone())).as_ref() != Some(&why) {
                         info!(reason = why, "no subnet yet");
@@ -198,6 +206,7 @@ pub async fn run(
         tokio::select! {
             Ok(()) = view.changed() => {}
             Ok(()) = facts.changed() => {}
+            Ok(()) = me.changed() => {}
             Ok(()) = claim.id.changed() => {}
             () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }

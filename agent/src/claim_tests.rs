@@ -2,6 +2,8 @@
 
 use weft_model::keys::Layout;
 use weft_model::stored::{Change, Entry};
+use weft_store::embedded::EmbeddedStore;
+use weft_store::{Store, Txn};
 
 use super::*;
 
@@ -106,4 +108,71 @@ fn a_subnet_outside_of_a_changed_network_is_kept_and_said_to_be() {
     let Todo::Keep(own, Some(odd)) = decide(&s, &facts(), CLAIM) else { panic!() };
     assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
     assert!(odd.contains("10.245.0.0/16"), "{odd}");
+}
+
+/// A claim that runs against a real store, and what it says.
+struct Running {
+    registry: Registry,
+    view: View,
+    own: watch::Receiver<Option<Own>>,
+    reason: watch::Receiver<Option<String>>,
+    _senders: (watch::Sender<Option<Facts>>, watch::Sender<Option<Me>>),
+    _dir: tempfile::TempDir,
+}
+
+/// Runs with the name h1; `before` writes what is there first.
+async fn running(facts: Facts, before: impl AsyncFnOnce(&Registry)) -> Running {
+    let dir = tempfile::tempdir().unwrap();
+    let store: Arc<dyn Store> = Arc::new(EmbeddedStore::open(dir.path().join("store.redb")).await.unwrap());
+    let layout = Arc::new(Layout::default());
+    let registry = Registry::new(store.clone(), layout.clone());
+    store.transact(Txn::new().put(CONFIG.0, CONFIG.1)).await.unwrap();
+    before(&registry).await;
+    let (view_tx, view) = watch::channel(None);
+    let (health, _) = watch::channel(crate::view::Health::default());
+    tokio::spawn(crate::view::run(weft_store::follow::follow(store.clone(), layout.watched()), layout, view_tx, health));
+    let me = Me {
+        node: facts.node.clone(),
+        public_ip: facts.public_ip,
+        public_ipv6: None,
+        capabilities: Vec::new(),
+        boot: facts.boot.clone(),
+        instance: "i".into(),
+        since: "2026-01-01T00:00:00Z".into(),
+    };
+    let (facts_tx, facts) = watch::channel(Some(facts));
+    let (me_tx, me) = watch::channel(Some(me));
+    let (own_tx, own) = watch::channel(None);
+    let (reason_tx, reason) = watch::channel(None);
+    let claim = crate::session::keep(store, "claim", Duration::from_secs(60), None);
+    tokio::spawn(run(registry.clone(), view.clone(), facts, me, claim, own_tx, reason_tx));
+    Running { registry, view, own, reason, _senders: (facts_tx, me_tx), _dir: dir }
+}
+
+const BOUND: Duration = Duration::from_secs(30);
+
+impl Running {
+    async fn sees(&mut self, what: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
+        let seen = self.view.wait_for(|s| s.as_ref().is_some_and(|s| what(s)));
+        tokio::time::timeout(BOUND, seen).await.expect("in time").unwrap().clone().unwrap()
+    }
+}
+
+#[tokio::test]
+async fn no_subnet_is_claimed_under_a_name_that_another_host_holds() {
+    let facts = facts();
+    let mut t = running(facts.clone(), async |registry: &Registry| {
+        let other = r#"{"node":"h1","public_ip":"192.0.2.2","boot":"x","instance":"x","since":"2026-01-01T00:00:00Z"}"#;
+        let node = serde_json::from_str(other).unwrap();
+        let lease = registry.store().grant(Duration::from_secs(600)).await.unwrap();
+        registry.write_node(&node, None, lease).await.unwrap();
+    })
+    .await;
+    let told = t.reason.wait_for(|r| r.as_ref().is_some_and(|r| r.starts_with("node name h1 is held by")));
+    drop(tokio::time::timeout(BOUND, told).await.expect("told").unwrap());
+    let s = t.sees(|_| true).await;
+    assert!(s.lease_of(&facts.node).is_none());
+    // When that host is gone, the name and with it the subnet are free.
+    t.registry.store().transact(Txn::new().delete(Layout::default().node(&facts.node))).await.unwrap();
+    t.sees(|s| s.lease_of(&facts.node).is_some()).await;
 }

@@ -291,11 +291,15 @@ async fn write(registry: &Registry, me: &Me, todo: &Todo, lease: LeaseId) -> Res
 
 /// Who holds a node's name, if it is not this host.
 #[must_use]
-pub fn held_by_other<'a>(snapshot: &'a Snapshot, me: &Me) -> Option<&'a weft_model::snapshot::Stored<Node>> {
+pub fn held_by_other<'a>(snapshot: &'a Snapshot, me: &Me) -> Option<&'a Stored<Node>> {
     snapshot.node(&me.node).filter(|there| {
-        let same_state = there.value.instance == me.instance;
+        let there = &there.value;
+        let same_boot = there.boot == me.boot;
+        let same_address = (there.public_ip, there.public_ipv6) == (me.public_ip, me.public_ipv6);
+        // The same instance alone is not enough: a state directory may have been cloned with its host.
+        let same_state = there.instance == me.instance && (same_boot || same_address);
         // A lost state directory: the same boot of a host with the same address.
-        let same_host = there.value.boot == me.boot && there.value.public_ip == me.public_ip && me.public_ip.is_some();
+        let same_host = same_boot && there.public_ip == me.public_ip && me.public_ip.is_some();
         !same_state && !same_host
     })
 }
@@ -483,6 +487,11 @@ mod tests {
         let s = after(&empty(), &todo(&empty(), &me(), LEASE, &Published::default()), Some(LEASE));
         assert!(held_by_other(&s, &me()).is_none());
         assert!(held_by_other(&s, &Me { instance: "lost".into(), ..me() }).is_none());
+        let (rebooted, elsewhere) = ("b2".to_owned(), Some(Ipv4Addr::new(192, 0, 2, 2)));
+        assert!(held_by_other(&s, &Me { boot: rebooted.clone(), ..me() }).is_none(), "it was rebooted");
+        assert!(held_by_other(&s, &Me { public_ip: elsewhere, ..me() }).is_none(), "it has another address now");
+        let cloned = Me { boot: rebooted, public_ip: elsewhere, ..me() };
+        assert!(held_by_other(&s, &cloned).is_some(), "the directory was cloned with its host");
         let other = Me { instance: "x".into(), public_ip: Some(Ipv4Addr::new(192, 0, 2, 2)), ..me() };
         let sentence = held_sentence(&held_by_other(&s, &other).unwrap().value);
         assert_eq!(sentence, "node name h1 is held by 192.0.2.1 since 2026-01-01T00:00:00Z; set --node-name");

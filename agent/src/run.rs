@@ -21,14 +21,14 @@ use weft_agent::kernel::bpf::{Paths, mounts, netns_cookie};
 use weft_agent::kernel::netlink::Netlink;
 use weft_agent::kernel::netlink::events::Events;
 use weft_model::cluster::ClusterConfig;
-use weft_model::ids::{LeaseId, NodeName};
 use weft_model::network::{Backend, NetworkConfig};
-use weft_model::snapshot::Snapshot;
+use weft_model::node::Node;
+use weft_model::snapshot::{Snapshot, Stored};
 use weft_store::embedded::EmbeddedStore;
 use weft_store::etcd::{EtcdConfig, EtcdStore};
 use weft_store::follow::follow;
 use weft_store::registry::Registry;
-use weft_store::{Outcome, Store};
+use weft_store::{Outcome, Store, StoreError};
 
 use crate::admin::{self, Admin};
 use crate::attach::{Attachments, Published, Surroundings};
@@ -271,8 +271,9 @@ struct Member {
 }
 
 impl Member {
-    /// Joins the cluster once the store has been read: makes sure of the name, adopts or makes leases, starts to claim and
-    /// to register.
+    /// Joins the cluster once the store has been read: makes sure of the name, adopts or makes leases, announces the node,
+    /// starts to claim and to register. Then it watches over the name, and ends only with the sentence that another live host
+    /// has taken it.
     async fn join(
         mut self,
         mut me: Me,
@@ -283,21 +284,82 @@ impl Member {
             watch::Sender<Option<String>>,
         ),
     ) -> anyhow::Result<()> {
-        let snapshot = self.first_snapshot().await?;
+        let mut snapshot = self.first_snapshot().await?;
         tokio::spawn(seed_cluster(self.settings.clone(), self.registry.clone(), self.view.clone()));
         let facts = self.facts.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
         me.public_ip = facts.and_then(|f| f.public_ip);
-        let snapshot = self.own_name(&me, snapshot).await?;
-        let (liveness, claim) = lease_ids(&snapshot, &me.node);
         let store = self.registry.store().clone();
-        let liveness: Kept = session::keep(store.clone(), "liveness", self.settings.lease_ttl, liveness);
+        let mut liveness: Option<Kept> = None;
+        // The name first, and by compare: of two hosts that start with it at the same time one goes on, and nothing is
+        // claimed or registered under a name that is not held.
+        loop {
+            snapshot = self.own_name(&me, snapshot, &claim_reason).await?;
+            let entry = snapshot.node(&me.node);
+            let kept = liveness.get_or_insert_with(|| {
+                session::keep(store.clone(), "liveness", self.settings.lease_ttl, entry.and_then(|n| n.lease))
+            });
+            if entry.is_some() {
+                break;
+            }
+            let Some(lease) = kept.id.wait_for(Option::is_some).await.context("the liveness lease's task ended")?.to_owned()
+            else {
+                continue;
+            };
+            let over = registrar::entry_at(&snapshot, &me.node);
+            match self.registry.write_node(&registrar::announcement(&me, None), over, lease).await {
+                Ok(Outcome::Done(_)) => break,
+                Ok(Outcome::Refused(revision)) => {
+                    // Somebody was faster: see who.
+                    let seen = self.view.wait_for(|s| s.as_ref().is_some_and(|s| s.revision() >= revision));
+                    let _ = tokio::time::timeout(ECHO_TIMEOUT, seen).await;
+                }
+                Err(e) => {
+                    if matches!(e, StoreError::LeaseGone { .. }) {
+                        kept.check_now();
+                    }
+                    register_reason.send_replace(Some(format!("register: {}", chain(&e))));
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+            snapshot = self.first_snapshot().await?;
+        }
+        let Some(liveness) = liveness else { bail!("no liveness lease is kept") };
+        let claim = snapshot.lease_of(&me.node).and_then(|(_, l)| l.lease);
         let claim: Kept = session::keep(store, "claim", session::CLAIM_TTL, claim);
 
         let (me_tx, me_rx) = watch::channel(None);
         tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
-        tokio::spawn(claim::run(self.registry.clone(), self.view.clone(), self.facts.clone(), claim, own, claim_reason));
-        tokio::spawn(registrar::run(self.registry, self.view, me_rx, liveness, published, registered, register_reason));
-        Ok(())
+        let (registry, view, facts) = (self.registry.clone(), self.view.clone(), self.facts.clone());
+        tokio::spawn(claim::run(registry.clone(), view.clone(), facts, me_rx.clone(), claim, own, claim_reason));
+        tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, published, registered, register_reason));
+        self.watch_name(me_rx).await
+    }
+
+    /// Ends when another live host has this one's name, as after a partition that was longer than the lease. Claim and
+    /// registrar write nothing meanwhile: they look at the same entry.
+    async fn watch_name(mut self, mut me: watch::Receiver<Option<Me>>) -> anyhow::Result<()> {
+        let mut rival = Rival::default();
+        loop {
+            let snapshot = self.first_snapshot().await?;
+            let known = me.borrow_and_update().clone();
+            let held = known.as_ref().and_then(|me| registrar::held_by_other(&snapshot, me));
+            match held {
+                Some(held) => {
+                    // An entry without a lease was put by hand: status tells of it.
+                    if held.lease.is_some() {
+                        rival.look(&self.registry, held).await?;
+                    }
+                    tokio::time::sleep(RIVAL_PAUSE).await;
+                }
+                None => {
+                    rival = Rival::default();
+                    tokio::select! {
+                        changed = self.view.changed() => changed.context("the store's view ended")?,
+                        Ok(()) = me.changed() => {}
+                    }
+                }
+            }
+        }
     }
 
     async fn first_snapshot(&mut self) -> anyhow::Result<Arc<Snapshot>> {
@@ -306,28 +368,67 @@ impl Member {
     }
 
     /// Makes sure that no other live host has this name. An entry whose lease is not renewed is a dead host's: it is
-    /// waited for.
-    async fn own_name(&mut self, me: &Me, mut snapshot: Arc<Snapshot>) -> anyhow::Result<Arc<Snapshot>> {
-        let mut last_left: Option<Duration> = None;
+    /// waited for, and `reason` says so.
+    async fn own_name(
+        &mut self,
+        me: &Me,
+        mut snapshot: Arc<Snapshot>,
+        reason: &watch::Sender<Option<String>>,
+    ) -> anyhow::Result<Arc<Snapshot>> {
+        let mut rival = Rival::default();
         loop {
             let Some(held) = registrar::held_by_other(&snapshot, me) else { return Ok(snapshot) };
-            let Some(lease) = held.lease else { bail!(registrar::held_sentence(&held.value)) };
-            match self.registry.store().time_to_live(lease).await {
-                Ok(Some(left)) => {
-                    if last_left.is_some_and(|last| left > last) {
-                        bail!(registrar::held_sentence(&held.value));
-                    }
-                    if last_left.is_none() {
-                        info!(node = %me.node, left_s = left.as_secs(), "name is held by another host; waiting to see whether that host lives");
-                    }
-                    last_left = Some(left);
-                }
-                Ok(None) => {}
-                Err(e) => warn!(error = chain(&e), "whether the name's holder lives is not known yet"),
+            if rival.left.is_none() {
+                reason.send_replace(Some(format!(
+                    "{}; waiting to see whether that host lives",
+                    registrar::held_sentence(&held.value)
+                )));
             }
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            rival.look(&self.registry, held).await?;
+            tokio::time::sleep(RIVAL_PAUSE).await;
             snapshot = self.first_snapshot().await?;
         }
+    }
+}
+
+/// How long between two looks at the lease of another host that has this one's name.
+const RIVAL_PAUSE: Duration = Duration::from_millis(500);
+
+/// How long a refused write is awaited in the view.
+const ECHO_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long to wait after the store did not answer.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Another host with this one's name, while it is not known whether it lives.
+#[derive(Debug, Default)]
+struct Rival {
+    /// What its lease had left when last seen.
+    left: Option<Duration>,
+}
+
+impl Rival {
+    /// Looks once more.
+    ///
+    /// # Errors
+    /// Its lease was renewed, or never ends: it lives.
+    async fn look(&mut self, registry: &Registry, held: &Stored<Node>) -> anyhow::Result<()> {
+        let Some(lease) = held.lease else { bail!(registrar::held_sentence(&held.value)) };
+        match registry.store().time_to_live(lease).await {
+            Ok(Some(left)) => {
+                match self.left {
+                    Some(last) if left > last => bail!(registrar::held_sentence(&held.value)),
+                    Some(_) => {}
+                    None => {
+                        info!(node = %held.value.node, left_s = left.as_secs(), "name is held by another host; waiting to see whether that host lives")
+                    }
+                }
+                self.left = Some(left);
+            }
+            Ok(None) => {}
+            Err(e) => warn!(error = chain(&e), "whether the name's holder lives is not known yet"),
+        }
+        Ok(())
     }
 }
 
@@ -371,11 +472,6 @@ async fn seed_cluster(settings: Settings, registry: Registry, mut view: View) {
             return;
         }
     }
-}
-
-/// The leases that this host's keys hang on.
-fn lease_ids(snapshot: &Snapshot, node: &NodeName) -> (Option<LeaseId>, Option<LeaseId>) {
-    (snapshot.node(node).and_then(|n| n.lease), snapshot.lease_of(node).and_then(|(_, l)| l.lease))
 }
 
 /// What this host says of itself follows the uplink and the datapath.
