@@ -47,7 +47,7 @@ pub struct Facts {
     pub boot: String,
     /// MTU of inner packets; 0 is unknown.
     pub mtu: u32,
-    /// The subnet to ask for first.
+    /// The subnet to ask for first, where this agent has had none yet.
     pub preferred: Option<Ipv4Net>,
 }
 
@@ -158,7 +158,11 @@ pub async fn run(
     let mut echo = Echo::default();
     loop {
         let snapshot: Option<Arc<Snapshot>> = view.borrow_and_update().clone();
-        let known: Option<Facts> = facts.borrow_and_update().clone();
+        let mut known: Option<Facts> = facts.borrow_and_update().clone();
+        // What this host has counts more than what it remembered when it started.
+        if let (Some(facts), Some(now)) = (&mut known, own.borrow().as_ref()) {
+            facts.preferred = Some(now.subnet);
+        }
         let who = me.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);

@@ -159,6 +159,29 @@ impl Running {
 }
 
 #[tokio::test]
+async fn a_subnet_key_lost_in_the_first_run_is_claimed_again_unchanged() {
+    let facts = facts();
+    // Somebody has the subnet that this host would choose first.
+    let (first, ..) = written(decide(&snapshot(&[CONFIG]), &facts, CLAIM));
+    let taken = first.clone();
+    let mut t = running(facts.clone(), async move |registry: &Registry| {
+        let other = Lease::parse(br#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#).unwrap();
+        registry.write_lease(&taken, &other, None, None).await.unwrap();
+    })
+    .await;
+    let own = tokio::time::timeout(BOUND, t.own.wait_for(Option::is_some)).await.unwrap().unwrap().clone().unwrap();
+    assert_ne!(own.subnet, first.subnet);
+    // The other one leaves, and then this host's key is lost.
+    let layout = Layout::default();
+    let own_key = SubnetKey::v4(own.subnet);
+    let at = t.sees(|s| s.lease_of(&facts.node).is_some()).await.lease_of(&facts.node).unwrap().1.created;
+    let txn = Txn::new().delete(layout.subnet(&first)).delete(layout.subnet(&own_key));
+    t.registry.store().transact(txn).await.unwrap();
+    let s = t.sees(|s| s.lease_of(&facts.node).is_some_and(|(_, l)| l.created > at)).await;
+    assert_eq!(s.lease_of(&facts.node).unwrap().0, &own_key, "its containers have addresses from it");
+}
+
+#[tokio::test]
 async fn no_subnet_is_claimed_under_a_name_that_another_host_holds() {
     let facts = facts();
     let mut t = running(facts.clone(), async |registry: &Registry| {
