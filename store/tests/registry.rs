@@ -1,4 +1,5 @@
 //! What the typed transactions promise while others write at the same time.
+#![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
 use std::net::IpAddr;
 use std::sync::Arc;
