@@ -20,8 +20,9 @@ use weft_agent::kernel::netns::{NetNs, NetnsError};
 use weft_agent::kernel::veth::{self, VethSpec};
 use weft_api::{Attach, Attached, Code};
 use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
+use weft_model::keys::RecordPath;
 use weft_model::mac::Mac;
-use weft_model::record::{check_labels, check_name};
+use weft_model::record::{Kind, check_labels, check_name};
 use weft_model::snapshot::Snapshot;
 use weft_plan::{ipam, links};
 
@@ -308,6 +309,9 @@ impl Attachments {
             Some([own.dns_name(), own.parent()?.dns_name()])
         });
         let done = *self.around.registered.borrow() >= self.published.borrow().generation;
+        // What others hold is not written, whatever else is.
+        let held = |(path, _): &(RecordPath, Kind), s: &Snapshot| registrar::holder(s, path, &self.around.node).is_some();
+        let done = done && !record.as_ref().zip(snapshot.as_deref()).is_some_and(|(record, s)| held(record, s));
         let has_name = attachment.service.is_some() || attachment.name.is_some();
         let state = match (has_name, done) {
             (false, _) => "none",

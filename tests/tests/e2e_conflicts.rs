@@ -67,6 +67,8 @@ fn an_id_that_another_host_has_meanwhile_is_told_and_never_written_over() {
     h1.agent.wait_status("it says who has the id", |s| s["reasons"].to_string().contains(said)).unwrap();
     calm(&t);
     assert_eq!(registered(&t, "myapp").unwrap(), ["h2"]);
+    let listed = h1.netctl(["attachment", "list", "-o", "json"]).unwrap().json().unwrap();
+    assert_eq!(listed[0]["record"], "pending", "{listed}");
     // Other endpoints of that host are not held up.
     let _third = idle(h1, &["--id", "db", "--service", "db:80"]).unwrap();
     wait_registered(&t, "db", &["h1"]);
@@ -74,6 +76,28 @@ fn an_id_that_another_host_has_meanwhile_is_told_and_never_written_over() {
     second.stop().unwrap();
     wait_registered(&t, "myapp", &["h1"]);
     h1.agent.wait_status("nothing is wrong any more", |s| !s["reasons"].to_string().contains("is held by")).unwrap();
+}
+
+#[test]
+fn an_id_that_another_host_has_is_refused() {
+    let t = Topology::cluster(2).unwrap();
+    let (h1, h2) = (t.host(1), t.host(2));
+    let first = idle(h1, &["--id", "web", "--service", "myapp:80"]).unwrap();
+    let netns = h2.bare_namespace("second").unwrap();
+    let netns = netns.netns().to_string_lossy().into_owned();
+    let attach = ["attach", "--netns", &netns, "--id", "web", "--service", "myapp:80"];
+    h2.agent
+        .wait_status("it knows the first one", |_| {
+            h2.netctl(["endpoint", "list", "-o", "json"]).is_ok_and(|listed| listed.stdout.contains("\"web\""))
+        })
+        .unwrap();
+    let answer = h2.netctl(attach).unwrap();
+    assert!(answer.code() != 0 && answer.stderr.contains("is held by h1; choose another --id"), "{answer:?}");
+    calm(&t);
+    assert_eq!(registered(&t, "myapp").unwrap(), ["h1"]);
+    first.stop().unwrap();
+    eventually("the id is free", SOON, || h2.netctl(attach)?.success()).unwrap();
+    wait_registered(&t, "myapp", &["h2"]);
 }
 
 /// The agents of hosts that call themselves h1.
