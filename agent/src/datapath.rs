@@ -1,7 +1,8 @@
 //! Keeps the eBPF half as it should be: rows of the maps, and what the programs are attached to.
 //!
 //! What is wanted comes from `weft-plan` and `weft-proxy`; what is there was read back from the maps when the agent started,
-//! is remembered with each write, and is read again at every resync, so that a row removed by hand comes back. If the
+//! is remembered with each write, and is read again at every resync, so that a row removed by hand comes back. Pins of maps
+//! are looked at before each change, and every link is. If the
 //! programs cannot be loaded the kernel path carries everything, and [`Outcome::why_not`] says why.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,7 @@ impl Fast {
             outcome.why_not.clone_from(&self.why_not);
             return outcome;
         }
+        let has_bpffs = self.sync_pins(&mut outcome);
         let rows_are_right = match self.sync_rows(snapshot, wanted, &mut outcome) {
             Ok(()) => true,
             Err(e) => {
@@ -97,7 +99,7 @@ impl Fast {
             }
         };
         // A program on rows that are not right would drop what it does not know.
-        if rows_are_right {
+        if rows_are_right && has_bpffs {
             self.sync_links(host, &mut outcome);
         }
         outcome.sockets = self.sockets;
@@ -140,6 +142,29 @@ impl Fast {
                 self.why_not = Some(why);
             }
         }
+    }
+
+    /// Puts back what was unpinned by hand. Whether there is a bpffs: without one nothing stays attached.
+    fn sync_pins(&mut self, outcome: &mut Outcome) -> bool {
+        let Some(datapath) = self.open.as_mut() else { return true };
+        match datapath.restore_pins() {
+            Ok(0) => return true,
+            Ok(maps) => {
+                warn!(maps, "somebody removed pins of maps; pinned again");
+                outcome.done += maps;
+                return true;
+            }
+            Err(e) => {
+                outcome.failed += 1;
+                outcome.problems.push(format!("datapath: {}", chain(&e)));
+                if !matches!(e, BpfError::Unmounted { .. }) {
+                    return true;
+                }
+            }
+        }
+        self.attached.clear();
+        self.sockets = false;
+        false
     }
 
     fn sync_rows(&mut self, snapshot: &Snapshot, wanted: &maps::Rows, outcome: &mut Outcome) -> Result<(), BpfError> {

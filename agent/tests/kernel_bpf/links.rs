@@ -182,6 +182,57 @@ fn nothing_is_hidden_by_a_bpffs() {
 }
 
 #[test]
+fn maps_that_were_unpinned_by_hand_are_pinned_again() {
+    let place = Place::new();
+    let pins = place.paths.pins();
+    let mut datapath = place.open();
+    let key = Be32::from_bytes([10, 244, 1, 5]);
+    let row = Endpoint { ifindex: 7, mac: [2, 0, 0, 0, 0, 1], flags: 0 };
+    datapath.maps_mut().endpoints.put(key, row).unwrap();
+    datapath.attach_sockets().unwrap();
+    let links = datapath.links().unwrap();
+    assert_eq!(datapath.restore_pins().unwrap(), 0);
+
+    std::fs::remove_file(pins.join("weft_endpoints")).unwrap();
+    assert_eq!(datapath.restore_pins().unwrap(), 1);
+    let mut count = 0;
+    for entry in std::fs::read_dir(&pins).unwrap().map(Result::unwrap).filter(|e| e.file_type().unwrap().is_file()) {
+        std::fs::remove_file(entry.path()).unwrap();
+        count += 1;
+    }
+    assert!(count > 0);
+    assert_eq!(datapath.restore_pins().unwrap(), count);
+    assert_eq!(datapath.links().unwrap(), links, "links are as they were");
+
+    // The folder too, with the links in it.
+    std::fs::remove_dir_all(&pins).unwrap();
+    assert_eq!(datapath.restore_pins().unwrap(), count);
+    assert_eq!(datapath.links().unwrap(), []);
+    datapath.attach_sockets().unwrap();
+    assert_eq!(datapath.links().unwrap(), links);
+
+    // An agent that comes later finds the same maps.
+    datapath.maps_mut().set_config(&Config { vni: 77, ..Config::default() }).unwrap();
+    let next = place.open();
+    assert_eq!(next.maps().endpoints.rows().unwrap().into_iter().collect::<Vec<_>>(), [(key, row)]);
+    assert_eq!(next.maps().config().unwrap().vni, 77);
+}
+
+#[test]
+fn without_its_bpffs_the_datapath_says_what_to_do() {
+    let place = Place::new();
+    let mut datapath = place.open();
+    umount2(&place.bpffs, MntFlags::MNT_DETACH).unwrap();
+    let error = datapath.restore_pins().unwrap_err();
+    let want = format!("no bpffs at {} any more: it was unmounted; restart weftd, which mounts it again", place.bpffs.display());
+    assert_eq!(error.to_string(), want);
+    assert!(!place.paths.pins().exists(), "nothing is made in the folder beneath");
+    // As the next agent does.
+    let _mounted = mounts::ensure_bpffs(&place.bpffs).unwrap();
+    place.open();
+}
+
+#[test]
 fn a_map_of_another_layout_is_refused_by_name() {
     let place = Place::new();
     let pins = place.paths.pins();

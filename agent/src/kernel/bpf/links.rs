@@ -53,8 +53,14 @@ pub(super) struct Links {
 impl Links {
     /// Makes the folder if need be.
     pub(super) fn open(dir: PathBuf, cgroup: PathBuf) -> Result<Self, BpfError> {
-        create_dir(&dir)?;
-        Ok(Self { dir, cgroup })
+        let links = Self { dir, cgroup };
+        links.make_dir()?;
+        Ok(links)
+    }
+
+    /// Makes the folder if it is not there.
+    pub(super) fn make_dir(&self) -> Result<(), BpfError> {
+        create_dir(&self.dir)
     }
 
     /// Attaches a program at a device's ingress.

@@ -6,6 +6,8 @@
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::Pod;
@@ -15,7 +17,7 @@ use weft_abi::{
     Backend, Be32, Config, Counter, Endpoint, Frontend, FrontendKey, Peer, Reverse, ReverseKey, SlotKey, Verdict, Vtep,
 };
 
-use super::BpfError;
+use super::{BpfError, sys};
 
 /// All maps of the datapath.
 pub struct Maps {
@@ -37,6 +39,8 @@ pub struct Maps {
     pub reverse: Table<ReverseKey, Reverse>,
     config: Array<MapData, Config>,
     counters: PerCpuArray<MapData, Counter>,
+    /// Each map once more, to pin it by.
+    descriptors: Vec<(&'static str, OwnedFd)>,
 }
 
 impl fmt::Debug for Maps {
@@ -59,7 +63,22 @@ impl Maps {
             reverse: Table::open(pins, name::REVERSE)?,
             config: open(pins, name::CONFIG, |data| Map::Array(data).try_into())?,
             counters: open(pins, name::COUNTERS, |data| Map::PerCpuArray(data).try_into())?,
+            descriptors: name::ALL.into_iter().map(|name| descriptor(pins, name)).collect::<Result<_, _>>()?,
         })
+    }
+
+    /// Pins those maps in `pins` that are not pinned there. Returns how many.
+    pub(super) fn restore_pins(&self, pins: &Path) -> Result<u64, BpfError> {
+        let mut restored = 0;
+        for (name, descriptor) in &self.descriptors {
+            let path = pins.join(name);
+            let failed = |op| move |source: io::Error| BpfError::Map { op, map: name, source: source.into() };
+            if !path.try_exists().map_err(failed("look for pin of"))? {
+                sys::obj_pin(descriptor.as_fd(), &path).map_err(failed("pin"))?;
+                restored += 1;
+            }
+        }
+        Ok(restored)
     }
 
     /// The host's own row; all zero before it is written for the first time.
@@ -206,6 +225,11 @@ pub(super) fn check(pins: &Path) -> Result<(), BpfError> {
 /// Opens a pin.
 fn open<M>(pins: &Path, name: &'static str, typed: impl FnOnce(MapData) -> Result<M, MapError>) -> Result<M, BpfError> {
     MapData::from_pin(pins.join(name)).and_then(typed).map_err(failed("open", name))
+}
+
+fn descriptor(pins: &Path, name: &'static str) -> Result<(&'static str, OwnedFd), BpfError> {
+    let fd = sys::obj_get(&pins.join(name));
+    fd.map(|fd| (name, fd)).map_err(|source| BpfError::Map { op: "open", map: name, source: source.into() })
 }
 
 fn failed(op: &'static str, map: &'static str) -> impl Fn(MapError) -> BpfError {

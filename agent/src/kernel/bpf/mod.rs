@@ -79,6 +79,12 @@ pub enum BpfError {
         /// What is there.
         why: &'static str,
     },
+    /// What was pinned is gone with its file system, and what was attached by it is detached.
+    #[error("no bpffs at {} any more: it was unmounted; restart weftd, which mounts it again", path.display())]
+    Unmounted {
+        /// Where it was.
+        path: PathBuf,
+    },
     /// A file system operation.
     #[error("{op} {}", path.display())]
     Path {
@@ -180,6 +186,8 @@ impl Paths {
 /// The loaded programs, their maps, and what they are attached to. Dropping it detaches nothing.
 #[derive(Debug)]
 pub struct Datapath {
+    bpffs: PathBuf,
+    pins: PathBuf,
     object: Object,
     links: Links,
     maps: Maps,
@@ -198,7 +206,22 @@ impl Datapath {
         let object = Object::load(&pins)?;
         let maps = Maps::open(&pins)?;
         let links = Links::open(pins.join("links"), paths.cgroup.clone())?;
-        Ok(Self { object, links, maps })
+        Ok(Self { bpffs: paths.bpffs.clone(), pins, object, links, maps })
+    }
+
+    /// Pins the maps again whose pins somebody removed: an agent that is started later would begin with empty ones. Makes
+    /// the folders again too, that of the links included; links are made by the `attach_` calls. Returns how many maps
+    /// were not pinned. Costs a look at each pin.
+    ///
+    /// # Errors
+    /// There is no bpffs any more ([`BpfError::Unmounted`]), or the kernel refuses.
+    pub fn restore_pins(&mut self) -> Result<u64, BpfError> {
+        if !mounts::on_bpffs(&self.bpffs) {
+            return Err(BpfError::Unmounted { path: self.bpffs.clone() });
+        }
+        create_dir(&self.pins)?;
+        self.links.make_dir()?;
+        self.maps.restore_pins(&self.pins)
     }
 
     /// Attaches the socket programs to the cgroup, or puts them into the links that are there.

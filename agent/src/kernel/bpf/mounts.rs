@@ -156,7 +156,7 @@ pub fn find_cgroup2() -> Option<PathBuf> {
 }
 
 fn provide_bpffs(path: &Path) -> Result<(), BpfError> {
-    if !is_on(nearest(path), BPF_FS_MAGIC) {
+    if !on_bpffs(path) {
         let target = if path.starts_with(SYSTEM_BPFFS) { Path::new(SYSTEM_BPFFS) } else { path };
         create_dir(target)?;
         check_unused(target)?;
@@ -195,6 +195,11 @@ fn withdraw_bpffs(path: &Path) -> Result<(), BpfError> {
 /// The path itself, or the nearest folder above it that exists.
 fn nearest(path: &Path) -> &Path {
     path.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"))
+}
+
+/// Whether a path, or what is left of it, lies on a bpffs.
+pub(super) fn on_bpffs(path: &Path) -> bool {
+    is_on(nearest(path), BPF_FS_MAGIC)
 }
 
 fn is_on(path: &Path, kind: FsType) -> bool {
