@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use weft_model::ids::{NodeName, ServiceName};
 
 use crate::{
-    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
+    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
     NodeView, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
@@ -228,6 +228,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn dns_query(&self, name: &str, kind: &str) -> Result<DnsAnswer, ClientError> {
         self.call(Method::GET, &format!("/v1/dns/query?name={}&type={}", escape(name), escape(kind)), NOTHING).await
+    }
+
+    /// `GET /v1/drops`: the verdicts that drop, or all.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn drops(&self, all: bool) -> Result<Drops, ClientError> {
+        self.call(Method::GET, if all { "/v1/drops?all=true" } else { "/v1/drops" }, NOTHING).await
     }
 
     async fn call<B: Serialize, T: DeserializeOwned>(

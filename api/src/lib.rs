@@ -20,12 +20,14 @@
 //! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
 //! | `DELETE /v1/attachments/{id}` | → [`Attached`] |
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
+//! | `GET /v1/drops?all=` | → [`Drops`] |
 //!
 //! Every refusal has a 4xx or 5xx status and an [`ErrorBody`].
 
 mod attach;
 mod client;
 mod dns;
+mod drops;
 mod endpoints;
 mod error;
 mod network;
@@ -36,6 +38,7 @@ mod status;
 pub use attach::{Attach, Attached};
 pub use client::{Client, ClientError};
 pub use dns::{DnsAnswer, DnsRecord};
+pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
 pub use network::{Config, ConfigChange, Network, NetworkInit};

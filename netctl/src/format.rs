@@ -85,6 +85,23 @@ impl Printer {
         Ok(())
     }
 
+    /// Prints one of many values that come over time: a line of JSON, a YAML document, or the line that `draw` makes of it.
+    ///
+    /// # Errors
+    /// As [`Printer::show`].
+    pub fn event<T: Serialize>(&mut self, value: &T, draw: impl FnOnce(&T) -> String) -> Result<(), PrintError> {
+        match self.output {
+            Output::Json => {
+                serde_json::to_writer(&mut self.out, value)?;
+                writeln!(self.out)?;
+            }
+            Output::Yaml => write!(self.out, "---\n{}", serde_yaml_ng::to_string(value)?)?,
+            Output::Table | Output::Wide => writeln!(self.out, "{}", printable(&draw(value)))?,
+        }
+        self.out.flush()?;
+        Ok(())
+    }
+
     /// Prints bytes that have one form only.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! touches the kernel. A request is small, an answer is whole, and a refusal is a sentence.
 
 mod cluster;
+mod drops;
 mod endpoints;
 mod services;
 mod status;
@@ -199,6 +200,7 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
             let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
             json(&admin.names.query(name, query.get("type").map_or("A", String::as_str)).await?)
         }
+        (&Method::GET, ["v1", "drops"]) => json(&admin.drops(query.get("all").is_some_and(|all| all == "true")).await?),
         _ => Err(Refusal::not_found(format!("{method} {path}: no such thing can be asked; is netctl as old as weftd?"))),
     }
 }

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod config;
 pub mod dns;
+pub mod drops;
 pub mod endpoint;
 pub mod network;
 pub mod node;
@@ -55,6 +56,8 @@ pub enum Command {
     Attachment(attach::AttachmentCommand),
     /// Start a command in a network namespace of its own, attached; detach when it ends
     Run(run::RunArgs),
+    /// Show what the programs dropped, and why
+    Drops(drops::DropsArgs),
     /// Names
     #[command(subcommand)]
     Dns(dns::Command),
@@ -81,6 +84,7 @@ impl Command {
             Self::Detach(_) => "detach",
             Self::Attachment(_) => "attachment list",
             Self::Run(_) => "run",
+            Self::Drops(_) => "drops",
             Self::Dns(command) => command.name(),
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
@@ -104,6 +108,7 @@ impl Command {
             Self::Detach(args) => args.execute(context).await,
             Self::Attachment(command) => command.execute(context).await,
             Self::Run(args) => args.execute(context).await,
+            Self::Drops(args) => args.execute(context).await,
             Self::Dns(command) => command.execute(context).await,
             Self::Completion(args) => args.execute(context),
             Self::Man(args) => args.execute(context),

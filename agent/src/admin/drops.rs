@@ -1,0 +1,56 @@
+//! `GET /v1/drops`: the counters of the programs' verdicts.
+
+use weft_abi::{Counter, Hook, Verdict};
+use weft_api::{Drops, VerdictView};
+
+use super::Admin;
+use crate::datapath;
+use crate::refusal::Refusal;
+
+impl Admin {
+    /// Verdicts that drop, or all of them, in the order of their numbers.
+    pub(super) async fn drops(&self, all: bool) -> Result<Drops, Refusal> {
+        let shared = self.datapath.clone();
+        // Whoever changes the datapath holds it for a while.
+        let read = tokio::task::spawn_blocking(move || datapath::lock(&shared).counters()).await;
+        let counters = read.map_err(|e| Refusal::internal("drops", &e))?;
+        let not_loaded = || {
+            let why = self.report.borrow().why_not_fast.clone();
+            why.unwrap_or_else(|| "no programs are loaded yet".to_owned())
+        };
+        Ok(Drops {
+            why_not: counters.is_empty().then(not_loaded),
+            verdicts: counters.into_iter().filter(|(v, _)| all || v.is_drop()).map(|(v, counter)| view(v, counter)).collect(),
+        })
+    }
+}
+
+fn view(verdict: Verdict, counter: Counter) -> VerdictView {
+    let direction = match verdict.hook() {
+        Hook::Container => "out",
+        Hook::Uplink => "in",
+        Hook::Socket => "call",
+    };
+    VerdictView {
+        verdict: verdict.as_str().to_owned(),
+        hook: verdict.hook().as_str().to_owned(),
+        direction: direction.to_owned(),
+        action: verdict.action().as_str().to_owned(),
+        packets: counter.packets,
+        bytes: counter.bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_shown_in_the_kernels_words() {
+        let shown = view(Verdict::ContainerSpoofed, Counter { packets: 3, bytes: 294 });
+        assert_eq!((shown.verdict.as_str(), shown.hook.as_str()), ("container_spoofed_source", "container"));
+        assert_eq!((shown.direction.as_str(), shown.action.as_str()), ("out", "drop"));
+        assert_eq!((shown.packets, shown.bytes), (3, 294));
+        assert_eq!(view(Verdict::SocketUnlisted, Counter::default()).direction, "call");
+    }
+}
