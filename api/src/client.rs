@@ -141,6 +141,14 @@ impl Client {
         self.call(Method::GET, &format!("/v1/nodes/{node}"), NOTHING).await
     }
 
+    /// `DELETE /v1/nodes/{node}`: the subnet and the records of a dead host. Returns it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn node_rm(&self, node: &NodeName) -> Result<NodeView, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/nodes/{node}"), NOTHING).await
+    }
+
     /// `GET /v1/endpoints`.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 //! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
 //! | `GET /v1/config`, `PATCH /v1/config` | [`ConfigChange`] → [`Config`] |
 //! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | → list of [`NodeView`], [`NodeView`] |
+//! | `DELETE /v1/nodes/{node}` | → [`NodeView`] as it was |
 //! | `GET /v1/endpoints` | → list of [`EndpointView`] |
 //! | `POST /v1/endpoints` | [`EndpointAdd`] → [`EndpointView`] |
 //! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |

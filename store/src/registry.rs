@@ -37,6 +37,17 @@ pub struct RecordPut {
     pub over: Option<Revision>,
 }
 
+/// What a dead node still has in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRemains {
+    /// The node.
+    pub node: NodeName,
+    /// Its leases, and the revision that each was read at.
+    pub leases: Vec<(SubnetKey, Revision)>,
+    /// The records that name it, and the revision that each was read at.
+    pub records: Vec<(RecordPath, Revision)>,
+}
+
 /// Keys in one transaction; etcd takes 128 operations by default.
 const OPS_PER_TXN: usize = 100;
 
@@ -111,6 +122,28 @@ impl Registry {
         let value = serde_json::to_vec(node).unwrap_or_default();
         let when = vec![unchanged(&key, over)];
         self.write(when, vec![Op::Put { key, value, lease: Some(on) }]).await
+    }
+
+    /// Removes what a dead node left: its leases and the records that name it, each as it was read. Refused as soon as the
+    /// node has an entry, or somebody has changed one of them.
+    ///
+    /// # Errors
+    /// Those of the store. What was removed before stays removed; asking again removes the rest.
+    pub async fn remove_node(&self, remains: &NodeRemains) -> Result<Outcome, StoreError> {
+        let dead = Compare::Absent(self.layout.node(&remains.node).into_bytes());
+        let leases = remains.leases.iter().map(|(subnet, at)| (self.layout.subnet(subnet), *at));
+        let records = remains.records.iter().map(|(path, at)| (self.layout.record(path), *at));
+        let keys: Vec<(Vec<u8>, Revision)> = leases.chain(records).map(|(key, at)| (key.into_bytes(), at)).collect();
+        let mut outcome = Outcome::Done(Revision::default());
+        for chunk in keys.chunks(OPS_PER_TXN) {
+            let as_read = chunk.iter().map(|(key, at)| Compare::ModifiedAt(key.clone(), *at));
+            let when = [dead.clone()].into_iter().chain(as_read).collect();
+            outcome = self.write(when, chunk.iter().map(|(key, _)| Op::Delete(key.clone())).collect()).await?;
+            if matches!(outcome, Outcome::Refused(_)) {
+                break;
+            }
+        }
+        Ok(outcome)
     }
 
     /// Writes and deletes records, each as it was read: one written over the revision it names, one deleted as it was at the

@@ -16,7 +16,7 @@ use weft_model::snapshot::Snapshot;
 use weft_model::subnet::{Lease, SubnetKey};
 use weft_store::Outcome;
 use weft_store::embedded::EmbeddedStore;
-use weft_store::registry::{RecordPut, Registry};
+use weft_store::registry::{NodeRemains, RecordPut, Registry};
 
 async fn registry() -> (Registry, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -172,4 +172,31 @@ async fn a_network_that_is_there_is_replaced_only_on_request() {
     assert_eq!(snapshot(&registry).await.network(), Some(&network("10.1.0.0/16")));
     assert!(done(registry.write_network(&network("10.2.0.0/16"), true).await.unwrap()));
     assert_eq!(snapshot(&registry).await.network(), Some(&network("10.2.0.0/16")));
+}
+
+#[tokio::test]
+async fn a_nodes_remains_are_removed_only_while_it_is_dead_and_its_lease_as_it_was_read() {
+    let (registry, _dir) = registry().await;
+    let node: Node = serde_json::from_str(r#"{"node":"h3"}"#).unwrap();
+    let key = SubnetKey::v4("10.244.3.0/24".parse().unwrap());
+    let lease = Lease::parse(br#"{"PublicIP":"192.0.2.3","BackendType":"host-gw","weft":{"node":"h3"}}"#).unwrap();
+    let on = registry.store().grant(Duration::from_secs(60)).await.unwrap();
+    let Outcome::Done(at) = registry.write_lease(&key, &lease, None, None).await.unwrap() else { panic!("not claimed") };
+    let path = |n: usize| RecordPath::from_labels(["local", "skydns", "web", &format!("x{n}"), "4"]);
+    let record = Record { host: "10.244.3.2".into(), ..Record::default() };
+    let puts: Vec<RecordPut> =
+        (0..250).map(|n| RecordPut { path: path(n), record: record.clone(), lease: None, over: None }).collect();
+    assert!(done(registry.write_records(&puts, &[], None).await.unwrap()));
+    let read: Vec<_> = snapshot(&registry).await.records().map(|(path, r)| (path.clone(), r.modified)).collect();
+    let remains = |at| NodeRemains { node: node.node.clone(), leases: vec![(key.clone(), at)], records: read.clone() };
+
+    assert!(done(registry.write_node(&node, None, on).await.unwrap()));
+    assert!(!done(registry.remove_node(&remains(at)).await.unwrap()), "it is alive");
+    registry.store().revoke(on).await.unwrap();
+    assert!(!done(registry.remove_node(&remains(at.next())).await.unwrap()), "read at another revision");
+    let s = snapshot(&registry).await;
+    assert_eq!((s.leases().count(), s.records().count()), (1, 250), "a refusal removes nothing");
+    assert!(done(registry.remove_node(&remains(at)).await.unwrap()));
+    let s = snapshot(&registry).await;
+    assert_eq!((s.leases().count(), s.records().count()), (0, 0));
 }

@@ -91,6 +91,59 @@ fn nothing_new_goes_to_a_host_without_power() {
 }
 
 #[test]
+fn a_dead_hosts_subnet_is_freed_on_request_and_only_then() {
+    let w = World::new();
+    let (h1, h2, h3) = (w.topology.host(1), w.topology.host(2), w.topology.host(3));
+    let (dead_subnet, dead_address) = (subnet(h3), h3.address().to_string());
+    let refused = |name: &str, why: &str| {
+        let output = h1.netctl(["node", "rm", name]).unwrap();
+        assert_eq!(output.code(), 1, "{output:?}");
+        assert!(output.stderr.contains(why), "{output:?}");
+    };
+    refused("h3", "is alive");
+    refused("h1", "is this host");
+    refused("nobody", "there is no node nobody");
+
+    h3.power_off().unwrap();
+    w.endpoints_become(h1, 2);
+    let gone =
+        eventually("h3 counts as dead, and is removed", SOON, || h1.netctl(["node", "rm", "h3", "-o", "json"])?.json()).unwrap();
+    assert_eq!((&gone["node"], &gone["subnet"]), (&"h3".into(), &dead_subnet.clone().into()));
+    let key = format!("/coreos.com/network/subnets/{}", dead_subnet.replace('/', "-"));
+    assert_eq!(w.topology.etcd().get(&key).unwrap(), None);
+    let network = dead_subnet.trim_end_matches(".0/24");
+    for host in [h1, h2] {
+        host.agent.wait_peers(1).unwrap();
+        eventually(&format!("nothing of h3 on {}", host.name()), SOON, || {
+            for words in [
+                &["ip", "route", "show", &dead_subnet][..],
+                &["ip", "neighbor", "show", "dev", "weft.1"],
+                &["bridge", "fdb", "show", "dev", "weft.1"],
+            ] {
+                let shown = host.exec(words)?.success()?.stdout;
+                anyhow::ensure!(!shown.contains(network) && !shown.contains(&dead_address), "{words:?}: {shown}");
+            }
+            Ok(())
+        })
+        .unwrap();
+        // What was lost is gone for good: its addresses may be another's from now on.
+        eventually("no endpoint of h3", SOON, || {
+            let all = endpoints(host)?;
+            anyhow::ensure!(all.iter().all(|e| e["node"] != "h3"), "{all:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+    refused("h3", "there is no node h3");
+
+    // It may come back as any host that begins: with a subnet, and known to the others.
+    h3.power_on().unwrap();
+    h3.agent.start().unwrap();
+    h3.agent.wait_ready().unwrap();
+    h1.agent.wait_peers(2).unwrap();
+}
+
+#[test]
 fn a_host_that_gets_its_power_back_is_the_host_it_was() {
     let w = World::new();
     let h3 = w.topology.host(3);

@@ -6,6 +6,7 @@
 mod cluster;
 mod drops;
 mod endpoints;
+mod node_rm;
 mod services;
 mod status;
 
@@ -184,6 +185,7 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
         (&Method::PATCH, ["v1", "config"]) => json(&admin.config_change(parse(body)?).await?),
         (&Method::GET, ["v1", "nodes"]) => json(&admin.nodes()?),
         (&Method::GET, ["v1", "nodes", name]) => json(&admin.node(name)?),
+        (&Method::DELETE, ["v1", "nodes", name]) => json(&admin.node_rm(name).await?),
         (&Method::GET, ["v1", "endpoints"]) => json(&admin.endpoints()?),
         (&Method::POST, ["v1", "endpoints"]) => json(&admin.endpoint_add(parse(body)?).await?),
         (&Method::DELETE, ["v1", "endpoints", id]) => {

@@ -14,12 +14,14 @@ pub enum Command {
     /// List hosts
     List,
     /// Show one host
-    Show(ShowArgs),
+    Show(NameArgs),
+    /// Free the subnet of a dead host early, and remove its records
+    Rm(NameArgs),
 }
 
-/// Arguments of `node show`.
+/// A host's name.
 #[derive(Debug, Args)]
-pub struct ShowArgs {
+pub struct NameArgs {
     /// The host's name
     #[arg(value_name = "NAME")]
     node: NodeName,
@@ -32,6 +34,7 @@ impl Command {
         match self {
             Self::List => "node list",
             Self::Show(_) => "node show",
+            Self::Rm(_) => "node rm",
         }
     }
 
@@ -49,6 +52,10 @@ impl Command {
             Self::Show(args) => {
                 let node = context.agent.ask(client.node(&args.node)).await?;
                 context.printer.show(&node, draw)?;
+            }
+            Self::Rm(args) => {
+                let removed = context.agent.ask(client.node_rm(&args.node)).await?;
+                context.printer.show(&removed, draw_removed)?;
             }
         }
         Ok(DONE)
@@ -94,6 +101,12 @@ fn draw(node: &NodeView, page: &mut Page) {
     page.field("since", or_none(node.since.as_ref()));
     page.field("capabilities", list(&node.capabilities));
     page.field("this host", cell(if node.this { "yes" } else { "no" }));
+}
+
+fn draw_removed(node: &NodeView, page: &mut Page) {
+    page.field("node", cell(&node.node));
+    page.field("subnet", or_none(node.subnet));
+    page.field("state", cell("removed"));
 }
 
 fn alive(node: &NodeView) -> Cell {
