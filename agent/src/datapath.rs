@@ -5,7 +5,10 @@
 //! are looked at before each change, and every link is. If the
 //! programs cannot be loaded the kernel path carries everything, and [`Outcome::why_not`] says why.
 
+pub mod preview;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, info, warn};
@@ -196,7 +199,7 @@ impl Fast {
     }
 
     fn sync_links(&mut self, host: &Host, outcome: &mut Outcome) {
-        let Some(datapath) = self.open.as_mut() else { return };
+        let Some(datapath) = self.open.as_ref() else { return };
         let there: BTreeMap<String, LinkState> = match datapath.links() {
             Ok(links) => links.into_iter().map(|l| (l.name.clone(), l)).collect(),
             Err(e) => {
@@ -204,33 +207,57 @@ impl Fast {
                 return;
             }
         };
-        let ours = |attached: &BTreeMap<String, u32>, name: &str, index: u32| {
-            attached.get(name) == Some(&index) && there.get(name).is_some_and(|l| l.alive && l.ifindex == Some(index))
+        for step in self.link_steps(host, &there) {
+            self.take_link_step(&step, outcome);
+        }
+    }
+
+    /// What is to be done about links, given those that are there.
+    fn link_steps(&self, host: &Host, there: &BTreeMap<String, LinkState>) -> Vec<LinkStep> {
+        let ours = |name: &str, index: u32| {
+            self.attached.get(name) == Some(&index) && there.get(name).is_some_and(|l| l.alive && l.ifindex == Some(index))
         };
+        let mut steps = Vec::new();
         let mut wanted: BTreeSet<String> = BTreeSet::new();
         for container in &host.attachments {
             let Some(index) = container.host_index else { continue };
             let name = links::container(&container.id);
-            if !ours(&self.attached, &name, index) {
-                let result = datapath.attach_container(&container.id, index);
-                if let Err(e) = &result {
-                    outcome.unattached.insert(container.id.clone(), chain(e));
-                }
-                note(result, &name, index, &mut self.attached, outcome);
+            if !ours(&name, index) {
+                steps.push(LinkStep::Container { id: container.id.clone(), index });
             }
             wanted.insert(name);
         }
         if let Some(uplink) = host.uplink.as_ref().filter(|u| u.ethernet && host.overlay().is_some()) {
-            if !ours(&self.attached, UPLINK, uplink.index) {
-                let result = datapath.attach_uplink(uplink.index);
-                note(result, UPLINK, uplink.index, &mut self.attached, outcome);
+            if !ours(UPLINK, uplink.index) {
+                steps.push(LinkStep::Uplink(uplink.index));
             }
             wanted.insert(UPLINK.to_owned());
         }
-        let sockets_alive =
-            self.sockets && there.values().filter(|l| l.alive && !is_device_link(l)).count() >= bpf::Program::SOCKETS.len();
-        if !sockets_alive {
-            match datapath.attach_sockets() {
+        let sockets = there.values().filter(|l| l.alive && !is_device_link(l)).count();
+        if !self.sockets || sockets < bpf::Program::SOCKETS.len() {
+            steps.push(LinkStep::Sockets);
+        }
+        let unwanted = there.values().filter(|l| is_device_link(l) && !wanted.contains(&l.name));
+        steps.extend(unwanted.map(|link| LinkStep::Detach(link.name.clone())));
+        steps
+    }
+
+    fn take_link_step(&mut self, step: &LinkStep, outcome: &mut Outcome) {
+        let Some(datapath) = self.open.as_mut() else { return };
+        debug!(%step, "datapath");
+        match step {
+            LinkStep::Container { id, index } => {
+                let result = datapath.attach_container(id, *index);
+                if let Err(e) = &result {
+                    outcome.unattached.insert(id.clone(), chain(e));
+                }
+                note(result, &links::container(id), *index, &mut self.attached, outcome);
+            }
+            LinkStep::Uplink(index) => {
+                let result = datapath.attach_uplink(*index);
+                note(result, UPLINK, *index, &mut self.attached, outcome);
+            }
+            LinkStep::Sockets => match datapath.attach_sockets() {
                 Ok(()) => {
                     self.sockets = true;
                     outcome.done += 1;
@@ -240,14 +267,43 @@ impl Fast {
                     outcome.failed += 1;
                     outcome.problems.push(format!("virtual IPs: {}", chain(&e)));
                 }
+            },
+            LinkStep::Detach(name) => {
+                self.attached.remove(name);
+                match datapath.detach(name) {
+                    Ok(()) => outcome.done += 1,
+                    Err(e) => outcome.problems.push(format!("datapath: {}", chain(&e))),
+                }
             }
         }
-        for link in there.values().filter(|l| is_device_link(l) && !wanted.contains(&l.name)) {
-            self.attached.remove(&link.name);
-            match datapath.detach(&link.name) {
-                Ok(()) => outcome.done += 1,
-                Err(e) => outcome.problems.push(format!("datapath: {}", chain(&e))),
-            }
+    }
+}
+
+/// One change of what programs are attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LinkStep {
+    /// A container's program, at its device.
+    Container {
+        /// The attachment's id.
+        id: String,
+        /// The device.
+        index: u32,
+    },
+    /// The uplink's program, at this device.
+    Uplink(u32),
+    /// The programs of sockets, at the cgroup.
+    Sockets,
+    /// Take a link away, by its name.
+    Detach(String),
+}
+
+impl fmt::Display for LinkStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container { id, index } => write!(f, "attach {} ifindex {index}", links::container(id)),
+            Self::Uplink(index) => write!(f, "attach {UPLINK} ifindex {index}"),
+            Self::Sockets => f.write_str("attach the programs of sockets to the cgroup"),
+            Self::Detach(name) => write!(f, "detach {name}"),
         }
     }
 }

@@ -37,6 +37,7 @@ use crate::claim::{Facts, Own};
 use crate::datapath::{self, Outcome, Shared};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
+use crate::state::Attachment;
 use crate::view::{View, chain};
 
 /// How often everything is read back although nothing seems to have changed.
@@ -78,6 +79,8 @@ pub struct Report {
     pub peers: Vec<Peer>,
     /// What is odd, and what to do about it.
     pub problems: Vec<String>,
+    /// The host that was planned for; none before it has a subnet.
+    pub host: Option<Arc<Host>>,
 }
 
 /// What the loop needs.
@@ -269,6 +272,7 @@ async fn round(
         cgroup: inputs.cgroup.clone(),
         peers: desired.peers.used.iter().map(|p| Peer { fast: p.fast && outcome.fast, ..p.clone() }).collect(),
         problems,
+        host: Some(Arc::new(host)),
     };
     log_changes(&inputs.report.borrow(), &report);
     let again = failed > 0 || outcome.failed > 0 || filter.failed > 0;
@@ -291,7 +295,20 @@ async fn sync_datapath(inputs: &Inputs, snapshot: &Arc<Snapshot>, host: Host, ro
 }
 
 fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &Published, uplink: Option<Uplink>) -> Host {
-    let attachments = published.by_id.values().map(|a| weft_plan::Attachment {
+    Host {
+        node: inputs.node.clone(),
+        config,
+        subnet: Some(own.subnet),
+        vtep_mac: own.vtep_mac,
+        uplink,
+        attachments: attachments(published),
+        netns_cookie: inputs.netns_cookie,
+    }
+}
+
+/// Attachments as plans have them, with the numbers that their devices have now.
+pub fn attachments(published: &Published) -> Vec<weft_plan::Attachment> {
+    let attachment = |a: &Attachment| weft_plan::Attachment {
         id: a.id.to_string(),
         address: a.address,
         mac: a.mac,
@@ -299,16 +316,8 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
         host_index: index_of(&a.host_ifname),
         netns_cookie: a.netns_cookie,
         network: NETWORK_DEFAULT,
-    });
-    Host {
-        node: inputs.node.clone(),
-        config,
-        subnet: Some(own.subnet),
-        vtep_mac: own.vtep_mac,
-        uplink,
-        attachments: attachments.collect(),
-        netns_cookie: inputs.netns_cookie,
-    }
+    };
+    published.by_id.values().map(attachment).collect()
 }
 
 fn index_of(name: &str) -> Option<u32> {

@@ -103,6 +103,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (bpf_paths, _bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
 
+    let netlink = Netlink::new().context("netlink")?;
     let admin = Arc::new(Admin {
         node: node.clone(),
         registry: registry.clone(),
@@ -113,11 +114,12 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         attachments: attachments.clone(),
         names: names.clone(),
         datapath: datapath.clone(),
+        netlink: netlink.clone(),
+        published: published.clone(),
     });
     tokio::spawn(admin::serve(listener, admin.clone()));
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));
 
-    let netlink = Netlink::new().context("netlink")?;
     // An agent that was killed while it made one left a device that looks like a whole one.
     netlink.remove_unfinished_veths().await.context("netlink")?;
     let events = Events::new().context("netlink notifications")?;

@@ -12,7 +12,7 @@ use weft_model::ids::{NodeName, ServiceName};
 
 use crate::{
     Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
-    NodeView, ServiceCreate, ServiceCreated, ServiceView, Status,
+    NodeView, Plan, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -244,6 +244,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn drops(&self, all: bool) -> Result<Drops, ClientError> {
         self.call(Method::GET, if all { "/v1/drops?all=true" } else { "/v1/drops" }, NOTHING).await
+    }
+
+    /// `GET /v1/plan`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn plan(&self) -> Result<Plan, ClientError> {
+        self.call(Method::GET, "/v1/plan", NOTHING).await
     }
 
     async fn call<B: Serialize, T: DeserializeOwned>(

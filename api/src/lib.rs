@@ -22,6 +22,7 @@
 //! | `DELETE /v1/attachments/{id}` | → [`Attached`] |
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
+//! | `GET /v1/plan` | → [`Plan`] |
 //!
 //! Every refusal has a 4xx or 5xx status and an [`ErrorBody`].
 
@@ -33,6 +34,7 @@ mod endpoints;
 mod error;
 mod network;
 mod nodes;
+mod plan;
 mod services;
 mod status;
 
@@ -44,6 +46,7 @@ pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
 pub use network::{Config, ConfigChange, Network, NetworkInit};
 pub use nodes::NodeView;
+pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
 pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
 

@@ -163,6 +163,7 @@ fn every_listing_prints_as_table_json_and_yaml() {
         ("config show", "10.112.0.0/16"),
         ("node list", "h2"),
         ("node show h2", "h2"),
+        ("plan", "revision"),
         ("drops", "container_spoofed_source"),
         ("drops --all", "encapsulated"),
         ("endpoint list", "forms"),

@@ -1,4 +1,4 @@
-//! What a running host shows of itself: dropped packets by reason.
+//! What a running host shows of itself: dropped packets by reason, and what its agent would change.
 #![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
 use std::sync::LazyLock;
@@ -76,4 +76,38 @@ fn drops_are_told_as_they_come_until_ctrl_c() {
     assert!(told["packets"].as_u64().unwrap() > 0 && told["time"].as_str().unwrap().ends_with('Z'), "{told}");
     follow.signal(Signal::SIGINT).unwrap();
     assert_eq!(follow.wait(SOON).unwrap().code(), Some(0), "{}", follow.stderr());
+}
+
+#[test]
+fn a_host_that_is_as_it_should_be_plans_nothing() {
+    let t = Topology::cluster(2).unwrap();
+    let containers = [idle(t.host(1), &["--service", "web:80"]).unwrap(), idle(t.host(2), &[]).unwrap()];
+    t.host(1).netctl(["service", "create", "web", "--port", "80"]).unwrap().success().unwrap();
+    for host in t.hosts() {
+        eventually(&format!("{} has nothing to do", host.name()), SOON, || {
+            let plan = host.netctl(["plan", "-o", "json"])?.json()?;
+            ensure!(plan["actions"] == serde_json::json!([]) && plan["problems"] == serde_json::json!([]), "{plan}");
+            Ok(())
+        })
+        .unwrap();
+        let table = host.netctl(["plan"]).unwrap().success().unwrap();
+        assert!(table.stdout.contains("nothing to do"), "{table:?}");
+    }
+    drop(containers);
+}
+
+#[test]
+fn an_agent_without_a_subnet_has_no_plan_yet_and_says_why() {
+    let t = Topology::new(1).unwrap();
+    t.etcd().start().unwrap();
+    let h1 = t.host(1);
+    h1.agent.start().unwrap();
+    h1.agent.wait_answering().unwrap();
+    let refused = eventually("it waits for the network", SOON, || {
+        let output = h1.netctl(["plan"])?;
+        ensure!(output.stderr.contains("no subnet"), "{output:?}");
+        Ok(output)
+    })
+    .unwrap();
+    assert_eq!(refused.code(), 1, "{refused:?}");
 }

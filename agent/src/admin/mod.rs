@@ -1,12 +1,13 @@
 //! The server side of `weft-api`: HTTP over the UNIX socket.
 //!
 //! [`route`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
-//! touches the kernel. A request is small, an answer is whole, and a refusal is a sentence.
+//! changes the kernel. A request is small, an answer is whole, and a refusal is a sentence.
 
 mod cluster;
 mod drops;
 mod endpoints;
 mod node_rm;
+mod plan;
 mod services;
 mod status;
 
@@ -28,12 +29,13 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tracing::{debug, warn};
+use weft_agent::kernel::netlink::Netlink;
 use weft_api::{Code, ErrorBody, ErrorDetail};
 use weft_model::ids::NodeName;
 use weft_model::snapshot::Snapshot;
 use weft_store::registry::Registry;
 
-use crate::attach::Attachments;
+use crate::attach::{Attachments, Published};
 use crate::config::Settings;
 use crate::datapath::Shared;
 use crate::names::Names;
@@ -69,8 +71,12 @@ pub struct Admin {
     pub attachments: Arc<Attachments>,
     /// The name server.
     pub names: Arc<Names>,
-    /// The eBPF half, for its counters.
+    /// The eBPF half, to be looked at.
     pub datapath: Shared,
+    /// The kernel's tables, to be looked at.
+    pub netlink: Netlink,
+    /// What there is to attach.
+    pub published: watch::Receiver<Arc<Published>>,
 }
 
 /// Binds the socket, so that a caller who is let in later is let in by mode and group alone.
@@ -202,6 +208,7 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
             let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
             json(&admin.names.query(name, query.get("type").map_or("A", String::as_str)).await?)
         }
+        (&Method::GET, ["v1", "plan"]) => json(&admin.plan().await?),
         (&Method::GET, ["v1", "drops"]) => json(&admin.drops(query.get("all").is_some_and(|all| all == "true")).await?),
         _ => Err(Refusal::not_found(format!("{method} {path}: no such thing can be asked; is netctl as old as weftd?"))),
     }

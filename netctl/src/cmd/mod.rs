@@ -7,6 +7,7 @@ pub mod drops;
 pub mod endpoint;
 pub mod network;
 pub mod node;
+pub mod plan;
 pub mod run;
 pub mod service;
 pub mod shell;
@@ -56,6 +57,8 @@ pub enum Command {
     Attachment(attach::AttachmentCommand),
     /// Start a command in a network namespace of its own, attached; detach when it ends
     Run(run::RunArgs),
+    /// Show what the agent would change now, and why
+    Plan,
     /// Show what the programs dropped, and why
     Drops(drops::DropsArgs),
     /// Names
@@ -84,6 +87,7 @@ impl Command {
             Self::Detach(_) => "detach",
             Self::Attachment(_) => "attachment list",
             Self::Run(_) => "run",
+            Self::Plan => "plan",
             Self::Drops(_) => "drops",
             Self::Dns(command) => command.name(),
             Self::Completion(_) => "completion",
@@ -108,6 +112,7 @@ impl Command {
             Self::Detach(args) => args.execute(context).await,
             Self::Attachment(command) => command.execute(context).await,
             Self::Run(args) => args.execute(context).await,
+            Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
             Self::Dns(command) => command.execute(context).await,
             Self::Completion(args) => args.execute(context),

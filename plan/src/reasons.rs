@@ -1,0 +1,209 @@
+//! Why a plan wants what it wants, in words: the peer, the container or the range that a row is there for.
+//!
+//! Nothing is decided here. What nothing of the desired state is behind is told as such: it is being removed.
+
+use std::net::Ipv4Addr;
+
+use ipnet::IpNet;
+use weft_abi::Be32;
+
+use crate::host::{Attachment, Host, LOOPBACK};
+use crate::ipam;
+use crate::kernel;
+use crate::maps;
+use crate::peers::{Peer, Peers};
+use crate::routes::Via;
+
+/// What was planned for.
+#[derive(Clone, Copy, Debug)]
+pub struct Reasons<'a> {
+    /// This host.
+    pub host: &'a Host,
+    /// The others.
+    pub peers: &'a Peers,
+}
+
+impl Reasons<'_> {
+    /// What an action on the kernel path is for; `None` where nothing wants the row.
+    #[must_use]
+    pub fn of_kernel(&self, action: &kernel::Action) -> Option<String> {
+        match action {
+            kernel::Action::Sysctl(step) => match step.row().device() {
+                Some(device) => self.of_device(device),
+                None => Some("packets of containers are forwarded".to_owned()),
+            },
+            kernel::Action::Link(step) => self.of_device(&step.row().name),
+            kernel::Action::Address(step) => {
+                let row = step.row();
+                let gateway = self.host.subnet.map(ipam::gateway);
+                if row.device == LOOPBACK && gateway == Some(row.address.addr()) {
+                    return self.host.subnet.map(|subnet| format!("gateway of own subnet {subnet}"));
+                }
+                self.of_device(&row.device)
+            }
+            kernel::Action::Neighbor(step) => {
+                let row = step.row();
+                self.container_on(&row.device, row.address)
+                    .or_else(|| self.peer(|p| ipam::device_address(p.subnet) == row.address))
+            }
+            kernel::Action::Forward(step) => self.peer(|p| p.mac == step.row().mac),
+            kernel::Action::Route(step) => self.of_route(step.row().destination, &step.row().via),
+        }
+    }
+
+    /// What an action on a map is for; `None` where nothing wants the row.
+    #[must_use]
+    pub fn of_map(&self, action: &maps::Action) -> Option<String> {
+        use maps::Action;
+        match action {
+            Action::PutConfig(_) => Some("this host and its network".to_owned()),
+            Action::PutPeer(subnet, _) | Action::DeletePeer(subnet) => self.peer(|p| Be32::from(p.subnet.network()) == *subnet),
+            Action::PutVtep(address, _) | Action::DeleteVtep(address) => self.peer(|p| Be32::from(p.public_ip) == *address),
+            Action::PutEndpoint(address, _) | Action::DeleteEndpoint(address) => {
+                self.container(|a| Be32::from(a.address) == *address)
+            }
+            Action::PutNetns(cookie, _) | Action::DeleteNetns(cookie) if *cookie == self.host.netns_cookie => {
+                Some("this host's own sockets".to_owned())
+            }
+            Action::PutNetns(cookie, _) | Action::DeleteNetns(cookie) => self.container(|a| a.netns_cookie == *cookie),
+        }
+    }
+
+    /// What a container's program is for; `None` for one that is not attached.
+    #[must_use]
+    pub fn of_container(&self, id: &str) -> Option<String> {
+        self.container(|a| a.id == id)
+    }
+
+    fn of_device(&self, device: &str) -> Option<String> {
+        let overlay = self.host.overlay().filter(|overlay| overlay.device() == device);
+        let network = overlay.map(|overlay| format!("overlay of network {}", overlay.config.network));
+        network.or_else(|| self.container(|a| a.host_ifname == device))
+    }
+
+    fn of_route(&self, destination: IpNet, via: &Via) -> Option<String> {
+        let own = self.host.subnet.filter(|subnet| IpNet::V4(*subnet) == destination);
+        match (destination, via) {
+            (_, Via::Unreachable) => Some(match own {
+                Some(_) => "own subnet: addresses without a container".to_owned(),
+                None => "service range: what was not translated goes nowhere".to_owned(),
+            }),
+            (IpNet::V4(subnet), _) if subnet.prefix_len() == 32 => self.container(|a| a.address == subnet.addr()),
+            (IpNet::V4(subnet), _) => self.peer(|p| p.subnet == subnet),
+            (IpNet::V6(_), _) => None,
+        }
+    }
+
+    fn peer(&self, is_it: impl Fn(&Peer) -> bool) -> Option<String> {
+        let peer = self.peers.used.iter().find(|p| is_it(p))?;
+        Some(match &peer.node {
+            Some(node) => format!("peer {node}"),
+            None => format!("peer {} (flannel)", peer.public_ip),
+        })
+    }
+
+    fn container_on(&self, device: &str, address: Ipv4Addr) -> Option<String> {
+        self.container(|a| a.host_ifname == device && a.address == address)
+    }
+
+    fn container(&self, is_it: impl Fn(&Attachment) -> bool) -> Option<String> {
+        self.host.attachments.iter().find(|a| is_it(a)).map(|a| format!("attachment {}", a.id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use weft_model::cluster::ClusterConfig;
+    use weft_model::mac::Mac;
+    use weft_model::network::{Backend, NetworkConfig};
+
+    use super::*;
+    use crate::Uplink;
+
+    fn host() -> Host {
+        Host {
+            node: "h1".parse().unwrap(),
+            config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
+            subnet: Some("10.244.1.0/24".parse().unwrap()),
+            vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+            uplink: Some(Uplink {
+                name: "eth0".into(),
+                index: 2,
+                address: Ipv4Addr::new(192, 0, 2, 1),
+                public_ip: Ipv4Addr::new(192, 0, 2, 1),
+                mtu: 1500,
+                ethernet: true,
+            }),
+            attachments: vec![Attachment {
+                id: "web-1".into(),
+                address: Ipv4Addr::new(10, 244, 1, 2),
+                mac: Mac([2, 0, 0, 0, 0, 9]),
+                host_ifname: "weft0123456789".into(),
+                host_index: Some(7),
+                netns_cookie: 70,
+                network: 1,
+            }],
+            netns_cookie: 1,
+        }
+    }
+
+    fn peers() -> Peers {
+        let peer = |n: u8, node: Option<&str>| Peer {
+            subnet: format!("10.244.{n}.0/24").parse().unwrap(),
+            public_ip: Ipv4Addr::new(192, 0, 2, n),
+            mac: Mac([2, 0, 0, 0, 0, n]),
+            node: node.map(|n| n.parse().unwrap()),
+            mtu: None,
+            fast: true,
+        };
+        Peers { used: vec![peer(2, Some("h2")), peer(9, None)], skipped: Vec::new() }
+    }
+
+    #[test]
+    fn every_row_that_is_wanted_has_its_reason() {
+        let (host, peers) = (host(), peers());
+        let reasons = Reasons { host: &host, peers: &peers };
+        let desired = kernel::desired(&ClusterConfig::default(), &host, &peers);
+        // Veth pairs are attach's to make, so there is one already, and down.
+        let mut actual = kernel::Rows::default();
+        actual.links.extend(
+            desired.links.iter().filter(|l| l.name == "weft0123456789").map(|l| crate::links::Link { up: false, ..l.clone() }),
+        );
+        let mut said = BTreeSet::new();
+        for action in kernel::diff(&desired, &actual) {
+            said.insert(reasons.of_kernel(&action).unwrap_or_else(|| panic!("{action} has no reason")));
+        }
+        for action in maps::diff(&maps::desired(&ClusterConfig::default(), &host, &peers), &maps::Rows::default()) {
+            said.insert(reasons.of_map(&action).unwrap_or_else(|| panic!("{action} has no reason")));
+        }
+        for expected in [
+            "attachment web-1",
+            "gateway of own subnet 10.244.1.0/24",
+            "overlay of network 10.244.0.0/16",
+            "own subnet: addresses without a container",
+            "packets of containers are forwarded",
+            "peer 192.0.2.9 (flannel)",
+            "peer h2",
+            "service range: what was not translated goes nowhere",
+            "this host and its network",
+            "this host's own sockets",
+        ] {
+            assert!(said.remove(expected), "{expected} is not among {said:?}");
+        }
+        assert_eq!(said, BTreeSet::new());
+    }
+
+    #[test]
+    fn what_nothing_wants_has_none() {
+        let (before, peers) = (host(), peers());
+        let rows = maps::desired(&ClusterConfig::default(), &before, &peers);
+        let now = Host { attachments: Vec::new(), ..before };
+        let wanted = maps::desired(&ClusterConfig::default(), &now, &Peers::default());
+        let reasons = Reasons { host: &now, peers: &Peers::default() };
+        let removals = maps::diff(&wanted, &rows);
+        assert_eq!(removals.len(), 6, "{removals:?}");
+        assert!(removals.iter().all(|action| reasons.of_map(action).is_none()), "{removals:?}");
+    }
+}
