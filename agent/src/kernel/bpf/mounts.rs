@@ -8,7 +8,9 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -25,6 +27,9 @@ const OUR_SOURCE: &str = "weft";
 
 /// The folder below the run directory where a cgroup v2 tree is mounted if none is visible.
 const OWN_CGROUP: &str = "cgroup2";
+
+/// How long to wait until what we mounted can be unmounted.
+const UNMOUNT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A folder on a bpffs. Keep it for as long as [`Bpffs::path`] is used.
 #[derive(Debug)]
@@ -225,7 +230,14 @@ fn unmount_ours(target: &Path) -> Result<(), BpfError> {
     if !ours {
         return Ok(());
     }
-    umount2(target, MntFlags::empty()).map_err(|e| failed("unmount")(e.into()))
+    // A pin that was just removed may hold its file system a moment longer (seen on 6.18 under load: EBUSY).
+    let until = Instant::now() + UNMOUNT_PATIENCE;
+    loop {
+        match umount2(target, MntFlags::empty()) {
+            Err(Errno::EBUSY) if Instant::now() < until => std::thread::sleep(Duration::from_millis(20)),
+            done => return done.map_err(|e| failed("unmount")(e.into())),
+        }
+    }
 }
 
 /// Removes a folder unless something is in it or mounted on it, or it is not there.
