@@ -19,6 +19,7 @@ use tracing::{info, warn};
 use weft_agent::kernel::netns::{NetNs, NetnsError};
 use weft_agent::kernel::veth::{self, VethSpec};
 use weft_api::{Attach, Attached, Code};
+use weft_model::hash::fnv1a;
 use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
 use weft_model::keys::RecordPath;
 use weft_model::mac::Mac;
@@ -424,7 +425,7 @@ fn choose_id(request: &Attach, netns: &NetNs, node: &NodeName) -> EndpointId {
     let base = if base.is_empty() { "c" } else { &base };
     let (device, inode) = netns.id();
     let seed = format!("{node} {device} {inode} {} {}", netns.cookie(), request.ifname);
-    let hash = fnv(seed.as_bytes());
+    let hash = fnv1a(seed.bytes());
     let id = format!("{base}-{:06x}", hash & 0xff_ffff);
     id.parse().unwrap_or_else(|_| unreachable!("a sanitised label of at most 56 bytes and 7 more"))
 }
@@ -435,10 +436,6 @@ fn host_ifname(id: &EndpointId, ifname: &str, journal: &Journal) -> String {
     let plain = std::iter::once(links::veth_name(id.as_str(), ifname));
     let salted = (1_u32..).map(|salt| links::veth_name(id.as_str(), &format!("{ifname} {salt}")));
     plain.chain(salted).find(|name| !taken(name)).unwrap_or_default()
-}
-
-fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use std::time::Duration;
 use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
+use weft_model::hash::fnv1a;
 use weft_model::ids::{LeaseId, NodeName, Revision};
 use weft_model::mac::Mac;
 use weft_model::snapshot::{Bad, Snapshot};
@@ -141,7 +142,7 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Tod
 
 /// Hosts start to search at different places, so that two hundred of them do not all want the same subnet.
 fn seed(node: &NodeName) -> u64 {
-    node.as_str().bytes().fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(node.as_str().bytes())
 }
 
 /// Claims and keeps, until the process ends. `own` is set once there is a subnet and from then on always holds the last

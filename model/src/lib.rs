@@ -15,6 +15,7 @@
 
 pub mod cluster;
 pub mod endpoint;
+pub mod hash;
 pub mod ids;
 pub mod keys;
 pub mod mac;

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use weft_model::hash::fnv1a;
 use weft_model::mac::Mac;
 
 use crate::diff::{Row, Step, Table};
@@ -186,11 +187,9 @@ pub fn is_veth_name(name: &str) -> bool {
     digits.is_some_and(|d| d.len() == VETH_DIGITS && d.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')))
 }
 
-/// FNV-1a of the parts, each closed by a zero byte, with the bits spread at the end. It is written down here because names
-/// made from it must be the same in every later version, which the standard library's hasher does not promise.
+/// A hash of the parts, each closed by a zero byte, with the bits spread at the end.
 fn hash_of<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
-    let bytes = parts.into_iter().flat_map(|part| part.bytes().chain([0]));
-    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let hash = fnv1a(parts.into_iter().flat_map(|part| part.bytes().chain([0])));
     let hash = (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     hash ^ (hash >> 32)
 }

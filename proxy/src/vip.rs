@@ -7,6 +7,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::Ipv4Net;
+use weft_model::hash::fnv1a;
 use weft_model::ids::ServiceName;
 
 /// A range that has nothing left to give.
@@ -41,11 +42,8 @@ pub fn choose_vip(cidr: Ipv4Net, taken: impl Fn(Ipv4Addr) -> bool, service: &Ser
         .ok_or(Full { cidr, capacity })
 }
 
-/// FNV-1a, 64 bits: the same for every version and host, which `std`'s hasher does not promise.
 fn hash(service: &ServiceName) -> u64 {
-    let name = [service.namespace.as_str().as_bytes(), b"/", service.name.as_str().as_bytes()];
-    let fnv = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    let hash = name.into_iter().flatten().fold(0xcbf2_9ce4_8422_2325, fnv);
+    let hash = fnv1a(service.to_string().bytes());
     // The low bits of FNV-1a mix badly for names that differ in their last letter only.
     hash ^ (hash >> 32)
 }
