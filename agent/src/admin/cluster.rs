@@ -53,14 +53,18 @@ impl Admin {
                 )));
             }
         }
-        let garbled = snapshot.bad_at(&snapshot.layout().network_config()).is_some();
-        if !garbled && snapshot.network() == Some(&config) {
-            return Ok(network_view(&config, &snapshot));
-        }
+        // The store decides, even where the view already shows this configuration: the view may be of a store that has since
+        // been made anew.
         match self.registry.write_network(&config, init.force).await.map_err(|e| Refusal::store("network init", &e))? {
             Outcome::Done(revision) => self.echo(revision).await,
-            Outcome::Refused(_) => {
+            Outcome::Refused(revision) => {
+                self.echo(revision).await;
+                let snapshot = self.snapshot()?;
+                let garbled = snapshot.bad_at(&snapshot.layout().network_config()).is_some();
                 let there = snapshot.network().filter(|_| !garbled);
+                if there == Some(&config) {
+                    return Ok(network_view(&config, &snapshot));
+                }
                 let there = there.map_or_else(|| "one that does not parse".to_owned(), NetworkConfig::to_json);
                 return Err(Refusal::conflict(format!(
                     "network init: there is a configuration already, and it differs: {there}; --force replaces it"

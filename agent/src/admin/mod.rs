@@ -149,6 +149,9 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
             let service = hyper::service::service_fn(|request| answer(admin.clone(), request));
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+            // Without it a caller who sends a request and goes away at once has it read, and dropped before it is looked at
+            // (hyper 1: the end of the stream is noticed before the first poll of the answer).
+            server.half_close(true);
             if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
                 debug!(error = %e, "connection on the socket");
             }
