@@ -192,6 +192,20 @@ label_type! {
     NetworkName, "network name", label_fault
 }
 
+impl NetworkName {
+    /// The network of `--network-prefix`.
+    #[must_use]
+    pub fn default_network() -> Self {
+        Self("default".into())
+    }
+
+    /// Whether this is the network of `--network-prefix`.
+    #[must_use]
+    pub fn is_default(&self) -> bool {
+        self.0 == "default"
+    }
+}
+
 label_type! {
     /// A host, by `--node-name`: 1 to 253 of `A-Za-z0-9._-`, so that a host name fits.
     NodeName, "node name", |text| {

@@ -8,16 +8,18 @@
 //! | `<weft-prefix>/config` | `ClusterConfig` |
 //! | `<weft-prefix>/nodes/<node>` | `Node` |
 //! | `<weft-prefix>/namespaces/<namespace>` | `Namespace` |
+//! | `<weft-prefix>/reservations/<network>/10.244.3.0-24` | `Reservation` |
 //! | `<weft-prefix>/services/<namespace>/<name>` | `Service` |
 //! | `<weft-prefix>/vips/<address>` | `Vip` |
 
 use std::fmt;
 use std::net::IpAddr;
 
+use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::BadValue;
-use crate::ids::{Namespace, NodeName, ServiceName};
+use crate::ids::{BadId, Namespace, NetworkName, NodeName, ServiceName};
 use crate::subnet::SubnetKey;
 
 /// Where a record stands below the DNS prefix: labels from the root down, joined by `/` (`local/skydns/myapp/web-1/4`).
@@ -108,6 +110,8 @@ pub enum Key {
     Node(NodeName),
     /// A declared namespace.
     Namespace(Namespace),
+    /// A subnet that is kept for one host.
+    Reservation(NetworkName, Ipv4Net),
     /// A service.
     Service(ServiceName),
     /// The owner of a virtual IP.
@@ -194,6 +198,13 @@ impl Layout {
                 None if rest == "config" => Ok(Key::ClusterConfig),
                 Some(("nodes", name)) => name.parse().map(Key::Node).map_err(|e| bad(e.to_string())),
                 Some(("namespaces", name)) => name.parse().map(Key::Namespace).map_err(|e| bad(e.to_string())),
+                Some(("reservations", rest)) => {
+                    let (network, subnet) =
+                        rest.split_once('/').ok_or_else(|| bad("a reservation's key has a network and a subnet".to_owned()))?;
+                    let subnet: SubnetKey = subnet.parse().map_err(bad)?;
+                    let network = network.parse().map_err(|e: BadId| bad(e.to_string()))?;
+                    Ok(Key::Reservation(network, subnet.subnet))
+                }
                 Some(("services", name)) if !name.contains('/') => {
                     Err(bad("a service key has a namespace and a name".to_owned()))
                 }
@@ -243,6 +254,12 @@ impl Layout {
         format!("{}/namespaces/{namespace}", self.weft)
     }
 
+    /// The key of a reserved subnet.
+    #[must_use]
+    pub fn reservation(&self, network: &NetworkName, subnet: Ipv4Net) -> String {
+        format!("{}/reservations/{network}/{}", self.weft, SubnetKey::v4(subnet))
+    }
+
     /// The key of a service.
     #[must_use]
     pub fn service(&self, service: &ServiceName) -> String {
@@ -272,6 +289,10 @@ mod tests {
             (l.subnet(&subnet), Key::Subnet(subnet)),
             (l.record(&path), Key::Record(path)),
             (l.cluster_config(), Key::ClusterConfig),
+            (
+                l.reservation(&NetworkName::default_network(), "10.244.3.0/24".parse().unwrap()),
+                Key::Reservation(NetworkName::default_network(), "10.244.3.0/24".parse().unwrap()),
+            ),
             (l.node(&node), Key::Node(node)),
             (l.service(&service), Key::Service(service)),
             (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
@@ -286,9 +307,14 @@ mod tests {
     #[test]
     fn junk_is_named_by_its_key() {
         let l = Layout::default();
-        for key in
-            ["/coreos.com/network/subnets/foo", "/weft/v1/services/x", "/weft/v1/nodes/a b", "/skydns/a//b", "/weft/v1/vips/x"]
-        {
+        for key in [
+            "/coreos.com/network/subnets/foo",
+            "/weft/v1/services/x",
+            "/weft/v1/nodes/a b",
+            "/skydns/a//b",
+            "/weft/v1/vips/x",
+            "/weft/v1/reservations/x",
+        ] {
             assert_eq!(l.parse(key.as_bytes()).unwrap_err().key, key);
         }
         assert!(l.parse(b"/skydns/\xff").is_err());

@@ -22,6 +22,7 @@ pub mod mac;
 pub mod network;
 pub mod node;
 pub mod record;
+pub mod reservation;
 pub mod service;
 pub mod snapshot;
 pub mod stored;

@@ -18,11 +18,12 @@ use ipnet::Ipv4Net;
 
 use crate::cluster::ClusterConfig;
 use crate::endpoint::{Endpoint, EndpointKey, StoredRecord, key_of};
-use crate::ids::{LeaseId, Namespace, NodeName, Revision, ServiceLabel, ServiceName};
+use crate::ids::{LeaseId, Namespace, NetworkName, NodeName, Revision, ServiceLabel, ServiceName};
 use crate::keys::{Key, Layout, RecordPath};
 use crate::network::NetworkConfig;
 use crate::node::Node;
 use crate::record::{Kind, Record};
+use crate::reservation::Reservation;
 use crate::service::{Service, VipOwner};
 use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
@@ -65,6 +66,7 @@ pub struct Snapshot {
     leases: OrdMap<SubnetKey, Arc<Stored<Lease>>>,
     nodes: OrdMap<NodeName, Arc<Stored<Node>>>,
     namespaces: OrdSet<Namespace>,
+    reservations: OrdMap<(NetworkName, Ipv4Net), Arc<Stored<Reservation>>>,
     services: OrdMap<ServiceName, Arc<Stored<Service>>>,
     vips: OrdMap<IpAddr, Arc<Stored<VipOwner>>>,
     records: OrdMap<RecordPath, Arc<StoredRecord>>,
@@ -87,6 +89,7 @@ impl Snapshot {
             leases: OrdMap::new(),
             nodes: OrdMap::new(),
             namespaces: OrdSet::new(),
+            reservations: OrdMap::new(),
             services: OrdMap::new(),
             vips: OrdMap::new(),
             records: OrdMap::new(),
@@ -133,6 +136,9 @@ impl Snapshot {
             Ok(Key::ClusterConfig) => self.set_cluster(before.cluster.clone()),
             Ok(Key::Subnet(k)) => copy(&mut self.leases, &before.leases, &k),
             Ok(Key::Node(k)) => copy(&mut self.nodes, &before.nodes, &k),
+            Ok(Key::Reservation(network, subnet)) => {
+                copy(&mut self.reservations, &before.reservations, &(network, subnet));
+            }
             Ok(Key::Service(k)) => copy(&mut self.services, &before.services, &k),
             Ok(Key::Vip(k)) => copy(&mut self.vips, &before.vips, &k),
             Ok(Key::Record(path)) => {
@@ -187,6 +193,9 @@ impl Snapshot {
                 self.namespaces.insert(k);
                 Ok(())
             }
+            Key::Reservation(network, subnet) => crate::parse_object(&value, "no reservation").map(|value| {
+                drop(self.reservations.insert((network, subnet), Arc::new(Stored { value, lease, created, modified })));
+            }),
             Key::Service(k) => Service::parse(&value)
                 .map(|value| drop(self.services.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Vip(k) => crate::parse_object(&value, "no owner of a virtual IP")
@@ -211,6 +220,7 @@ impl Snapshot {
             Ok(Key::ClusterConfig) => self.set_cluster(None),
             Ok(Key::Subnet(k)) => self.set_lease(k, revision, None),
             Ok(Key::Namespace(k)) => drop(self.namespaces.remove(&k)),
+            Ok(Key::Reservation(network, subnet)) => drop(self.reservations.remove(&(network, subnet))),
             Ok(Key::Service(k)) => drop(self.services.remove(&k)),
             Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
             Ok(Key::Record(path)) => self.delete_record(path, revision),
@@ -337,7 +347,20 @@ impl Snapshot {
     /// The lease that a node owns. Where it owns several (it never makes a second), the lowest.
     #[must_use]
     pub fn lease_of(&self, node: &NodeName) -> Option<(&SubnetKey, &Stored<Lease>)> {
-        self.leases().find(|(_, lease)| lease.value.node() == Some(node))
+        self.leases().find(|(_, lease)| lease.value.node() == Some(node) && !lease.value.is_placeholder())
+    }
+
+    /// The subnets that are kept for hosts, in the order of network and subnet.
+    pub fn reservations(&self) -> impl Iterator<Item = (&NetworkName, Ipv4Net, &Stored<Reservation>)> {
+        self.reservations.iter().map(|((network, subnet), stored)| (network, *subnet, &**stored))
+    }
+
+    /// The subnet that is kept for a node. Where there are several, the one that was reserved first.
+    #[must_use]
+    pub fn reservation_of(&self, network: &NetworkName, node: &NodeName) -> Option<(Ipv4Net, &Stored<Reservation>)> {
+        let of_node =
+            |(of, _, stored): &(&NetworkName, Ipv4Net, &Stored<Reservation>)| *of == network && stored.value.node == *node;
+        self.reservations().filter(of_node).map(|(_, subnet, stored)| (subnet, stored)).min_by_key(|(_, stored)| stored.created)
     }
 
     /// Who has the subnet that overlaps `subnet`, if anyone.
