@@ -22,7 +22,7 @@ use crate::config::{ForwardRules, MasqueradeMode, Settings};
 use crate::view::chain;
 
 /// How often the older iptables is looked at, where it is in use: it tells nobody of changes.
-const LEGACY_CHECK: Duration = Duration::from_secs(2);
+const LEGACY_CHECK: Duration = Duration::from_secs(1);
 
 /// How long after a look at other owners' rules the next one comes at the earliest: kube-proxy and its like change rules all
 /// the time.

@@ -13,8 +13,8 @@
 //!                         Report ◀─────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,7 +30,8 @@ use weft_model::network::NetworkConfig;
 use weft_model::snapshot::Snapshot;
 use weft_plan::host::LOOPBACK;
 use weft_plan::links::Kind;
-use weft_plan::{Host, Peer, Uplink, kernel, maps};
+use weft_plan::routes::Route;
+use weft_plan::{Host, Peer, Row, Step, Uplink, kernel, maps};
 
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
@@ -125,12 +126,13 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     let mut uplink = KnownUplink::default();
     // Kept when the stored one disappears or no longer parses: unknown is never gone.
     let mut config: Option<NetworkConfig> = None;
+    let mut held = Held::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         uplink.find(&inputs).await;
         publish_facts(&inputs, &facts, uplink.now.as_ref());
-        let retry = round(&mut inputs, &mut config, uplink.now.clone(), uplink.problem.as_deref()).await;
+        let retry = round(&mut inputs, &mut config, &mut held, &uplink).await;
         tokio::select! {
             Ok(()) = inputs.view.changed() => {}
             Ok(()) = inputs.own.changed() => {}
@@ -147,34 +149,42 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
 }
 
 /// The uplink as it is, or as it last was: a default route that is away for a moment (DHCP, a restarted network manager) or a
-/// question that failed takes nothing down. It is gone when its device is.
+/// question that failed takes nothing down. It is gone when its device is; a device that is renamed is the same one.
 #[derive(Debug, Default)]
 struct KnownUplink {
     now: Option<Uplink>,
     problem: Option<String>,
 }
 
+/// Routes that were seen to be there and ours, by their keys.
+type Held = BTreeSet<<Route as Row>::Key>;
+
 impl KnownUplink {
     async fn find(&mut self, inputs: &Inputs) {
-        match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip).await {
+        let last = self.now.as_ref().map(|last| last.index);
+        let problem = match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip, last).await {
             Ok(uplink) => {
-                if self.problem.take().is_some() {
-                    info!(device = uplink.name, address = %uplink.address, "uplink");
+                let was = self.now.replace(uplink.clone());
+                if was.as_ref() != Some(&uplink) {
+                    info!(device = uplink.name, address = %uplink.address, mtu = uplink.mtu, "uplink");
                 }
-                self.now = Some(uplink);
+                let by_name = inputs.iface != uplink::AUTO && inputs.iface.parse::<IpAddr>().is_err();
+                let renamed = by_name && inputs.iface != uplink.name;
+                renamed
+                    .then(|| format!("uplink {} is called {} now; set --iface before the next start", inputs.iface, uplink.name))
             }
             Err(e) => {
-                self.now = self.now.take().filter(|last| index_of(&last.name) == Some(last.index));
-                let text = match &self.now {
+                self.now = self.now.take().and_then(|last| Some(Uplink { name: name_of(last.index)?, ..last }));
+                Some(match &self.now {
                     Some(last) => format!("uplink {}: {}; the overlay stays as it was", last.name, chain(&e)),
                     None => format!("no uplink, so no overlay: {}", chain(&e)),
-                };
-                if self.problem.as_ref() != Some(&text) {
-                    warn!(error = text, "no uplink");
-                    self.problem = Some(text);
-                }
+                })
             }
+        };
+        if let Some(problem) = problem.as_ref().filter(|p| self.problem.as_ref() != Some(*p)) {
+            warn!(problem, "uplink");
         }
+        self.problem = problem;
     }
 }
 
@@ -193,12 +203,8 @@ fn publish_facts(inputs: &Inputs, facts: &Facts, uplink: Option<&Uplink>) {
 }
 
 /// One round. Returns whether it must be tried again soon.
-async fn round(
-    inputs: &mut Inputs,
-    config: &mut Option<NetworkConfig>,
-    uplink: Option<Uplink>,
-    uplink_problem: Option<&str>,
-) -> bool {
+async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &mut Held, known: &KnownUplink) -> bool {
+    let (uplink, uplink_problem) = (known.now.clone(), known.problem.as_deref());
     let snapshot = inputs.view.borrow_and_update().clone();
     let own = inputs.own.borrow_and_update().clone();
     if let Some(now) = snapshot.as_ref().and_then(|s| s.network()) {
@@ -231,7 +237,9 @@ async fn round(
             // A pair that attach has not made yet, or that somebody removed.
             let there = |name: &str| actual.links.iter().any(|l| l.name == name);
             missing.extend(published.by_id.values().filter(|a| !there(&a.host_ifname)).map(|a| a.id.clone()));
-            let went = apply(inputs, &kernel::diff(&desired.kernel, &actual), &mut problems).await;
+            held.retain(|key| desired.kernel.routes.contains(key));
+            held.extend(actual.routes.iter().map(Row::key));
+            let went = apply(inputs, &kernel::diff(&desired.kernel, &actual), held, &mut problems).await;
             failed += went.failed;
             addressed = !went.address_failed;
             for attachment in published.by_id.values() {
@@ -324,6 +332,10 @@ fn index_of(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
+fn name_of(index: u32) -> Option<String> {
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+}
+
 fn index_devices(host: &mut Host) {
     for attachment in &mut host.attachments {
         attachment.host_index = index_of(&attachment.host_ifname);
@@ -340,11 +352,19 @@ struct Went {
     devices: BTreeMap<String, String>,
 }
 
-async fn apply(inputs: &Inputs, actions: &[kernel::Action], problems: &mut Vec<String>) -> Went {
+async fn apply(inputs: &Inputs, actions: &[kernel::Action], held: &Held, problems: &mut Vec<String>) -> Went {
     let mut went = Went::default();
     let before = problems.len();
     for action in actions {
-        match inputs.netlink.apply(action).await {
+        let mut done = inputs.netlink.apply(action).await;
+        // Somebody put a route in the place of ours (`ip route replace`). Theirs stays; ours counts again.
+        if let (Err(NetlinkError::InTheWay { .. }), kernel::Action::Route(Step::Add(route))) = (&done, action)
+            && held.contains(&route.key())
+        {
+            warn!(%route, "somebody put a route in the place of ours; it stays, and ours stands before it");
+            done = inputs.netlink.add_route_before(route).await;
+        }
+        match done {
             Ok(()) => {
                 debug!(%action, "kernel");
                 count(&inputs.metrics, 1, 0);

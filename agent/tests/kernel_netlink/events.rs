@@ -49,6 +49,8 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
         "ip neigh del 10.244.2.0 dev weft.1",
         "bridge fdb del 02:00:00:00:00:02 dev weft.1 self",
         "ip addr del 10.244.1.1/32 dev lo",
+        "echo 0 > /proc/sys/net/ipv4/conf/weft.1/forwarding",
+        "echo 0 > /proc/sys/net/ipv4/ip_forward",
         "ip link set weft.1 mtu 1300",
         "ip link set weft.1 down",
         "ip link del weft.1",
@@ -63,6 +65,7 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
         "ip route add 10.55.0.0/16 via 192.0.2.9; ip route del 10.55.0.0/16",
         "ip -6 route add unreachable fd55::/64; ip -6 route del fd55::/64; ip -6 route add unreachable default; ip -6 route del default",
         "ip route add 10.56.0.0/16 via 192.0.2.9 table 77; ip route del 10.56.0.0/16 table 77",
+        "for d in u0 all; do echo 1 > /proc/sys/net/ipv4/conf/$d/rp_filter; done; echo 0 > /proc/sys/net/ipv4/conf/u0/forwarding",
     ] {
         ignored(&mut events, &one, line).await;
     }

@@ -148,6 +148,26 @@ async fn what_is_in_the_way_and_not_ours_is_named_and_left() {
 }
 
 #[tokio::test]
+async fn a_route_of_ours_can_stand_before_one_that_took_its_place_and_goes_without_it() {
+    let (one, cluster) = one_host();
+    let wanted = one.desired(&cluster).kernel;
+    one.follow(&wanted).await;
+    one.place.run("ip route replace 10.244.2.0/24 via 192.0.2.9");
+    let plan = one.plan(&wanted).await;
+    let [Action::Route(step)] = plan.as_slice() else { panic!("{plan:?}") };
+    assert!(matches!(one.netlink.apply(&plan[0]).await, Err(NetlinkError::InTheWay { .. })));
+    one.netlink.add_route_before(step.row()).await.unwrap();
+    assert_eq!(one.plan(&wanted).await, []);
+    let said = one.place.run("ip route show 10.244.2.0/24");
+    let ways: Vec<&str> = said.lines().collect();
+    assert!(ways.len() == 2 && ways[0].contains("dev weft.1") && ways[1].contains("via 192.0.2.9"), "{said}");
+    assert!(one.place.run("ip route get 10.244.2.9").contains("dev weft.1"));
+    one.follow(&Rows::default()).await;
+    let said = one.place.run("ip route show 10.244.2.0/24");
+    assert!(said.lines().count() == 1 && said.contains("via 192.0.2.9"), "{said}");
+}
+
+#[tokio::test]
 async fn service_ranges_of_ipv6_lead_nowhere_and_that_is_healed_and_cleaned_up() {
     let (one, cluster) = one_host();
     let wanted = one.desired(&cluster).kernel;

@@ -22,7 +22,8 @@ async fn a_name_an_address_or_the_default_route_say_which_device_it_is() {
     place.run("ip route add default via 192.0.2.254 metric 200 && ip route add default via 198.51.100.254 metric 100");
     let netlink = place.netlink();
     let resolve = async |iface, public: Option<&str>| {
-        let up = resolve(&netlink, iface, public.map(|p| p.parse().unwrap())).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
+        let up =
+            resolve(&netlink, iface, public.map(|p| p.parse().unwrap()), None).await.unwrap_or_else(|e| panic!("{}", chain(&e)));
         assert_eq!(up.index, place.index(&up.name));
         assert!(up.ethernet);
         format!("{} {} {} {}", up.name, up.address, up.public_ip, up.mtu)
@@ -45,7 +46,7 @@ async fn without_an_uplink_it_is_said_why_and_what_there_is() {
     let place = place();
     place.run("ip link add weft.1 type vxlan id 1 dstport 8472 && ip link set weft.1 up");
     let netlink = place.netlink();
-    let refuse = async |iface| resolve(&netlink, iface, None).await.unwrap_err();
+    let refuse = async |iface| resolve(&netlink, iface, None, None).await.unwrap_err();
     let error = refuse("eth7").await;
     assert!(matches!(error, UplinkError::NoDevice { .. }), "{error:?}");
     let said = chain(&error);
@@ -76,6 +77,19 @@ async fn without_an_uplink_it_is_said_why_and_what_there_is() {
 async fn an_uplink_without_ethernet_frames_is_told_apart() {
     let place = Place::new();
     place.run("ip tuntap add dev tun0 mode tun && ip addr add 192.0.2.1/24 dev tun0 && ip link set tun0 up");
-    let up = resolve(&place.netlink(), "tun0", None).await.unwrap();
+    let up = resolve(&place.netlink(), "tun0", None, None).await.unwrap();
     assert!(!up.ethernet);
+}
+
+#[tokio::test]
+async fn a_device_that_was_the_uplink_still_is_under_another_name_unless_another_took_its_own() {
+    let place = place();
+    let netlink = place.netlink();
+    let last = Some(place.index("u0"));
+    place.run("ip link set u0 name wan0");
+    let found = resolve(&netlink, "u0", None, last).await.unwrap();
+    assert_eq!((found.name.as_str(), found.address), ("wan0", "192.0.2.1".parse().unwrap()));
+    assert!(matches!(resolve(&netlink, "u0", None, None).await.unwrap_err(), UplinkError::NoDevice { .. }));
+    place.run("ip link set u1 name u0");
+    assert_eq!(resolve(&netlink, "u0", None, last).await.unwrap().mtu, 9000);
 }

@@ -300,6 +300,16 @@ pub(crate) fn add_route(socket: &mut Socket, row: &Route) -> Result<(), Answer> 
     socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+/// Adds a route before others of its destination and metric, if they are others (fib_table_insert: without NLM_F_EXCL,
+/// NLM_F_REPLACE and NLM_F_APPEND a route goes to the front of its like; seen on 6.18).
+pub(super) fn add_route_before(socket: &mut Socket, row: &Route) -> Result<(), Answer> {
+    if matches!(row.destination, IpNet::V6(_)) {
+        return Err(std::io::Error::from_raw_os_error(libc::EEXIST).into());
+    }
+    let message = route_message(socket, row)?;
+    socket.change(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE)
+}
+
 fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answer> {
     let mut message = route_key(row);
     (message.header.kind, message.header.scope) = match &row.via {

@@ -1,4 +1,5 @@
-//! "Something that concerns us has changed": devices, addresses, routes and neighbours, as the kernel tells its listeners.
+//! "Something that concerns us has changed": devices, addresses, routes, neighbours and whether packets are forwarded, as the
+//! kernel tells its listeners.
 //!
 //! What exactly changed is not said, because the answer is always the same: read everything back and compare. Notifications
 //! that were lost because they came too fast count as a change.
@@ -8,7 +9,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, Parseable};
+use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, NlasIterator, Parseable, parse_i32};
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::neighbour::NeighbourHeader;
@@ -40,6 +41,9 @@ const GROUP_NEIGH: u32 = 1 << 2;
 const GROUP_IPV4_IFADDR: u32 = 1 << 4;
 const GROUP_IPV4_ROUTE: u32 = 1 << 6;
 const GROUP_IPV6_ROUTE: u32 = 1 << 10;
+// Of the settings below /proc/sys the kernel tells of a few, `forwarding` among them (Linux 3.8; seen on 6.18).
+const GROUP_IPV4_NETCONF: u32 = 1 << 23;
+const GROUP_IPV6_NETCONF: u32 = 1 << 24;
 
 // The same: RTM_*.
 const RTM_NEWLINK: u16 = 16;
@@ -50,6 +54,15 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWNETCONF: u16 = 80;
+
+/// Length of `struct netconfmsg`, in bytes: one, padded (include/uapi/linux/netconf.h).
+const NETCONF_HEADER: usize = 4;
+
+// The same: NETCONFA_*, and the number in the place of a device's for all of them.
+const NETCONFA_IFINDEX: u16 = 1;
+const NETCONFA_FORWARDING: u16 = 2;
+const NETCONFA_IFINDEX_ALL: i32 = -1;
 
 /// A listener in the network namespace that it was made in.
 #[derive(Debug)]
@@ -127,7 +140,8 @@ impl Events {
 fn subscribe() -> io::Result<RawSocket> {
     let mut socket = RawSocket::new(NETLINK_ROUTE)?;
     grow(socket.as_fd(), RECEIVE_BUFFER)?;
-    socket.bind(&SocketAddr::new(0, GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE))?;
+    let groups = GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE;
+    socket.bind(&SocketAddr::new(0, groups | GROUP_IPV4_NETCONF | GROUP_IPV6_NETCONF))?;
     socket.set_non_blocking(true)?;
     Ok(socket)
 }
@@ -182,8 +196,25 @@ fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>) -> bool
                 || route.header.table == RouteHeader::RT_TABLE_MAIN
                     && (is_v4 && route.header.destination_prefix_length == 0 || message.flags() & NLM_F_REPLACE != 0)
         }
+        RTM_NEWNETCONF => is_forwarding_of_ours(payload, ours),
         _ => false,
     }
+}
+
+/// Whether a notice of settings is about forwarding, by the whole host or by a device of ours.
+fn is_forwarding_of_ours(payload: &[u8], ours: &BTreeSet<u32>) -> bool {
+    let (mut concerned, mut forwarding) = (false, false);
+    for attribute in NlasIterator::new(payload.get(NETCONF_HEADER..).unwrap_or_default()).flatten() {
+        match attribute.kind() {
+            NETCONFA_IFINDEX => {
+                let index = parse_i32(attribute.value()).unwrap_or_default();
+                concerned = index == NETCONFA_IFINDEX_ALL || ours.contains(&index.cast_unsigned());
+            }
+            NETCONFA_FORWARDING => forwarding = true,
+            _ => {}
+        }
+    }
+    concerned && forwarding
 }
 
 fn is_ours(name: &str) -> bool {

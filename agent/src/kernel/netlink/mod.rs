@@ -29,6 +29,7 @@ use weft_model::mac::Mac;
 use weft_plan::Table;
 use weft_plan::kernel::{Action, Rows};
 use weft_plan::links::is_veth_name;
+use weft_plan::routes::Route;
 use weft_plan::sysctls::Sysctl;
 
 use super::netns::NetNs;
@@ -156,6 +157,18 @@ impl Netlink {
         self.with("change the kernel's tables", move |socket| match &action {
             Action::Sysctl(step) => visit(netns.as_deref(), || sysctl::write(step.row())),
             action => act::apply(socket, action),
+        })
+        .await
+    }
+
+    /// Adds a route before those of others that have its destination and metric: it counts, and theirs stay.
+    ///
+    /// # Errors
+    /// As [`Netlink::apply`]. In IPv6 Linux puts such a route last, so there it is refused.
+    pub async fn add_route_before(&self, route: &Route) -> Result<(), NetlinkError> {
+        let route = route.clone();
+        self.with("change the kernel's tables", move |socket| {
+            act::add_route_before(socket, &route).map_err(|source| act::refused(format!("add {route} before others"), source))
         })
         .await
     }

@@ -70,23 +70,29 @@ fn list(names: &[String]) -> String {
 /// The uplink that `iface` (a device's name, one of its addresses, or [`AUTO`]) means now.
 ///
 /// Its address is the one given; else `public_ip`, if the device has it; else the device's first that is global and not
-/// deprecated. What other hosts send to is `public_ip` if there is one.
+/// deprecated. What other hosts send to is `public_ip` if there is one. A device that was the uplink before (`last`, by
+/// ifindex) and bears another name now still is it, unless another device has taken the name.
 ///
 /// # Errors
 /// There is none, and why; only [`UplinkError::NoDevice`], [`UplinkError::NoSuchAddress`] and [`UplinkError::Ours`] cannot
 /// become right by waiting.
-pub async fn resolve(netlink: &Netlink, iface: &str, public_ip: Option<Ipv4Addr>) -> Result<Uplink, UplinkError> {
+pub async fn resolve(
+    netlink: &Netlink,
+    iface: &str,
+    public_ip: Option<Ipv4Addr>,
+    last: Option<u32>,
+) -> Result<Uplink, UplinkError> {
     let iface = iface.to_owned();
-    netlink.with("find the uplink", move |socket| Ok(find(socket, &iface, public_ip))).await?
+    netlink.with("find the uplink", move |socket| Ok(find(socket, &iface, public_ip, last))).await?
 }
 
-fn find(socket: &mut Socket, iface: &str, public_ip: Option<Ipv4Addr>) -> Result<Uplink, UplinkError> {
+fn find(socket: &mut Socket, iface: &str, public_ip: Option<Ipv4Addr>, last: Option<u32>) -> Result<Uplink, UplinkError> {
     let devices = observe::devices(socket, None)?;
     let addresses = observe::all_addresses(socket)?;
     let (device, given) = match iface.parse::<Ipv4Addr>() {
         _ if iface == AUTO => (of_default_route(socket, &devices)?, None),
         Ok(address) => (of_address(&devices, &addresses, address)?, Some(address)),
-        Err(_) => (of_name(&devices, iface)?, None),
+        Err(_) => (of_name(&devices, iface, last)?, None),
     };
     let name = || device.name.clone();
     if is_vxlan_name(&device.name) || is_veth_name(&device.name) {
@@ -110,9 +116,10 @@ fn find(socket: &mut Socket, iface: &str, public_ip: Option<Ipv4Addr>) -> Result
     })
 }
 
-fn of_name<'a>(devices: &'a [Device], name: &str) -> Result<&'a Device, UplinkError> {
+fn of_name<'a>(devices: &'a [Device], name: &str, last: Option<u32>) -> Result<&'a Device, UplinkError> {
     let unknown = || UplinkError::NoDevice { given: name.to_owned(), there: candidates(devices) };
-    devices.iter().find(|d| d.name == name).ok_or_else(unknown)
+    let renamed = || devices.iter().find(|d| Some(d.index) == last);
+    devices.iter().find(|d| d.name == name).or_else(renamed).ok_or_else(unknown)
 }
 
 fn of_address<'a>(devices: &'a [Device], addresses: &[AddressMessage], address: Ipv4Addr) -> Result<&'a Device, UplinkError> {
