@@ -6,6 +6,7 @@
 //! namespace is gone is given up, an entry whose device is missing gets it again.
 
 mod mend;
+mod mtu;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use weft_agent::kernel::netns::{NetNs, NetnsError};
@@ -76,6 +77,8 @@ pub struct Attachments {
     around: Surroundings,
     /// Devices that could not be made anew.
     unmended: std::sync::Mutex<mend::Unmended>,
+    /// How far containers have followed the overlay's MTU.
+    followed: std::sync::Mutex<mtu::Followed>,
 }
 
 impl Attachments {
@@ -92,7 +95,9 @@ impl Attachments {
             info!(over = over.len(), "attachments of an earlier boot, or half detached, are over");
         }
         let (published, rx) = watch::channel(Arc::new(Published { generation: 1, by_id: journal.attachments.clone() }));
-        (Arc::new(Self { state, journal: Mutex::new(journal), published, around, unmended: std::sync::Mutex::default() }), rx)
+        let journal = Mutex::new(journal);
+        let (unmended, followed) = Default::default();
+        (Arc::new(Self { state, journal, published, around, unmended, followed }), rx)
     }
 
     /// All of them.
@@ -165,6 +170,7 @@ impl Attachments {
             address,
             mac: Mac::of_container(address),
             gateway: ipam::gateway(subnet),
+            routes: if request.default_route { vec![Ipv4Net::default()] } else { own_networks(&snapshot) },
             mtu,
             boot: self.around.boot.clone(),
             name: request.name,
@@ -372,6 +378,15 @@ fn check_names(request: &Attach, snapshot: &Snapshot) -> Result<(), Refusal> {
     }
 }
 
+/// What the overlay leads to, for a namespace that has another way to everywhere else. Virtual IPs are translated before they
+/// meet a route; those that no service has must not go out by the other way.
+fn own_networks(snapshot: &Snapshot) -> Vec<Ipv4Net> {
+    let network = snapshot.network().map(|config| config.network);
+    let services = snapshot.cluster().service_cidrs.clone();
+    let v4 = |net: IpNet| if let IpNet::V4(net) = net { Some(net) } else { None };
+    network.into_iter().chain(services.into_iter().filter_map(v4)).collect()
+}
+
 /// The network of `--network-prefix`.
 fn default_network() -> NetworkName {
     "default".parse().unwrap_or_else(|_| unreachable!("a label"))
@@ -400,6 +415,7 @@ impl Attachment {
             address: self.address,
             mac: self.mac,
             gateway: self.gateway,
+            routes: self.routes.clone(),
             mtu: self.mtu,
         }
     }

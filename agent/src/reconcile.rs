@@ -284,6 +284,7 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
     };
     log_changes(&inputs.report.borrow(), &report);
     let again = failed > 0 || outcome.failed > 0 || filter.failed > 0;
+    follow_mtu(inputs, &report);
     inputs.report.send_replace(report);
     if !missing.is_empty() {
         // In a task of its own: an attach that is making the device holds the journal and waits for this loop.
@@ -291,6 +292,16 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
         tokio::spawn(async move { attachments.sweep(&missing).await });
     }
     again
+}
+
+/// Containers follow the overlay's MTU; without an overlay they keep what they have. In a task of its own, as the sweep is.
+fn follow_mtu(inputs: &Inputs, report: &Report) {
+    let Some(mtu) = report.host.as_ref().and_then(|host| host.overlay()).map(|overlay| overlay.mtu()) else { return };
+    let others = inputs.attachments.with_other_mtu(mtu);
+    if !others.is_empty() {
+        let attachments = inputs.attachments.clone();
+        tokio::spawn(async move { attachments.follow_mtu(&others, mtu).await });
+    }
 }
 
 /// Maps and programs, off the async threads: verifying programs and reading large maps back takes its time.

@@ -345,6 +345,7 @@ mod tests {
             address: Ipv4Addr::new(10, 244, 3, 2),
             mac: weft_model::mac::Mac([2; 6]),
             gateway: Ipv4Addr::new(10, 244, 3, 1),
+            routes: vec![ipnet::Ipv4Net::default()],
             mtu: 1450,
             boot: "b".into(),
             name: Some("web".into()),

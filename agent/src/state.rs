@@ -96,7 +96,10 @@ pub struct Attachment {
     pub mac: Mac,
     /// Its gateway.
     pub gateway: Ipv4Addr,
-    /// Its MTU, bytes.
+    /// Where the gateway leads to.
+    #[serde(default = "everywhere")]
+    pub routes: Vec<Ipv4Net>,
+    /// Its MTU, bytes: what it was set to last.
     pub mtu: u32,
     /// The boot it was attached in; namespaces do not outlive one.
     pub boot: String,
@@ -118,6 +121,11 @@ pub struct Attachment {
     /// Whether it is being detached: nobody is sent there any more, and a new agent makes an end of it.
     #[serde(default)]
     pub withdrawing: bool,
+}
+
+/// What attachments had before there was a choice.
+fn everywhere() -> Vec<Ipv4Net> {
+    vec![Ipv4Net::default()]
 }
 
 /// All attachments of a host, and the history of its addresses.

@@ -35,9 +35,17 @@ pub struct Attach {
     /// Labels for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether everything that the namespace has no other route for goes by the gateway. Without, only the network and the
+    /// ranges of virtual IPs do, as they are at that moment.
+    #[serde(default = "yes")]
+    pub default_route: bool,
     /// How long to wait until the agent is ready, milliseconds; none is 30 s.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// What a namespace has been given.

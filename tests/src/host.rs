@@ -17,6 +17,9 @@ use crate::topology::{FABRIC, Topology, ip, make_netns, make_place};
 /// The name of every host's uplink.
 pub const UPLINK: &str = "up0";
 
+/// The longest packet that the fabric carries once a cable is set to an MTU of its own, bytes.
+const LONGEST: u32 = 9000;
+
 /// One host of a topology.
 #[derive(Debug)]
 pub struct Host {
@@ -137,6 +140,16 @@ impl Host {
     /// When the kernel refuses.
     pub fn plug_cable(&self) -> Result<()> {
         ip(&self.fabric, &format!("link set {} up", self.name))
+    }
+
+    /// Gives the uplink another MTU, bytes; and the cable that it hangs on.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_uplink_mtu(&self, mtu: u32) -> Result<()> {
+        // The fabric's end takes all that may come, before and after.
+        ip(&self.fabric, &format!("link set {} mtu {}", self.name, mtu.max(LONGEST)))?;
+        ip(&self.place, &format!("link set {UPLINK} mtu {mtu}"))
     }
 
     /// Cuts the power: no process of the host runs on, and no packet comes out of it.

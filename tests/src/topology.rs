@@ -333,6 +333,6 @@ pub(crate) fn make_netns(place: &Place) -> Result<()> {
 }
 
 /// Runs `ip` with these words in a place.
-pub(crate) fn ip(place: &Place, words: &str) -> Result<()> {
+pub fn ip(place: &Place, words: &str) -> Result<()> {
     place.exec_within(SOON, ["ip"].into_iter().chain(words.split(' ')))?.success().map(drop)
 }

@@ -1,6 +1,7 @@
 //! Servers in containers and clients beside them, by our own `weft-probe`: it says who it is, and reports as JSON.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
@@ -78,6 +79,24 @@ pub fn who_answers(from: &Place, to: &str) -> Result<String> {
         Some("answered") => Ok(report["said"].as_str().unwrap_or_default().to_owned()),
         _ => bail!("connection to {to}: {report}"),
     }
+}
+
+/// What [`transfer`] sends, and gets back, in bytes: enough for many segments as long as the path takes them.
+const TRANSFER: usize = 4_000_000;
+
+/// Sends a line of four million letters to a [`tcp_server`], which gives it back.
+///
+/// # Errors
+/// When not all of it comes back.
+pub fn transfer(from: &Place, to: IpAddr, port: u16) -> Result<()> {
+    let script = format!(
+        "set -e; exec 3<>/dev/tcp/{to}/{port}; read -r who <&3; \
+         (head -c {TRANSFER} /dev/zero | tr '\\0' x >&3; echo >&3) & \
+         head -c {TRANSFER} <&3 | wc -c"
+    );
+    let output = from.exec(["timeout", "60", "bash", "-c", &script])?;
+    ensure!(output.stdout.trim() == TRANSFER.to_string(), "transfer to {to}, port {port}: {output:?}");
+    Ok(())
 }
 
 /// Connects this many times, each on its own, and counts who answered.

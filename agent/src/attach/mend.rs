@@ -20,7 +20,7 @@ const REST: Duration = Duration::from_secs(10);
 pub(super) type Unmended = BTreeMap<EndpointId, (Instant, String)>;
 
 /// What has become of an attachment's namespace.
-enum Fate {
+pub(super) enum Fate {
     /// It is there.
     There(NetNs),
     /// It is gone, or another one has its place.
@@ -73,6 +73,7 @@ impl Attachments {
         match done {
             Ok(what) => {
                 info!(%id, device = spec.host_ifname, "{what}");
+                self.forget_mtu(id);
                 self.unmended().remove(id);
                 true
             }
@@ -106,11 +107,11 @@ impl Attachments {
         let published = self.published.borrow().clone();
         let mut unmended = self.unmended();
         unmended.retain(|id, _| published.by_id.get(id).is_some_and(|a| !device_exists(&a.host_ifname)));
-        unmended.values().map(|(_, text)| text.clone()).collect()
+        unmended.values().map(|(_, text)| text.clone()).chain(self.mtu_problems()).collect()
     }
 }
 
-async fn fate(attachment: &Attachment) -> Fate {
+pub(super) async fn fate(attachment: &Attachment) -> Fate {
     let path = attachment.netns.clone();
     match tokio::task::spawn_blocking(move || NetNs::open(&path)).await {
         Ok(Ok(netns)) if attachment.is_of(&netns) => Fate::There(netns),

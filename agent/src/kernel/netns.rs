@@ -128,6 +128,14 @@ impl NetNs {
         &self.path
     }
 
+    /// Another handle on the same namespace.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, path: self.path.clone(), id: self.id, cookie: self.cookie })
+    }
+
     /// Runs `work` in the namespace, on a thread of its own, and waits for it.
     ///
     /// # Errors

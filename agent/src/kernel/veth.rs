@@ -9,10 +9,12 @@
 //! ```
 //!
 //! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
-//! (route, neighbour, forwarding) is planned, not made here.
+//! (route, neighbour, forwarding) is planned, not made here. Read [`inside`] for what the container's own end gets.
+
+mod inside;
 
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
@@ -21,15 +23,13 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{LinkUnspec, LinkVeth};
 use weft_model::mac::Mac;
-use weft_plan::host::LOOPBACK;
 use weft_plan::links::veth_mac;
-use weft_plan::routes::{Route, Via};
 
 use super::netlink::{
-    Answer, FINISHED, Netlink, NetlinkError, Socket, add_address, add_neighbor, add_route, device_by_name, no_autoconf, open_in,
-    set_link, unless_without_ipv6,
+    Answer, FINISHED, Netlink, NetlinkError, Socket, device_by_name, no_autoconf, open_in, set_link, unless_without_ipv6,
 };
 use super::netns::NetNs;
+pub use inside::Mtu;
 
 /// What is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,8 @@ pub struct VethSpec {
     pub mac: Mac,
     /// The gateway, which the host has on `lo`.
     pub gateway: Ipv4Addr,
+    /// Where the gateway leads to: everywhere (0.0.0.0/0), or some networks only.
+    pub routes: Vec<Ipv4Net>,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
 }
@@ -55,6 +57,18 @@ pub enum VethError {
     #[error("there is an interface {ifname} in {} already; choose another --ifname", netns.display())]
     Taken {
         /// The name.
+        ifname: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// The container has a default route of its own.
+    #[error(
+        "there is a default route in {} already; attach with --no-default-route, so that only the network and its virtual IPs \
+         are reached by {ifname}, or remove that route",
+        netns.display()
+    )]
+    DefaultRoute {
+        /// The interface that was to get one.
         ifname: String,
         /// The namespace.
         netns: PathBuf,
@@ -93,11 +107,30 @@ pub async fn create(spec: &VethSpec, netns: &NetNs) -> Result<(), VethError> {
 /// As [`create`].
 pub async fn create_from(host: &Netlink, spec: &VethSpec, netns: &NetNs) -> Result<(), VethError> {
     let inside = open_in(netns)?;
-    let path = netns.path().to_owned();
-    // Kept open until the end, so that the number means the same namespace when the kernel looks at it.
-    let namespace = netns.as_fd().try_clone_to_owned().map_err(|source| NetlinkError::Open { place: None, source })?;
+    // Kept open until the end, so that its number means the same namespace when the kernel looks at it.
+    let netns = netns.try_clone().map_err(|source| NetlinkError::Open { place: None, source })?;
     let spec = spec.clone();
-    host.with("make a veth pair", move |host| Ok(Making { spec, namespace, path, inside }.make(host))).await?
+    host.with("make a veth pair", move |host| Ok(Making { spec, netns, inside }.make(host))).await?
+}
+
+/// Gives both ends of the pair `spec` the MTU `to`; see [`Mtu`].
+///
+/// # Errors
+/// When an end is not there or the kernel refuses. Asking again goes on where it stopped.
+pub async fn follow_mtu(spec: &VethSpec, to: u32, netns: &NetNs) -> Result<Mtu, VethError> {
+    follow_mtu_from(&Netlink::new()?, spec, to, netns).await
+}
+
+/// As [`follow_mtu`], with the host end where `host` is.
+///
+/// # Errors
+/// As [`follow_mtu`].
+pub async fn follow_mtu_from(host: &Netlink, spec: &VethSpec, to: u32, netns: &NetNs) -> Result<Mtu, VethError> {
+    let mut inside = open_in(netns)?;
+    let place = netns.path().display().to_string();
+    let spec = spec.clone();
+    let follow = move |host: &mut Socket| Ok(inside::follow_mtu(&spec, to, &mut inside, host, &place));
+    host.with("change an MTU", follow).await?
 }
 
 /// Removes a veth pair by the name of its host end; one that is not there is removed.
@@ -120,8 +153,7 @@ pub async fn restore_name(host_ifname: &str) -> Result<bool, NetlinkError> {
 /// A pair in the making.
 struct Making {
     spec: VethSpec,
-    namespace: OwnedFd,
-    path: PathBuf,
+    netns: NetNs,
     inside: Socket,
 }
 
@@ -141,7 +173,7 @@ impl Making {
         let peer = LinkUnspec::new_with_name(&spec.ifname)
             .address(spec.mac.0.to_vec())
             .mtu(spec.mtu)
-            .setns_by_fd(self.namespace.as_raw_fd())
+            .setns_by_fd(self.netns.as_fd().as_raw_fd())
             .build();
         let message = LinkVeth::new(&spec.host_ifname, &spec.ifname)
             .address(veth_mac(&spec.host_ifname).0.to_vec())
@@ -152,42 +184,21 @@ impl Making {
             Err(answer) if answer.code() == libc::EEXIST => Err(if device_by_name(host, &spec.host_ifname).is_ok() {
                 VethError::HostTaken { host_ifname: spec.host_ifname.clone() }
             } else {
-                VethError::Taken { ifname: spec.ifname.clone(), netns: self.path.clone() }
+                VethError::Taken { ifname: spec.ifname.clone(), netns: self.netns.path().to_owned() }
             }),
             done => done.map_err(self.step(format!("make veth {} and {}", spec.host_ifname, spec.ifname))),
         }
     }
 
     fn furnish(&mut self, host: &mut Socket) -> Result<(), VethError> {
-        let spec = self.spec.clone();
-        let VethSpec { host_ifname, ifname, address, gateway, .. } = &spec;
+        let host_ifname = &self.spec.host_ifname;
         let near = device_by_name(host, host_ifname).map_err(self.step(format!("find {host_ifname}")))?;
         let host_mac = near.mac.unwrap_or_else(|| veth_mac(host_ifname));
         set_link(host, near.index, vec![no_autoconf()], None)
             .or_else(unless_without_ipv6)
             .map_err(self.step(format!("turn IPv6 autoconfiguration off on {host_ifname}")))?;
         set_link(host, near.index, Vec::new(), Some(true)).map_err(self.step(format!("set {host_ifname} up")))?;
-
-        let inside = &mut self.inside;
-        let place = self.path.display().to_string();
-        let step = |what: String| move |source| VethError::Step { what: format!("{what} in {place}"), source };
-        let lo = device_by_name(inside, LOOPBACK).map_err(step.clone()(format!("find {LOOPBACK}")))?;
-        set_link(inside, lo.index, Vec::new(), Some(true)).map_err(step.clone()(format!("set {LOOPBACK} up")))?;
-        let far = device_by_name(inside, ifname).map_err(step.clone()(format!("find {ifname}")))?;
-        set_link(inside, far.index, vec![no_autoconf()], None)
-            .or_else(unless_without_ipv6)
-            .map_err(step.clone()(format!("turn IPv6 autoconfiguration off on {ifname}")))?;
-        let own = Ipv4Net::from(*address);
-        add_address(inside, far.index, own).map_err(step.clone()(format!("add address {own} dev {ifname}")))?;
-        set_link(inside, far.index, Vec::new(), Some(true)).map_err(step.clone()(format!("set {ifname} up")))?;
-        add_neighbor(inside, far.index, *gateway, host_mac)
-            .map_err(step.clone()(format!("add neighbor {gateway} address {host_mac} dev {ifname}")))?;
-        let through = Via::Gateway { gateway: *gateway, device: ifname.clone() };
-        for (destination, via) in [(Ipv4Net::from(*gateway), Via::Device(ifname.clone())), (Ipv4Net::default(), through)] {
-            let row = Route { destination: destination.into(), metric: 0, via, mtu: None };
-            add_route(inside, &row).map_err(step.clone()(format!("add {row}")))?;
-        }
-        Ok(())
+        inside::furnish(&self.spec, host_mac, &mut self.inside, &self.netns)
     }
 
     /// Marks the pair as whole, last of all: who is killed before leaves one that the next agent makes anew.

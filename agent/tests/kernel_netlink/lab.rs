@@ -143,6 +143,7 @@ impl Machine {
             address,
             mac: Mac::of_container(address),
             gateway: ipam::gateway(subnet),
+            routes: vec![ipnet::Ipv4Net::default()],
             mtu: self.host.container_mtu(),
         };
         veth::create_from(&self.netlink, &spec, &netns).await.unwrap();

@@ -1,6 +1,6 @@
 //! Veth pairs: whole, or not at all.
 
-use weft_agent::kernel::veth::{VethError, VethSpec, create_from};
+use weft_agent::kernel::veth::{Mtu, VethError, VethSpec, create_from, follow_mtu_from};
 use weft_model::mac::Mac;
 use weft_plan::links;
 
@@ -13,6 +13,7 @@ fn spec() -> VethSpec {
         address: [10, 244, 1, 2].into(),
         mac: Mac::of_container([10, 244, 1, 2].into()),
         gateway: [10, 244, 1, 1].into(),
+        routes: vec![ipnet::Ipv4Net::default()],
         mtu: 1450,
     }
 }
@@ -70,10 +71,59 @@ async fn when_a_step_fails_nothing_is_left() {
     let rows = || (host.run("ip link"), container.run("ip -o link | cut -d: -f1,2; ip route | sed 's/ linkdown//'"));
     let before = rows();
     let error = create_from(&host.netlink(), &spec(), &container.netns()).await.unwrap_err();
+    let path = container.path();
+    let said = format!("there is a default route in {} already; attach with --no-default-route, so that only", path.display());
+    assert!(chain(&error).starts_with(&said), "{error}");
+    assert_eq!(rows(), before);
+    let towards = VethSpec { routes: vec!["10.244.1.1/32".parse().unwrap()], ..spec() };
+    let error = create_from(&host.netlink(), &towards, &container.netns()).await.unwrap_err();
     let said = chain(&error);
-    assert!(said.starts_with("add route 0.0.0.0/0 via 10.244.1.1 dev eth0 onlink in /proc/"), "{said}");
+    assert!(said.starts_with("add route 10.244.1.1/32 via 10.244.1.1 dev eth0 onlink in /proc/"), "{said}");
     assert!(said.ends_with("File exists (os error 17)"), "{said}");
     assert_eq!(rows(), before);
+}
+
+#[tokio::test]
+async fn a_namespace_with_a_way_out_of_its_own_keeps_it() {
+    let (host, container) = (Place::new(), Place::new());
+    container.run("ip link add x type veth peer name y && ip link set x up && ip link set y up && ip route add default dev x");
+    let routes = ["10.244.0.0/16", "10.112.0.0/16"].map(|net| net.parse().unwrap()).to_vec();
+    create_from(&host.netlink(), &VethSpec { routes, ..spec() }, &container.netns()).await.unwrap();
+    let by = |to: &str| container.run(&format!("ip route get {to}"));
+    for inside in ["10.244.9.9", "10.112.0.1", "10.244.1.1"] {
+        assert!(by(inside).contains("dev eth0"), "{}", by(inside));
+    }
+    assert!(by("192.0.2.1").contains("dev x"), "{}", by("192.0.2.1"));
+}
+
+#[tokio::test]
+async fn both_ends_follow_an_mtu_but_one_set_by_hand_stays() {
+    let (host, container) = (Place::new(), Place::new());
+    create_from(&host.netlink(), &spec(), &container.netns()).await.unwrap();
+    let name = spec().host_ifname;
+    let mtus = || {
+        let of = |place: &Place, device: &str| place.run(&format!("cat /proc/sys/net/ipv6/conf/{device}/mtu")).trim().to_owned();
+        (of(&host, &name), of(&container, "eth0"))
+    };
+    let netns = container.netns();
+    let follow = async |last: u32, to: u32| {
+        let spec = VethSpec { mtu: last, ..spec() };
+        follow_mtu_from(&host.netlink(), &spec, to, &netns).await.unwrap()
+    };
+    let mut last = 1450;
+    for to in [1350, 8950, 8950, 1400] {
+        assert_eq!(follow(last, to).await, Mtu::Set);
+        assert_eq!(mtus(), (to.to_string(), to.to_string()));
+        last = to;
+    }
+    // One that was killed after the change and before the journal asks again with the old one.
+    assert_eq!(follow(1450, 1400).await, Mtu::Set);
+    container.run("ip link set eth0 mtu 1300");
+    assert_eq!(follow(1400, 1380).await, Mtu::ByHand(1300));
+    assert_eq!(mtus(), ("1380".to_owned(), "1300".to_owned()));
+    container.run("ip link set eth0 mtu 1500");
+    assert_eq!(follow(1400, 1380).await, Mtu::ByHand(1500));
+    assert_eq!(mtus(), ("1500".to_owned(), "1500".to_owned()), "a veth drops what does not fit its other end");
 }
 
 #[tokio::test]

@@ -33,6 +33,9 @@ pub struct Wishes {
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
+    /// Only the network and its virtual IPs are reached by it; for namespaces that have a default route of their own
+    #[arg(long)]
+    no_default_route: bool,
     /// How long to wait until there is an agent and it is ready; 0 is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     timeout: Duration,
@@ -67,6 +70,7 @@ impl Wishes {
             port,
             proto,
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
+            default_route: !self.no_default_route,
             timeout_ms: None,
         })
     }
