@@ -49,6 +49,31 @@ pub struct Firewall {
     said: Vec<String>,
 }
 
+/// Our table, to be looked at by others than the loop that keeps it.
+#[derive(Clone, Debug)]
+pub struct Look {
+    nft: Nft,
+    masquerade: Masquerade,
+}
+
+impl Look {
+    /// What [`Firewall::sync`] would change in it.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub async fn preview(&self, cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Result<Vec<nft::Action>, NftError> {
+        self.nft.preview(nft::desired(cluster, host, peers, &self.masquerade).as_ref()).await
+    }
+
+    /// Packets and bytes by the name of a reason to drop.
+    ///
+    /// # Errors
+    /// When it cannot be listed.
+    pub async fn counts(&self) -> Result<BTreeMap<String, (u64, u64)>, NftError> {
+        self.nft.counts().await
+    }
+}
+
 /// What came of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
@@ -83,6 +108,11 @@ impl Firewall {
             next_look: Instant::now(),
             said: Vec::new(),
         }
+    }
+
+    /// A handle for those who only look.
+    pub fn look(&self) -> Look {
+        Look { nft: self.nft.clone(), masquerade: self.masquerade.clone() }
     }
 
     /// Everything is to be looked at again.

@@ -104,6 +104,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
 
     let netlink = Netlink::new().context("netlink")?;
+    let firewall = Firewall::new(&settings);
     let admin = Arc::new(Admin {
         node: node.clone(),
         registry: registry.clone(),
@@ -115,6 +116,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         names: names.clone(),
         datapath: datapath.clone(),
         netlink: netlink.clone(),
+        filter: firewall.look(),
         published: published.clone(),
     });
     tokio::spawn(admin::serve(listener, admin.clone()));
@@ -134,7 +136,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         published: published.clone(),
         attachments,
         datapath,
-        firewall: Firewall::new(&settings),
+        firewall,
         netlink,
         events,
         metrics,

@@ -157,6 +157,9 @@ async fn what_others_do_to_the_table_is_found_and_undone() {
         ("nft add element inet weft vteps '{ 192.0.2.9 }'", "remove 192.0.2.9 from nft set inet weft vteps"),
     ] {
         machine.place.run(change);
+        let previewed: Vec<String> = nft.preview(Some(&wanted)).await.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(previewed, [undone], "{change}");
+        assert!(nft.is_stale(), "a preview takes nobody's news away");
         let actions: Vec<String> = sync(&nft, &wanted).await.iter().map(ToString::to_string).collect();
         assert_eq!(actions, [undone], "{change}");
         assert_eq!(sync(&nft, &wanted).await, [], "{change}");

@@ -1,13 +1,13 @@
-//! `GET /v1/drops`: what became of packets and socket calls in the programs, counted.
+//! `GET /v1/drops`: what became of packets and socket calls in the programs and in the nft table, counted.
 
 use serde::{Deserialize, Serialize};
 
-/// The counters of the programs' verdicts, over all CPUs, since the maps were made.
+/// The counters of the programs' verdicts, over all CPUs, since the maps were made, and of the nft table's reasons to drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
-    /// The verdicts: those that drop, or all with `?all=true`. Empty while no programs are loaded.
+    /// The verdicts: those that drop, or all with `?all=true`. Only those of the nft table while no programs are loaded.
     pub verdicts: Vec<VerdictView>,
-    /// Why nothing is counted, if that is so.
+    /// Why no program counts, if that is so.
     #[serde(default)]
     pub why_not: Option<String>,
 }
@@ -17,7 +17,7 @@ pub struct Drops {
 pub struct VerdictView {
     /// Its name; metrics call it the same.
     pub verdict: String,
-    /// The program that reaches it: `container`, `uplink` or `socket`.
+    /// The program that reaches it: `container`, `uplink` or `socket`; `filter` for the nft table.
     pub hook: String,
     /// Which way the packet went: `out` of a container, `in` from another host; `call` for a socket's.
     pub direction: String,

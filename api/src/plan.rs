@@ -36,4 +36,6 @@ pub enum PlannedKind {
     Map,
     /// What programs are attached to.
     Link,
+    /// The nft table.
+    Filter,
 }

@@ -166,6 +166,7 @@ fn every_listing_prints_as_table_json_and_yaml() {
         ("plan", "revision"),
         ("drops", "container_spoofed_source"),
         ("drops --all", "encapsulated"),
+        ("drops", "filter"),
         ("endpoint list", "forms"),
         ("service list", "forms-service"),
         ("service show forms-service", "10.112."),

@@ -1,4 +1,5 @@
-//! `GET /v1/drops`: the counters of the programs' verdicts.
+//! `GET /v1/drops`: the counters of the programs' verdicts, and of the same reasons in the nft table, where packets of the kernel
+//! path are checked.
 
 use weft_abi::{Counter, Hook, Verdict};
 use weft_api::{Drops, VerdictView};
@@ -18,11 +19,20 @@ impl Admin {
             let why = self.report.borrow().why_not_fast.clone();
             why.unwrap_or_else(|| "no programs are loaded yet".to_owned())
         };
-        Ok(Drops {
-            why_not: counters.is_empty().then(not_loaded),
-            verdicts: counters.into_iter().filter(|(v, _)| all || v.is_drop()).map(|(v, counter)| view(v, counter)).collect(),
-        })
+        let why_not = counters.is_empty().then(not_loaded);
+        let mut verdicts: Vec<_> =
+            counters.into_iter().filter(|(v, _)| all || v.is_drop()).map(|(v, counter)| view(v, counter)).collect();
+        // Without nft there is no table that could drop; status says that it is missing.
+        let filter = self.filter.counts().await.unwrap_or_default();
+        verdicts.extend(filter.into_iter().map(|(name, (packets, bytes))| filtered(name, packets, bytes)));
+        Ok(Drops { why_not, verdicts })
     }
+}
+
+/// A counter of the nft table, which is named as the verdict of the programs that drops for the same reason.
+fn filtered(verdict: String, packets: u64, bytes: u64) -> VerdictView {
+    let direction = if verdict.starts_with(Hook::Uplink.as_str()) { "in" } else { "out" };
+    VerdictView { verdict, hook: "filter".to_owned(), direction: direction.to_owned(), action: "drop".to_owned(), packets, bytes }
 }
 
 fn view(verdict: Verdict, counter: Counter) -> VerdictView {
@@ -44,6 +54,15 @@ fn view(verdict: Verdict, counter: Counter) -> VerdictView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_counter_of_the_table_has_the_direction_of_the_program_of_its_name() {
+        for verdict in [Verdict::ContainerSpoofed, Verdict::UplinkUnknownPeer] {
+            let programs = view(verdict, Counter::default());
+            let tables = filtered(verdict.as_str().to_owned(), 1, 98);
+            assert_eq!((tables.direction, tables.action), (programs.direction, "drop".to_owned()));
+        }
+    }
 
     #[test]
     fn a_verdict_is_shown_in_the_kernels_words() {

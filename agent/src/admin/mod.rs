@@ -38,6 +38,7 @@ use weft_store::registry::Registry;
 use crate::attach::{Attachments, Published};
 use crate::config::Settings;
 use crate::datapath::Shared;
+use crate::firewall;
 use crate::names::Names;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
@@ -75,6 +76,8 @@ pub struct Admin {
     pub datapath: Shared,
     /// The kernel's tables, to be looked at.
     pub netlink: Netlink,
+    /// The packet filter, to be looked at.
+    pub filter: firewall::Look,
     /// What there is to attach.
     pub published: watch::Receiver<Arc<Published>>,
 }

@@ -1,13 +1,13 @@
 //! `GET /v1/plan`: what the reconcile loop would change now, and why.
 //!
-//! The kernel's tables, the maps and the links are read anew and compared with what is wanted, as the loop does, and nothing is
-//! changed. The packet filter's table is not looked at.
+//! The kernel's tables, the nft table, the maps and the links are read anew and compared with what is wanted, as the loop does,
+//! and nothing is changed. The jump past other owners' forward chains is not looked at.
 
 use std::sync::Arc;
 
 use weft_api::{Code, Plan, PlannedAction, PlannedKind};
-use weft_plan::kernel;
 use weft_plan::reasons::Reasons;
+use weft_plan::{kernel, nft};
 
 use super::Admin;
 use crate::attach::Published;
@@ -40,6 +40,10 @@ impl Admin {
             Ok(actual) => actions = kernel::diff(&desired.kernel, &actual),
             Err(e) => problems.push(format!("read the kernel's tables: {}", chain(&e))),
         }
+        let filter = self.filter.preview(&snapshot.cluster(), &host, &desired.peers).await.unwrap_or_else(|e| {
+            problems.push(format!("read the nft table: {}", chain(&e)));
+            Vec::new()
+        });
         let shared = self.datapath.clone();
         let (view, on, rows) = (Arc::clone(&snapshot), host.clone(), desired.maps.clone());
         let read = tokio::task::spawn_blocking(move || datapath::lock(&shared).preview(&view, &on, &rows)).await;
@@ -49,14 +53,17 @@ impl Admin {
         });
         problems.extend(report.why_not_fast.filter(|_| !report.fast).map(|why| format!("fast path: {why}")));
         let reasons = Reasons { host: &host, peers: &desired.peers };
-        Ok(Plan { revision: snapshot.revision(), actions: told(&reasons, &actions, &changes), problems })
+        Ok(Plan { revision: snapshot.revision(), actions: told(&reasons, &actions, &filter, &changes), problems })
     }
 }
 
 /// What nothing stands behind any more.
 const UNWANTED: &str = "nothing wants it";
 
-fn told(reasons: &Reasons<'_>, kernel: &[kernel::Action], changes: &Changes) -> Vec<PlannedAction> {
+/// What the nft table is for.
+const FILTER: &str = "who may send what on the kernel path, and masquerade";
+
+fn told(reasons: &Reasons<'_>, kernel: &[kernel::Action], filter: &[nft::Action], changes: &Changes) -> Vec<PlannedAction> {
     let planned = |kind, action: String, reason: Option<String>| PlannedAction {
         kind,
         action,
@@ -64,6 +71,10 @@ fn told(reasons: &Reasons<'_>, kernel: &[kernel::Action], changes: &Changes) -> 
     };
     let mut told: Vec<PlannedAction> = Vec::new();
     told.extend(kernel.iter().map(|a| planned(PlannedKind::Kernel, a.to_string(), reasons.of_kernel(a))));
+    told.extend(filter.iter().map(|a| {
+        let wanted = !matches!(a, nft::Action::Unload | nft::Action::Remove(..));
+        planned(PlannedKind::Filter, a.to_string(), wanted.then(|| FILTER.to_owned()))
+    }));
     told.extend(changes.rows.iter().map(|a| planned(PlannedKind::Map, a.to_string(), reasons.of_map(a))));
     let service = |s: &weft_model::ids::ServiceName| format!("service {s}");
     told.extend(changes.services.iter().map(|(a, s)| planned(PlannedKind::Map, a.to_string(), s.as_ref().map(service))));
@@ -128,13 +139,19 @@ mod tests {
             ],
             links: vec![LinkStep::Container { id: "web-1".into(), index: 7 }, LinkStep::Detach("container-old".into())],
         };
-        let told = told(&Reasons { host: &host, peers: &peers }, &[kernel::Action::Route(Step::Add(route))], &changes);
+        let told = told(
+            &Reasons { host: &host, peers: &peers },
+            &[kernel::Action::Route(Step::Add(route))],
+            &[nft::Action::Unload],
+            &changes,
+        );
         let lines: Vec<String> =
             told.iter().map(|a| format!("{:?}: {}: {}", a.kind, a.action, a.reason.as_deref().unwrap_or("-"))).collect();
         assert_eq!(
             lines,
             [
                 "Kernel: add route 10.244.3.2/32 dev weft0123456789: attachment web-1",
+                "Filter: remove nft table inet weft: nothing wants it",
                 "Map: delete weft_peers 10.244.9.0: nothing wants it",
                 "Map: delete weft_frontends 10.112.0.7:80/tcp: service default/myapp",
                 "Map: delete weft_slots 3[0]: nothing wants it",

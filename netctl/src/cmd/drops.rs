@@ -1,4 +1,4 @@
-//! `netctl drops`: what the programs dropped, and why; now, or as it happens.
+//! `netctl drops`: what the programs and the nft table dropped, and why; now, or as it happens.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -50,7 +50,7 @@ async fn follow(context: &mut Context, all: bool, first: Drops) -> Result<u8, Er
     let mut seen = Seen::default();
     seen.take(&first);
     if let Some(why) = &first.why_not {
-        say("drops", &format!("nothing is counted: {why}"));
+        say("drops", &format!("the programs count nothing: {why}"));
     }
     let mut away = false;
     let mut tick = interval(PERIOD);
@@ -99,16 +99,17 @@ fn line(increase: &Increase) -> String {
     format!("{time}  {action:<5}  {hook:<9}  {direction:<4}  {verdict}  +{packets} packets  +{bytes} bytes")
 }
 
-/// What was counted at the last look: packets and bytes by verdict.
+/// What was counted at the last look: packets and bytes by verdict and hook.
 #[derive(Debug, Default)]
-struct Seen(BTreeMap<String, (u64, u64)>);
+struct Seen(BTreeMap<(String, String), (u64, u64)>);
 
 impl Seen {
     /// What these counters have more than the last ones. Counters that are less than they were began anew.
     fn take(&mut self, drops: &Drops) -> Vec<VerdictView> {
         let mut added = Vec::new();
         for now in &drops.verdicts {
-            let (packets, bytes) = self.0.insert(now.verdict.clone(), (now.packets, now.bytes)).unwrap_or_default();
+            let (packets, bytes) =
+                self.0.insert((now.verdict.clone(), now.hook.clone()), (now.packets, now.bytes)).unwrap_or_default();
             let (packets, bytes) = if now.packets < packets { (0, 0) } else { (packets, bytes) };
             if now.packets > packets {
                 added.push(VerdictView { packets: now.packets - packets, bytes: now.bytes.saturating_sub(bytes), ..now.clone() });
@@ -120,7 +121,9 @@ impl Seen {
 
 fn draw(drops: &Drops, page: &mut Page) {
     if let Some(why) = &drops.why_not {
-        page.field("nothing is counted", Cell::toned(why, Tone::Warn));
+        page.field("the programs count nothing", Cell::toned(why, Tone::Warn));
+    }
+    if drops.verdicts.is_empty() {
         return;
     }
     page.table(
@@ -170,7 +173,7 @@ container_spoofed_source  container  out        drop    3        294
     #[test]
     fn without_programs_it_says_why_nothing_is_counted() {
         let none = Drops { verdicts: Vec::new(), why_not: Some("not permitted to use eBPF".to_owned()) };
-        assert_eq!(drawn(false, |p| draw(&none, p)), "nothing is counted  not permitted to use eBPF\n");
+        assert_eq!(drawn(false, |p| draw(&none, p)), "the programs count nothing  not permitted to use eBPF\n");
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn kind(kind: PlannedKind) -> &'static str {
         PlannedKind::Kernel => "kernel",
         PlannedKind::Map => "map",
         PlannedKind::Link => "link",
+        PlannedKind::Filter => "filter",
     }
 }
 

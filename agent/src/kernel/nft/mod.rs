@@ -140,6 +140,19 @@ impl Nft {
         .await
     }
 
+    /// What [`Nft::sync`] would do. The table is listed for this alone: what is noticed here is still news to `sync`.
+    ///
+    /// # Errors
+    /// As [`Nft::observe`].
+    pub async fn preview(&self, desired: Option<&Ruleset>) -> Result<Vec<Action>, NftError> {
+        let desired = desired.cloned();
+        self.with(move |inner| {
+            let (_, listing) = inner.list_at_one_moment()?;
+            Ok(nft::diff(desired.as_ref(), &inner.compare(listing.as_ref())))
+        })
+        .await
+    }
+
     /// Packets and bytes by counter, listed now; empty where there is no table.
     ///
     /// # Errors
@@ -228,17 +241,22 @@ impl Inner {
         }
         self.known = None;
         let (generation, listing) = self.list_at_one_moment()?;
-        let found = match (&listing, &self.loaded) {
+        let found = self.compare(listing.as_ref());
+        self.counts = listing.map(|listing| listing.counts).unwrap_or_default();
+        self.known = Some((generation, found.clone()));
+        Ok(found)
+    }
+
+    /// What a listing means: whether these are the rules that this agent loaded.
+    fn compare(&self, listing: Option<&Listing>) -> Found {
+        match (listing, &self.loaded) {
             (None, _) => Found::Nothing,
             (Some(listing), Some((shape, rules))) if listing.rules == *rules => match &listing.sets {
                 Some(sets) => Found::Ours(Ruleset { shape: shape.clone(), sets: sets.clone() }),
                 None => Found::Altered,
             },
             (Some(_), _) => Found::Altered,
-        };
-        self.counts = listing.map(|listing| listing.counts).unwrap_or_default();
-        self.known = Some((generation, found.clone()));
-        Ok(found)
+        }
     }
 
     fn list_at_one_moment(&mut self) -> Result<(u32, Option<Listing>), NftError> {
