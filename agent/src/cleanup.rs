@@ -9,6 +9,7 @@ use weft_plan::kernel;
 use crate::config::Settings;
 use crate::firewall::Firewall;
 use crate::state::{Journal, StateDir};
+use crate::subnet_env;
 
 /// Removes programs, maps, packet filter rules, devices, addresses and routes. The store is left alone: the subnet stays this host's.
 ///
@@ -30,6 +31,9 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     // Last: as long as there is a device, its packets are checked.
     for line in Firewall::new(settings).remove().await? {
         println!("{line}");
+    }
+    if let Some(path) = subnet_env::remove(settings).context("remove the subnet file")? {
+        println!("remove file {}", path.display());
     }
     state.write_journal(&Journal::default())?;
     mounts::release_cgroup2(&settings.run_dir)?;

@@ -191,6 +191,10 @@ pub struct Settings {
     /// cgroup v2 directory whose sockets reach virtual IPs. Default: the root of the hierarchy.
     #[arg(long, env = "WEFT_CGROUP", value_name = "DIR", global = true, help_heading = "Places")]
     pub cgroup: Option<PathBuf>,
+    /// File in flannel's form (FLANNEL_SUBNET=…) for tools that read it, such as flannel's CNI plugin; `off` for none.
+    /// Default: subnet.env in the run directory.
+    #[arg(long, env = "WEFT_SUBNET_FILE", value_name = "FILE|off", global = true, help_heading = "Places")]
+    pub subnet_file: Option<PathBuf>,
     /// Mode of the socket, octal.
     #[arg(long, env = "WEFT_SOCKET_MODE", value_name = "MODE", default_value = "0600", value_parser = octal, global = true, help_heading = "Places")]
     pub socket_mode: u32,
@@ -351,6 +355,16 @@ impl Settings {
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join("weft.sock")
     }
+
+    /// Where to write what flannel's tools read; none if it is not wanted.
+    #[must_use]
+    pub fn subnet_file(&self) -> Option<PathBuf> {
+        match &self.subnet_file {
+            None => Some(self.run_dir.join("subnet.env")),
+            Some(path) if path.as_os_str() == "off" => None,
+            Some(path) => Some(path.clone()),
+        }
+    }
 }
 
 fn host_name() -> String {
@@ -424,6 +438,14 @@ mod tests {
         assert!(err.contains("weft.toml") && err.contains("lease_tt"), "{err}");
         let err = format!("{:#}", read(&[], "a = [").unwrap_err());
         assert!(err.contains("weft.toml") && err.contains("line 1"), "{err}");
+    }
+
+    #[test]
+    fn the_subnet_file_is_in_the_run_directory_unless_told_otherwise() {
+        let of = |args: &[&str], file: &str| read(args, file).unwrap().subnet_file();
+        assert_eq!(of(&["--run-dir", "/run/other"], ""), Some("/run/other/subnet.env".into()));
+        assert_eq!(of(&["--subnet-file", "off"], ""), None);
+        assert_eq!(of(&[], "subnet-file = \"/run/flannel/subnet.env\"\n"), Some("/run/flannel/subnet.env".into()));
     }
 
     #[test]

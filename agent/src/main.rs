@@ -19,6 +19,7 @@ mod registrar;
 mod run;
 mod session;
 mod state;
+mod subnet_env;
 mod view;
 
 use std::io::{IsTerminal, Write};

@@ -42,6 +42,7 @@ use crate::reconcile::{self, Inputs, Report};
 use crate::registrar::{self, Me};
 use crate::session::{self, Kept};
 use crate::state::{StateDir, boot_id};
+use crate::subnet_env;
 use crate::view::{self, Health, View, chain};
 
 /// Runs until SIGTERM or SIGINT. What is in the kernel stays: stopping the agent is not a network event.
@@ -82,6 +83,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let claim_reason = watch::channel(Some("reading the store".to_owned()));
     let register_reason = watch::channel(None);
     let metrics_reason = watch::channel(None);
+    let subnet_file_reason = watch::channel(None);
 
     let cgroup = cgroup(&settings);
     let cgroup_path = cgroup.as_ref().map_or_else(|_| PathBuf::new(), Clone::clone);
@@ -111,7 +113,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         view: view.clone(),
         health,
         report: report.clone(),
-        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1],
+        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1],
         attachments: attachments.clone(),
         names: names.clone(),
         datapath: datapath.clone(),
@@ -154,6 +156,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
     };
     tokio::spawn(remember(state.clone(), own.clone()));
+    if let Some(path) = settings.subnet_file() {
+        tokio::spawn(subnet_env::run(path, settings.masquerade, report.clone(), subnet_file_reason.0));
+    }
 
     let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report };
     let claiming = (own_tx, claim_reason.0);
