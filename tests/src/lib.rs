@@ -4,14 +4,18 @@
 //! network namespace with its own cgroup, bpffs, run and state directory. This crate knows Weft only by its command line,
 //! its JSON and its keys in etcd; it links neither the agent nor the store.
 //!
+//! The one thing that is played is somebody else's: [`flannel`], a host of another overlay in the same network.
+//!
 //! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`traffic`] and [`dns`] (what goes on
 //! in them), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
 
+pub mod bridge;
 pub mod cgroup;
 pub mod container;
 pub mod dns;
 pub mod etcd;
 pub mod eventually;
+pub mod flannel;
 pub mod host;
 pub mod node;
 pub mod place;
