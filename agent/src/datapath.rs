@@ -12,7 +12,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, info, warn};
-use weft_abi::{Counter, Verdict};
+use weft_abi::{Counter, Network, Verdict};
 use weft_agent::kernel::bpf::links::{self, LinkState, UPLINK};
 use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
 use weft_model::snapshot::Snapshot;
@@ -335,9 +335,13 @@ fn read_maps(datapath: &Datapath) -> Result<maps::Rows, BpfError> {
     let maps = datapath.maps();
     Ok(maps::Rows {
         config: maps.config()?,
+        networks: maps.networks()?,
         peers: maps.peers.rows()?,
+        peers6: maps.peers6.rows()?,
         vteps: maps.vteps.rows()?,
+        ranges: maps.ranges.rows()?,
         endpoints: maps.endpoints.rows()?,
+        endpoints6: maps.endpoints6.rows()?,
         netns: maps.netns.rows()?,
     })
 }
@@ -351,12 +355,20 @@ fn put_map(datapath: &mut Datapath, action: &maps::Action) -> Result<(), BpfErro
     let maps = datapath.maps_mut();
     match *action {
         maps::Action::PutConfig(config) => maps.set_config(&config),
+        maps::Action::PutNetwork(network, row) => maps.set_network(network, &row),
+        maps::Action::DeleteNetwork(network) => maps.set_network(network, &Network::default()),
         maps::Action::PutPeer(key, peer) => maps.peers.put(key, peer),
         maps::Action::DeletePeer(key) => maps.peers.delete(&key),
+        maps::Action::PutPeer6(key, peer) => maps.peers6.put(key, peer),
+        maps::Action::DeletePeer6(key) => maps.peers6.delete(&key),
         maps::Action::PutVtep(key, vtep) => maps.vteps.put(key, vtep),
         maps::Action::DeleteVtep(key) => maps.vteps.delete(&key),
+        maps::Action::PutRange(key, network) => maps.ranges.put(key, network),
+        maps::Action::DeleteRange(key) => maps.ranges.delete(&key),
         maps::Action::PutEndpoint(key, endpoint) => maps.endpoints.put(key, endpoint),
         maps::Action::DeleteEndpoint(key) => maps.endpoints.delete(&key),
+        maps::Action::PutEndpoint6(key, endpoint) => maps.endpoints6.put(key, endpoint),
+        maps::Action::DeleteEndpoint6(key) => maps.endpoints6.delete(&key),
         maps::Action::PutNetns(cookie, network) => maps.netns.put(cookie, network),
         maps::Action::DeleteNetns(cookie) => maps.netns.delete(&cookie),
     }

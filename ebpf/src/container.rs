@@ -3,7 +3,7 @@
 //! Nothing is changed here: the packet is as the container made it until [`crate::deliver`] or [`crate::encap`].
 
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
-use weft_abi::{Be16, Be32, Cidr4, Config, ENCAP_OVERHEAD, Endpoint, Peer, Verdict};
+use weft_abi::{Be16, Be32, Be128, Config, ENCAP_OVERHEAD, Endpoint, Network, Peer, PeerKey, Verdict};
 
 use crate::packet::Packet;
 use crate::wire::{Ipv4, eth, ipv4, outer, tcp, udp};
@@ -12,26 +12,32 @@ use crate::wire::{Ipv4, eth, ipv4, outer, tcp, udp};
 pub trait Tables {
     /// The one row of configuration.
     fn config(&self) -> Option<&Config>;
+    /// A network.
+    fn network(&self, number: u32) -> Option<&Network>;
     /// The container that has the address.
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint>;
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint>;
     /// The host that holds the subnet.
-    fn peer(&self, subnet: Be32) -> Option<Peer>;
+    fn peer(&self, key: &PeerKey) -> Option<&Peer>;
+    /// The network whose range holds the address.
+    fn range(&self, addr: Be128) -> Option<u32>;
 }
 
 /// What to do with a packet that takes the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Next {
+pub enum Next<'t> {
     /// Hand it to a container of this host.
-    Local(Endpoint),
+    Local(&'t Endpoint),
     /// Push outer headers and send it to a peer.
-    Remote(Remote),
+    Remote(Remote<'t>),
 }
 
 /// A packet that goes to another host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remote {
+pub struct Remote<'t> {
     /// Where.
-    pub peer: Peer,
+    pub peer: &'t Peer,
+    /// In which network.
+    pub network: &'t Network,
     /// The inner traffic class, which the outer header copies.
     pub tos: u8,
     /// The inner packet's length in bytes, without its Ethernet header.
@@ -46,55 +52,61 @@ const IPV4_MAX: u32 = 65_535;
 /// # Errors
 /// The verdict, when the packet does not take the fast path: handed to the stack as it is, or dropped.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Verdict> {
+pub fn decide<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result<Next<'t>, Verdict> {
     if packet.tagged() {
-        return Err(Verdict::ContainerNotIpv4);
+        return Err(Verdict::ContainerVlanTag);
     }
     let ip = header(packet)?;
     if !ip.is_sane() {
         return Err(Verdict::ContainerMalformed);
     }
     // The address belongs to a device of ours, and to this one. What else the packet is does not matter before that.
-    match tables.endpoint(ip.src) {
-        Some(sender) if sender.ifindex == packet.ifindex() => {}
+    let sender = match tables.endpoint(ip.src) {
+        Some(sender) if sender.ifindex == packet.ifindex() => sender,
         _ => return Err(Verdict::ContainerSpoofed),
-    }
+    };
     let room = packet.len() - eth::LEN as u32;
     // BIG TCP writes zero when the length does not fit (kernel 6.3 and later).
     let unwritten = ip.total_len == 0 && packet.gso_size() != 0;
     if !unwritten && (ip.total_len < ip.header_len() || ip.total_len > room) {
         return Err(Verdict::ContainerMalformed);
     }
-    let config = tables.config();
+    let config = tables.config().ok_or(Verdict::ContainerNoOverlay)?;
     if ip.proto == PROTO_UDP && ip.has_transport() {
         let port = udp_port(packet, &ip).ok_or(Verdict::ContainerMalformed)?;
-        if config.is_some_and(|c| c.port == port && port.bits() != 0) {
+        if config.is_overlay_port(port) {
             return Err(Verdict::ContainerInjects);
         }
     }
     if !packet.to_us() {
         return Err(Verdict::ContainerNotToUs);
     }
-    if let Some(receiver) = tables.endpoint(ip.dst) {
+    let network = tables.network(sender.network).ok_or(Verdict::ContainerNoOverlay)?;
+    let subnet = ip.dst.masked(network.subnet_mask);
+    if network.holds(ip.dst)
+        && subnet != network.subnet
+        && let Some(peer) = tables.peer(&PeerKey { network: sender.network, subnet })
+    {
+        if config.vtep.is_zero() || config.uplink == 0 {
+            return Err(Verdict::ContainerNoOverlay);
+        }
         plain(&ip)?;
-        return Ok(Next::Local(receiver));
+        if longest_on_the_wire(packet, &ip, room)? > mtu(config, peer) || room + ENCAP_OVERHEAD > IPV4_MAX {
+            return Err(Verdict::ContainerTooBig);
+        }
+        return Ok(Next::Remote(Remote { peer, network, tos: ip.tos, inner_len: room }));
     }
-
-    let config = config.ok_or(Verdict::ContainerElsewhere)?;
-    let network = Cidr4 { network: config.network, mask: config.network_mask };
-    let subnet = ip.dst.masked(config.subnet_mask);
-    if !network.contains(ip.dst) || subnet == config.subnet {
-        return Err(Verdict::ContainerElsewhere);
+    match tables.endpoint(ip.dst) {
+        Some(receiver) if receiver.network == sender.network => {
+            plain(&ip)?;
+            Ok(Next::Local(receiver))
+        }
+        Some(_) => Err(Verdict::ContainerOtherNetwork),
+        None => match tables.range(Be128::mapped(ip.dst)) {
+            Some(other) if other != sender.network => Err(Verdict::ContainerOtherNetwork),
+            _ => Err(Verdict::ContainerElsewhere),
+        },
     }
-    if config.vtep.is_zero() || config.uplink == 0 {
-        return Err(Verdict::ContainerNoOverlay);
-    }
-    let peer = tables.peer(subnet).ok_or(Verdict::ContainerElsewhere)?;
-    plain(&ip)?;
-    if longest_on_the_wire(packet, &ip, room)? > mtu(config, &peer) || room + ENCAP_OVERHEAD > IPV4_MAX {
-        return Err(Verdict::ContainerTooBig);
-    }
-    Ok(Next::Remote(Remote { peer, tos: ip.tos, inner_len: room }))
 }
 
 /// The IPv4 header, or the verdict for a packet that has none.

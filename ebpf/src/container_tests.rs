@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::packet::testing::Bytes;
-use crate::testing::{World, ip, leave, tcp_packet, udp_packet};
+use crate::testing::{World, ip, leave, peer_key, tcp_packet, udp_packet};
 
 const DEVICE: u32 = 71;
 
@@ -10,14 +10,24 @@ fn verdict(mut packet: Bytes) -> Verdict {
     leave(&World::host(1), &mut packet).expect_err("takes the fast path")
 }
 
-fn goes(mut packet: Bytes) -> Next {
-    leave(&World::host(1), &mut packet).expect("does not take the fast path")
+/// The outer destination and what else is known of a packet for another host.
+fn goes(mut packet: Bytes) -> Gone {
+    match leave(&World::host(1), &mut packet).expect("does not take the fast path") {
+        Next::Remote(to) => Gone { outer: to.peer.outer, tos: to.tos, inner_len: to.inner_len },
+        Next::Local(to) => panic!("handed to {to:?}"),
+    }
+}
+
+struct Gone {
+    outer: Be128,
+    tos: u8,
+    inner_len: u32,
 }
 
 #[test]
 fn a_packet_for_a_peers_subnet_goes_to_that_peer() {
-    let Next::Remote(remote) = goes(udp_packet().tos(0x10).through(DEVICE)) else { panic!("not remote") };
-    assert_eq!(remote.peer.vtep, ip(192, 168, 50, 2));
+    let remote = goes(udp_packet().tos(0x10).through(DEVICE));
+    assert_eq!(remote.outer, Be128::mapped(ip(192, 168, 50, 2)));
     assert_eq!(remote.tos, 0x10);
     assert_eq!(remote.inner_len, 48);
 }
@@ -25,17 +35,17 @@ fn a_packet_for_a_peers_subnet_goes_to_that_peer() {
 #[test]
 fn a_packet_for_a_container_here_is_handed_over() {
     let mut world = World::host(1);
-    let row = Endpoint { ifindex: 99, mac: [2, 0, 0, 0, 0, 6], flags: 0 };
+    let row = Endpoint { ifindex: 99, mac: [2, 0, 0, 0, 0, 6], flags: 0, network: 1 };
     world.endpoints.insert(ip(10, 244, 1, 6), row);
     let mut packet = udp_packet().dst(ip(10, 244, 1, 6)).through(DEVICE);
-    assert_eq!(leave(&world, &mut packet), Ok(Next::Local(row)));
+    assert_eq!(leave(&world, &mut packet), Ok(Next::Local(&row)));
 }
 
 #[test]
 fn headers_outside_the_linear_part_are_pulled() {
     let mut packet = udp_packet().through(DEVICE);
     packet.linear = 0;
-    assert!(matches!(goes(packet), Next::Remote(_)));
+    assert_eq!(goes(packet).inner_len, 48);
 }
 
 #[test]
@@ -80,7 +90,7 @@ fn what_only_the_stack_can_do_goes_to_the_stack() {
     assert_eq!(verdict(arp), Verdict::ContainerNotIpv4);
     let mut tagged = udp_packet().through(DEVICE);
     tagged.tagged = true;
-    assert_eq!(verdict(tagged), Verdict::ContainerNotIpv4);
+    assert_eq!(verdict(tagged), Verdict::ContainerVlanTag);
     let mut broadcast = udp_packet().through(DEVICE);
     broadcast.to_us = false;
     assert_eq!(verdict(broadcast), Verdict::ContainerNotToUs);
@@ -88,14 +98,14 @@ fn what_only_the_stack_can_do_goes_to_the_stack() {
 
 #[test]
 fn the_longest_packet_fits_and_one_more_byte_does_not() {
-    assert!(matches!(goes(udp_packet().ip_len(1450).through(DEVICE)), Next::Remote(_)));
+    assert_eq!(goes(udp_packet().ip_len(1450).through(DEVICE)).inner_len, 1450);
     assert_eq!(verdict(udp_packet().ip_len(1451).through(DEVICE)), Verdict::ContainerTooBig);
     let mut world = World::host(1);
-    world.peers.get_mut(&ip(10, 244, 2, 0)).unwrap().mtu = 1400;
+    world.peers.get_mut(&peer_key(2)).unwrap().mtu = 1400;
     assert!(leave(&world, &mut udp_packet().ip_len(1400).through(DEVICE)).is_ok());
     assert_eq!(leave(&world, &mut udp_packet().ip_len(1401).through(DEVICE)), Err(Verdict::ContainerTooBig));
     // A peer that takes more than our uplink carries does not widen the uplink.
-    world.peers.get_mut(&ip(10, 244, 2, 0)).unwrap().mtu = 9000;
+    world.peers.get_mut(&peer_key(2)).unwrap().mtu = 9000;
     assert_eq!(leave(&world, &mut udp_packet().ip_len(1451).through(DEVICE)), Err(Verdict::ContainerTooBig));
 }
 
@@ -106,9 +116,9 @@ fn a_packet_of_several_segments_is_measured_by_its_segment() {
         packet.gso_size = size;
         packet
     };
-    assert!(matches!(goes(gso(tcp_packet(), 1398)), Next::Remote(_)), "20 + 32 + 1398 = 1450");
+    assert_eq!(goes(gso(tcp_packet(), 1398)).inner_len, 30_000, "20 + 32 + 1398 = 1450");
     assert_eq!(verdict(gso(tcp_packet(), 1399)), Verdict::ContainerTooBig);
-    assert!(matches!(goes(gso(udp_packet(), 1422)), Next::Remote(_)), "20 + 8 + 1422 = 1450");
+    assert_eq!(goes(gso(udp_packet(), 1422)).inner_len, 30_000, "20 + 8 + 1422 = 1450");
     assert_eq!(verdict(gso(udp_packet(), 1423)), Verdict::ContainerTooBig);
     assert_eq!(verdict(gso(udp_packet().proto(132), 500)), Verdict::ContainerRoomRefused, "SCTP");
 }
@@ -129,6 +139,7 @@ fn without_uplink_or_configuration_the_stack_has_it() {
     world.config.uplink = 0;
     assert_eq!(leave(&world, &mut udp_packet().through(DEVICE)), Err(Verdict::ContainerNoOverlay));
     world.config = Config::default();
+    world.network = Network::default();
     assert_eq!(leave(&world, &mut udp_packet().dst(ip(0, 0, 0, 1)).through(DEVICE)), Err(Verdict::ContainerElsewhere));
 }
 
@@ -161,6 +172,15 @@ fn padding_after_the_packet_is_no_fault() {
     let mut packet = udp_packet().through(DEVICE);
     packet.bytes.extend([0; 12]);
     packet.linear = packet.bytes.len();
-    let Next::Remote(remote) = goes(packet) else { panic!("not remote") };
-    assert_eq!(remote.inner_len, 60);
+    assert_eq!(goes(packet).inner_len, 60);
+}
+
+#[test]
+fn another_network_is_out_of_reach() {
+    assert_eq!(verdict(udp_packet().dst(ip(10, 245, 2, 5)).through(DEVICE)), Verdict::ContainerOtherNetwork, "elsewhere");
+    let mut world = World::host(1);
+    let row = Endpoint { ifindex: 99, mac: [2, 0, 0, 0, 0, 6], flags: 0, network: 2 };
+    world.endpoints.insert(ip(10, 245, 1, 6), row);
+    let mut packet = udp_packet().dst(ip(10, 245, 1, 6)).through(DEVICE);
+    assert_eq!(leave(&world, &mut packet), Err(Verdict::ContainerOtherNetwork), "on this host");
 }

@@ -5,7 +5,7 @@
 //! (`bpf_redirect_neigh`).
 
 use weft_abi::maps::PROTO_UDP;
-use weft_abi::{Be16, Be32, Config, ENCAP_OVERHEAD};
+use weft_abi::{Be16, Be32, ENCAP_OVERHEAD};
 
 use crate::checksum;
 use crate::container::Remote;
@@ -26,12 +26,13 @@ pub struct Stamp {
     pub id: u16,
 }
 
-/// Writes all headers around the inner packet and takes one from its TTL.
+/// Writes all headers around the inner packet, with `from` as the outer source, and takes one from its TTL.
 ///
 /// `None` if the packet is too short to hold them, which cannot be after room was made.
 #[inline(always)]
 #[must_use]
-pub fn write<P: Packet>(packet: &mut P, config: &Config, to: &Remote, stamp: Stamp) -> Option<()> {
+pub fn write<P: Packet>(packet: &mut P, from: Be32, to: &Remote<'_>, stamp: Stamp) -> Option<()> {
+    let (network, dst) = (to.network, to.peer.outer.last());
     let mut w = packet.head::<{ outer::INNER_END }>()?;
     // `decide` proved that these fit 16 bits.
     let ip_len = (to.inner_len + ENCAP_OVERHEAD) as u16;
@@ -41,28 +42,27 @@ pub fn write<P: Packet>(packet: &mut P, config: &Config, to: &Remote, stamp: Sta
 
     let first = u16::from(ipv4::PLAIN) << 8 | u16::from(to.tos);
     let life = u16::from(TTL) << 8 | u16::from(PROTO_UDP);
-    let sum =
-        u32::from(first) + u32::from(ip_len) + u32::from(stamp.id) + u32::from(life) + halves(config.vtep) + halves(to.peer.vtep);
+    let sum = u32::from(first) + u32::from(ip_len) + u32::from(stamp.id) + u32::from(life) + halves(from) + halves(dst);
     w.set_be16::<{ outer::IP + ipv4::VERSION_IHL }>(Be16::from_native(first));
     w.set_be16::<{ outer::IP + ipv4::TOTAL_LEN }>(Be16::from_native(ip_len));
     w.set_be16::<{ outer::IP + ipv4::ID }>(Be16::from_native(stamp.id));
     w.set_be16::<{ outer::IP + ipv4::FRAGMENT }>(Be16::from_native(0));
     w.set_be16::<{ outer::IP + ipv4::TTL }>(Be16::from_native(life));
     w.set_be16::<{ outer::IP + ipv4::CHECKSUM }>(Be16::from_native(checksum::finish(sum)));
-    w.set_be32::<{ outer::IP + ipv4::SRC }>(config.vtep);
-    w.set_be32::<{ outer::IP + ipv4::DST }>(to.peer.vtep);
+    w.set_be32::<{ outer::IP + ipv4::SRC }>(from);
+    w.set_be32::<{ outer::IP + ipv4::DST }>(dst);
 
     w.set_be16::<{ outer::UDP + udp::SRC }>(source_port(stamp.flow_hash));
-    w.set_be16::<{ outer::UDP + udp::DST }>(config.port);
+    w.set_be16::<{ outer::UDP + udp::DST }>(network.port);
     w.set_be16::<{ outer::UDP + udp::TOTAL_LEN }>(Be16::from_native(udp_len));
     // None (RFC 7348 section 4.1): the inner packet has its own.
     w.set_be16::<{ outer::UDP + udp::CHECKSUM }>(Be16::from_native(0));
 
     w.set_be32::<{ outer::VXLAN + vxlan::FLAGS }>(vxlan::HAS_VNI);
-    w.set_be32::<{ outer::VXLAN + vxlan::VNI }>(vni_word(config.vni));
+    w.set_be32::<{ outer::VXLAN + vxlan::VNI }>(vni_word(network.vni));
 
     w.set_mac::<{ outer::INNER_ETH + eth::DST }>(to.peer.mac);
-    w.set_mac::<{ outer::INNER_ETH + eth::SRC }>(config.vtep_mac);
+    w.set_mac::<{ outer::INNER_ETH + eth::SRC }>(network.vtep_mac);
     w.set_be16::<{ outer::INNER_ETH + eth::TYPE }>(eth::IPV4);
 
     age::<{ outer::INNER_END }, { outer::INNER_IP + ipv4::TTL }, { outer::INNER_IP + ipv4::CHECKSUM }>(&mut w);
@@ -86,9 +86,10 @@ mod tests {
     fn the_outer_headers_are_those_of_rfc_7348() {
         let world = World::host(1);
         let inner = udp_packet().tos(0xb9).ttl(64).build();
-        let to = Remote { peer: world.peer_row(2), tos: 0xb9, inner_len: inner.len() as u32 - 14 };
+        let peer = world.peer_row(2);
+        let to = Remote { peer: &peer, network: &world.network, tos: 0xb9, inner_len: inner.len() as u32 - 14 };
         let mut packet = Bytes::new(make_room(&inner), 1);
-        write(&mut packet, &world.config, &to, Stamp { flow_hash: 0xdead_beef, id: 0x1234 }).unwrap();
+        write(&mut packet, world.config.vtep, &to, Stamp { flow_hash: 0xdead_beef, id: 0x1234 }).unwrap();
         let b = &packet.bytes;
         assert_eq!(b[12..14], [8, 0]);
         let ip = &b[14..34];
@@ -98,7 +99,7 @@ mod tests {
         assert_eq!(ip[4..8], [0x12, 0x34, 0, 0], "id, DF clear");
         assert_eq!(ip[8..10], [64, 17]);
         assert_eq!(ip[12..16], world.config.vtep.to_bytes());
-        assert_eq!(ip[16..20], to.peer.vtep.to_bytes());
+        assert_eq!(ip[16..20], to.peer.outer.last().to_bytes());
         let udp = &b[34..42];
         assert!(u16::from_be_bytes([udp[0], udp[1]]) >= 49152);
         assert_eq!(udp[2..4], 8472_u16.to_be_bytes());
@@ -106,7 +107,7 @@ mod tests {
         assert_eq!(udp[6..8], [0, 0]);
         assert_eq!(b[42..50], [8, 0, 0, 0, 0, 0, 1, 0]);
         assert_eq!(b[50..56], to.peer.mac);
-        assert_eq!(b[56..62], world.config.vtep_mac);
+        assert_eq!(b[56..62], world.network.vtep_mac);
         assert_eq!(b[62..64], [8, 0]);
         assert_eq!(b[72], 63);
         assert!(checksum_holds(&b[64..84]));
@@ -124,8 +125,9 @@ mod tests {
     #[test]
     fn a_packet_without_room_is_refused() {
         let world = World::host(1);
-        let to = Remote { peer: world.peer_row(2), tos: 0, inner_len: 34 };
+        let peer = world.peer_row(2);
+        let to = Remote { peer: &peer, network: &world.network, tos: 0, inner_len: 34 };
         let mut packet = Bytes::new(vec![0; 83], 1);
-        assert_eq!(write(&mut packet, &world.config, &to, Stamp { flow_hash: 0, id: 0 }), None);
+        assert_eq!(write(&mut packet, world.config.vtep, &to, Stamp { flow_hash: 0, id: 0 }), None);
     }
 }

@@ -49,7 +49,7 @@ pub fn from_container(ctx: TcContext) -> i32 {
     let (packets, bytes) = (skb.segments(), u64::from(skb.len()));
     let verdict = match container::decide(&mut skb, &PacketTables) {
         Err(verdict) => verdict,
-        Ok(Next::Local(to)) => match deliver_locally(&mut skb, &to) {
+        Ok(Next::Local(to)) => match deliver_locally(&mut skb, to) {
             Some(()) => {
                 maps::count(Verdict::DeliveredLocally, packets, bytes);
                 return to_peer(to.ifindex);
@@ -103,7 +103,7 @@ fn deliver_locally(skb: &mut Skb, to: &Endpoint) -> Option<()> {
 
 /// Pushes the outer headers. Returns the uplink. An error before the room is made leaves the packet as it came.
 #[inline(always)]
-fn push(skb: &mut Skb, to: &Remote, packets: u64, bytes: u64) -> Result<u32, Verdict> {
+fn push(skb: &mut Skb, to: &Remote<'_>, packets: u64, bytes: u64) -> Result<u32, Verdict> {
     let config: &Config = container::Tables::config(&PacketTables).ok_or(Verdict::ContainerInternal)?;
     // SAFETY: the context is valid while the program runs, and no window is alive.
     let (flow_hash, made) = unsafe {
@@ -118,14 +118,13 @@ fn push(skb: &mut Skb, to: &Remote, packets: u64, bytes: u64) -> Result<u32, Ver
     // SAFETY: the helper takes nothing.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let id = sent.wrapping_add(cpu.wrapping_mul(ID_STRIDE)) as u16;
-    encap::write(skb, config, to, Stamp { flow_hash, id }).ok_or(Verdict::ContainerInternal)?;
+    encap::write(skb, config.vtep, to, Stamp { flow_hash, id }).ok_or(Verdict::ContainerInternal)?;
     Ok(config.uplink)
 }
 
 /// Pops the outer headers and readies the packet for its container.
 #[inline(always)]
-fn pop(skb: &mut Skb, arrival: &Arrival) -> Result<(), Verdict> {
-    let config: &Config = uplink::Tables::config(&PacketTables).ok_or(Verdict::UplinkRoomRefused)?;
+fn pop(skb: &mut Skb, arrival: &Arrival<'_>) -> Result<(), Verdict> {
     // SAFETY: the context is valid while the program runs, and no window is alive.
     let taken = unsafe { bpf_skb_adjust_room(skb.ctx(), -(ENCAP_OVERHEAD as i32), BPF_ADJ_ROOM_MAC, POP) };
     if taken != 0 {
@@ -134,7 +133,7 @@ fn pop(skb: &mut Skb, arrival: &Arrival) -> Result<(), Verdict> {
     // One checksum fewer is known to be right: the outer one. An error says that none was, which is as good.
     // SAFETY: as above.
     let _ = unsafe { bpf_csum_level(skb.ctx(), u64::from(BPF_CSUM_LEVEL_DEC)) };
-    let how = HandOver { to: arrival.to.mac, from: config.vtep_mac, tos: arrival.tos };
+    let how = HandOver { to: arrival.to.mac, from: arrival.network.vtep_mac, tos: arrival.tos };
     hand_over(skb, &how).ok_or(Verdict::UplinkInternal)
 }
 

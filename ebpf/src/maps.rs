@@ -2,21 +2,32 @@
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use weft_abi::maps::capacity;
 use weft_abi::{
-    Backend, Be32, Config, Counter, Endpoint, Frontend, FrontendKey, Peer, Reverse, ReverseKey, SlotKey, Verdict, Vtep,
+    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, Reverse,
+    ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
 use weft_ebpf::{container, uplink};
 
 #[map(name = "weft_config")]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
+#[map(name = "weft_networks")]
+static NETWORKS: Array<Network> = Array::pinned(capacity::NETWORKS, 0);
 #[map(name = "weft_endpoints")]
 static ENDPOINTS: HashMap<Be32, Endpoint> = HashMap::pinned(capacity::ENDPOINTS, BPF_F_NO_PREALLOC);
+#[map(name = "weft_endpoints6")]
+static ENDPOINTS6: HashMap<Be128, Endpoint> = HashMap::pinned(capacity::ENDPOINTS, BPF_F_NO_PREALLOC);
 #[map(name = "weft_peers")]
-static PEERS: HashMap<Be32, Peer> = HashMap::pinned(capacity::PEERS, BPF_F_NO_PREALLOC);
+static PEERS: HashMap<PeerKey, Peer> = HashMap::pinned(capacity::PEERS, BPF_F_NO_PREALLOC);
+#[map(name = "weft_peers6")]
+static PEERS6: HashMap<PeerKey6, Peer> = HashMap::pinned(capacity::PEERS, BPF_F_NO_PREALLOC);
 #[map(name = "weft_vteps")]
-static VTEPS: HashMap<Be32, Vtep> = HashMap::pinned(capacity::VTEPS, BPF_F_NO_PREALLOC);
+static VTEPS: HashMap<VtepKey, Vtep> = HashMap::pinned(capacity::VTEPS, BPF_F_NO_PREALLOC);
+/// A trie's key is [`weft_abi::RangeKey`]; the library's own type for it has the same layout.
+#[map(name = "weft_ranges")]
+static RANGES: LpmTrie<Be128, u32> = LpmTrie::pinned(capacity::RANGES, 0);
 #[map(name = "weft_netns")]
 static NETNS: HashMap<u64, u32> = HashMap::pinned(capacity::NETNS, BPF_F_NO_PREALLOC);
 #[map(name = "weft_frontends")]
@@ -36,6 +47,14 @@ macro_rules! row {
         // SAFETY: the pointer is from a lookup in this run of the program. Rows of these maps are not preallocated, so
         // one that is deleted meanwhile stays readable until the run ends (RCU); the kernel replaces rows as a whole.
         $map.get_ptr($key).map(|row| unsafe { *row })
+    };
+}
+
+/// A row itself, if there is one: it stays as it was found until the run ends (see [`row`]).
+macro_rules! row_ref {
+    ($map:ident, $key:expr) => {
+        // SAFETY: as for `row`; rows of these maps are only ever replaced as a whole.
+        $map.get_ptr($key).map(|row| unsafe { &*row })
     };
 }
 
@@ -61,18 +80,34 @@ fn config() -> Option<&'static Config> {
     CONFIG.get_ptr(0).map(|row| unsafe { &*row })
 }
 
+/// A network's row. The agent writes it while programs run; what they read of it then is part old, part new, as with
+/// [`config`]: a packet or two at such a moment may go by the stack or be dropped as from nobody.
+#[inline(always)]
+fn network(number: u32) -> Option<&'static Network> {
+    // SAFETY: an array's row is there for as long as the map, which outlives the program.
+    NETWORKS.get_ptr(number).map(|row| unsafe { &*row })
+}
+
 impl container::Tables for PacketTables {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         config()
     }
     #[inline(always)]
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
-        row!(ENDPOINTS, addr)
+    fn network(&self, number: u32) -> Option<&Network> {
+        network(number)
     }
     #[inline(always)]
-    fn peer(&self, subnet: Be32) -> Option<Peer> {
-        row!(PEERS, subnet)
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
+        row_ref!(ENDPOINTS, addr)
+    }
+    #[inline(always)]
+    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
+        row_ref!(PEERS, key)
+    }
+    #[inline(always)]
+    fn range(&self, addr: Be128) -> Option<u32> {
+        RANGES.get(Key::new(128, addr)).copied()
     }
 }
 
@@ -82,16 +117,20 @@ impl uplink::Tables for PacketTables {
         config()
     }
     #[inline(always)]
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
-        row!(ENDPOINTS, addr)
+    fn network(&self, number: u32) -> Option<&Network> {
+        network(number)
     }
     #[inline(always)]
-    fn peer(&self, subnet: Be32) -> Option<Peer> {
-        row!(PEERS, subnet)
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
+        row_ref!(ENDPOINTS, addr)
     }
     #[inline(always)]
-    fn is_vtep(&self, addr: Be32) -> bool {
-        VTEPS.get_ptr(addr).is_some()
+    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
+        row_ref!(PEERS, key)
+    }
+    #[inline(always)]
+    fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {
+        row_ref!(VTEPS, key)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use weft_abi::{Be16, Be32, Config, Endpoint, Mac, Peer, Verdict};
+use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, NextHop, Peer, PeerKey, Verdict, Vtep, VtepKey};
 
 use crate::packet::testing::Bytes;
 use crate::{container, uplink};
@@ -16,9 +16,15 @@ pub(crate) fn ip(a: u8, b: u8, c: u8, d: u8) -> Be32 {
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) config: Config,
+    /// Number 1; there is another network 2 with VNI 2 and the range 10.245.0.0/16, of which this host has nothing.
+    pub(crate) network: Network,
     pub(crate) endpoints: BTreeMap<Be32, Endpoint>,
-    pub(crate) peers: BTreeMap<Be32, Peer>,
-    pub(crate) vteps: Vec<Be32>,
+    pub(crate) peers: BTreeMap<PeerKey, Peer>,
+    pub(crate) vteps: BTreeMap<VtepKey, Vtep>,
+}
+
+pub(crate) fn peer_key(host: u8) -> PeerKey {
+    PeerKey { network: 1, subnet: ip(10, 244, host, 0) }
 }
 
 pub(crate) fn vtep_mac(host: u8) -> Mac {
@@ -35,29 +41,67 @@ impl World {
         let mut world = Self {
             config: Config {
                 vtep: ip(192, 168, 50, n),
+                uplink: 3,
+                uplink_mtu: 1500,
+                ports: [Be16::from_native(8472), Be16::from_native(4789), Be16::default(), Be16::default()],
+                ..Config::default()
+            },
+            network: Network {
+                vni: 1,
+                port: Be16::from_native(8472),
+                vtep_mac: vtep_mac(n),
                 subnet: ip(10, 244, n, 0),
                 subnet_mask: Be32::mask_of(24),
                 network: ip(10, 244, 0, 0),
                 network_mask: Be32::mask_of(16),
-                uplink: 3,
-                vni: 1,
-                uplink_mtu: 1500,
-                port: Be16::from_native(8472),
-                vtep_mac: vtep_mac(n),
-                ..Config::default()
+                subnet_mask6: Be128::mask_of(128),
+                network_mask6: Be128::mask_of(128),
+                ..Network::default()
             },
             endpoints: BTreeMap::new(),
             peers: BTreeMap::new(),
-            vteps: vec![ip(192, 168, 50, other)],
+            vteps: BTreeMap::new(),
         };
-        let row = Endpoint { ifindex: 70 + u32::from(n), mac: container_mac(n), flags: 0 };
+        let row = Endpoint { ifindex: 70 + u32::from(n), mac: container_mac(n), flags: 0, network: 1 };
         world.endpoints.insert(ip(10, 244, n, 5), row);
-        world.peers.insert(ip(10, 244, other, 0), world.peer_row(other));
+        world.vteps.insert(VtepKey::own(1), Vtep { network: 1, flags: 0 });
+        world.add_peer(other);
         world
     }
 
     pub(crate) fn peer_row(&self, host: u8) -> Peer {
-        Peer { vtep: ip(192, 168, 50, host), mac: vtep_mac(host), pad: 0, mtu: 0 }
+        let outer = Be128::mapped(ip(192, 168, 50, host));
+        Peer { outer, mac: vtep_mac(host), flags: 0, mtu: 0, next_hop: NextHop::NONE }
+    }
+
+    /// Another host n, known as a peer.
+    pub(crate) fn add_peer(&mut self, host: u8) {
+        let row = self.peer_row(host);
+        self.vteps.insert(VtepKey { vni: 1, outer: row.outer }, Vtep { network: 1, flags: 0 });
+        self.peers.insert(peer_key(host), row);
+    }
+
+    fn network(&self, number: u32) -> Option<&Network> {
+        static NONE: Network = Network {
+            vni: 0,
+            port: Be16::from_native(0),
+            flags: 0,
+            vtep_mac: [0; 6],
+            vtep_mac6: [0; 6],
+            subnet: Be32::ZERO,
+            subnet_mask: Be32::ZERO,
+            network: Be32::ZERO,
+            network_mask: Be32::ZERO,
+            subnet6: Be128::ZERO,
+            subnet_mask6: Be128::ZERO,
+            network6: Be128::ZERO,
+            network_mask6: Be128::ZERO,
+        };
+        match number {
+            1 => Some(&self.network),
+            0..256 => Some(&NONE),
+            _ => None,
+        }
     }
 }
 
@@ -65,11 +109,22 @@ impl container::Tables for World {
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
-        self.endpoints.get(&addr).copied()
+    fn network(&self, number: u32) -> Option<&Network> {
+        self.network(number)
     }
-    fn peer(&self, subnet: Be32) -> Option<Peer> {
-        self.peers.get(&subnet).copied()
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
+        self.endpoints.get(&addr)
+    }
+    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
+        self.peers.get(key)
+    }
+    fn range(&self, addr: Be128) -> Option<u32> {
+        let [a, b, ..] = addr.last().to_bytes();
+        match (addr.is_mapped(), a, b) {
+            (true, 10, 244) => Some(1),
+            (true, 10, 245) => Some(2),
+            _ => None,
+        }
     }
 }
 
@@ -77,14 +132,17 @@ impl uplink::Tables for World {
     fn config(&self) -> Option<&Config> {
         Some(&self.config)
     }
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint> {
-        self.endpoints.get(&addr).copied()
+    fn network(&self, number: u32) -> Option<&Network> {
+        self.network(number)
     }
-    fn peer(&self, subnet: Be32) -> Option<Peer> {
-        self.peers.get(&subnet).copied()
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
+        self.endpoints.get(&addr)
     }
-    fn is_vtep(&self, addr: Be32) -> bool {
-        self.vteps.contains(&addr)
+    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
+        self.peers.get(key)
+    }
+    fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {
+        self.vteps.get(key)
     }
 }
 
@@ -231,7 +289,7 @@ pub(crate) fn take_room(frame: &[u8]) -> Vec<u8> {
 }
 
 /// The outcome of `container::decide`, or its verdict.
-pub(crate) fn leave(world: &World, packet: &mut Bytes) -> Result<container::Next, Verdict> {
+pub(crate) fn leave<'w>(world: &'w World, packet: &mut Bytes) -> Result<container::Next<'w>, Verdict> {
     let before = packet.bytes.clone();
     let next = container::decide(packet, world);
     assert_eq!(packet.bytes, before, "deciding changes nothing");
@@ -239,7 +297,7 @@ pub(crate) fn leave(world: &World, packet: &mut Bytes) -> Result<container::Next
 }
 
 /// The outcome of `uplink::decide`, or its verdict.
-pub(crate) fn arrive(world: &World, packet: &mut Bytes) -> Result<uplink::Arrival, Verdict> {
+pub(crate) fn arrive<'w>(world: &'w World, packet: &mut Bytes) -> Result<uplink::Arrival<'w>, Verdict> {
     let before = packet.bytes.clone();
     let next = uplink::decide(packet, world);
     assert_eq!(packet.bytes, before, "deciding changes nothing");
@@ -250,8 +308,10 @@ pub(crate) fn arrive(world: &World, packet: &mut Bytes) -> Result<uplink::Arriva
 pub(crate) fn on_the_wire(frame: &Frame) -> Bytes {
     let world = World::host(1);
     let bytes = frame.build();
-    let to = container::Remote { peer: world.peer_row(2), tos: bytes[15], inner_len: bytes.len() as u32 - 14 };
+    let peer = world.peer_row(2);
+    let inner_len = bytes.len() as u32 - 14;
+    let to = container::Remote { peer: &peer, network: &world.network, tos: bytes[15], inner_len };
     let mut packet = Bytes::new(make_room(&bytes), 3);
-    crate::encap::write(&mut packet, &world.config, &to, crate::encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
+    crate::encap::write(&mut packet, world.config.vtep, &to, crate::encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
     packet
 }

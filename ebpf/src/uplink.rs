@@ -5,29 +5,33 @@
 //! came.
 
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
-use weft_abi::{Be32, Config, ENCAP_OVERHEAD, Endpoint, Peer, Verdict};
+use weft_abi::{Be32, Be128, Config, ENCAP_OVERHEAD, Endpoint, Network, Peer, PeerKey, Verdict, Vtep, VtepKey};
 
 use crate::ecn;
 use crate::packet::Packet;
-use crate::wire::{Ipv4, eth, ipv4, outer, udp, vni_word, vxlan};
+use crate::wire::{Ipv4, eth, ipv4, outer, udp, vxlan};
 
 /// The rows that are needed.
 pub trait Tables {
     /// The one row of configuration.
     fn config(&self) -> Option<&Config>;
+    /// A network.
+    fn network(&self, number: u32) -> Option<&Network>;
     /// The container that has the address.
-    fn endpoint(&self, addr: Be32) -> Option<Endpoint>;
+    fn endpoint(&self, addr: Be32) -> Option<&Endpoint>;
     /// The host that holds the subnet.
-    fn peer(&self, subnet: Be32) -> Option<Peer>;
-    /// Whether the outer address is a peer's.
-    fn is_vtep(&self, addr: Be32) -> bool;
+    fn peer(&self, key: &PeerKey) -> Option<&Peer>;
+    /// Who sends from an outer address with a VNI, if it is a peer.
+    fn vtep(&self, key: &VtepKey) -> Option<&Vtep>;
 }
 
 /// A packet whose outer headers come off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Arrival {
+pub struct Arrival<'t> {
     /// The container it is for.
-    pub to: Endpoint,
+    pub to: &'t Endpoint,
+    /// The network it comes through.
+    pub network: &'t Network,
     /// The inner traffic class, if congestion on the way changes it.
     pub tos: Option<u8>,
 }
@@ -37,32 +41,47 @@ pub struct Arrival {
 /// # Errors
 /// The verdict, when the packet does not take the fast path: handed to the stack as it is, or dropped.
 #[inline(always)]
-pub fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Arrival, Verdict> {
+pub fn decide<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result<Arrival<'t>, Verdict> {
     let config = tables.config().ok_or(Verdict::UplinkNotOverlay)?;
     let outer_ip = overlay(packet, config)?;
 
     if packet.len() < outer::INNER_IP as u32 {
         return Err(Verdict::UplinkMalformed);
     }
-    let (marked, inner_type) = {
+    let (marked, vni, inner_type) = {
         let Some(w) = packet.head::<{ outer::INNER_IP }>() else { return Err(Verdict::UplinkMalformed) };
         let checksum = w.be16::<{ outer::UDP + udp::CHECKSUM }>();
         let flags = w.be32::<{ outer::VXLAN + vxlan::FLAGS }>();
         let vni = w.be32::<{ outer::VXLAN + vxlan::VNI }>();
         // RFC 7348: the other flags are ignored on receipt, and so are the last eight bits of the VNI's word.
-        if flags.bits() & vxlan::HAS_VNI.bits() == 0 || vni.masked(vni_word(0x00ff_ffff)) != vni_word(config.vni) {
+        if flags.bits() & vxlan::HAS_VNI.bits() == 0 {
             return Err(Verdict::UplinkOtherVni);
         }
-        (checksum.bits() != 0, w.be16::<{ outer::INNER_ETH + eth::TYPE }>())
+        (checksum.bits() != 0, vni.to_native() >> 8, w.be16::<{ outer::INNER_ETH + eth::TYPE }>())
     };
+    let vtep = VtepKey { vni, outer: Be128::mapped(outer_ip.src) };
     if inner_type != eth::IPV4 {
-        return Err(known(tables, outer_ip.src, Verdict::UplinkInnerNotIpv4));
+        known(tables, &vtep)?;
+        return Err(Verdict::UplinkInnerNotIpv4);
     }
     let (ip, dst_mac) = {
         let Some(w) = packet.head::<{ outer::INNER_END }>() else { return Err(Verdict::UplinkMalformed) };
         (Ipv4::inner(&w), w.mac::<{ outer::INNER_ETH + eth::DST }>())
     };
-    sender(tables, config, outer_ip.src, ip.src)?;
+    // Most packets are for a container here, whose row says the network without asking who the sender is.
+    let receiver = tables.endpoint(ip.dst);
+    let network = match receiver.and_then(|to| Some((to.network, tables.network(to.network)?))) {
+        Some((number, network)) if network.vni == vni && from_its_own(tables, number, network, outer_ip.src, ip.src) => network,
+        _ => {
+            let number = known(tables, &vtep)?;
+            let network = tables.network(number).ok_or(Verdict::UplinkOtherVni)?;
+            sender(tables, number, network, outer_ip.src, ip.src)?;
+            if receiver.is_some_and(|to| to.network != number) {
+                return Err(Verdict::UplinkOtherNetwork);
+            }
+            network
+        }
+    };
 
     let room = packet.len() - outer::INNER_IP as u32;
     let gso_size = packet.gso_size();
@@ -72,8 +91,8 @@ pub fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Arriva
     if marked && !packet.checksum_verified() {
         return Err(Verdict::UplinkOuterChecksum);
     }
-    let Some(to) = tables.endpoint(ip.dst) else { return Err(Verdict::UplinkNotContainer) };
-    if dst_mac != config.vtep_mac {
+    let Some(to) = receiver else { return Err(Verdict::UplinkNotContainer) };
+    if dst_mac != network.vtep_mac {
         // The VXLAN device takes only frames to its own address.
         return Err(Verdict::UplinkOtherMac);
     }
@@ -92,7 +111,7 @@ pub fn decide<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Arriva
         return Err(Verdict::UplinkGsoNotTcp);
     }
     let tos = ecn::leave(ip.tos, outer_ip.tos).ok_or(Verdict::UplinkEcn)?;
-    Ok(Arrival { to, tos: if tos == ip.tos { None } else { Some(tos) } })
+    Ok(Arrival { to, network, tos: if tos == ip.tos { None } else { Some(tos) } })
 }
 
 /// The outer IPv4 header of what is UDP to our own address and port.
@@ -120,7 +139,7 @@ fn overlay<P: Packet>(packet: &mut P, config: &Config) -> Result<Ipv4, Verdict> 
         return Err(Verdict::UplinkOuterOptions);
     }
     let Some(w) = packet.head::<{ outer::VXLAN }>() else { return other };
-    if w.be16::<{ outer::UDP + udp::DST }>() != config.port {
+    if !config.is_overlay_port(w.be16::<{ outer::UDP + udp::DST }>()) {
         return other;
     }
     // What the headers say must be in the packet, and cover at least the headers that are popped.
@@ -133,23 +152,34 @@ fn overlay<P: Packet>(packet: &mut P, config: &Config) -> Result<Ipv4, Verdict> 
     Ok(ip)
 }
 
-/// Whether the host at `outer` may send from `inner`.
+/// Whether the host at `outer` holds the subnet that `inner` is in.
 #[inline(always)]
-fn sender<T: Tables>(tables: &T, config: &Config, outer: Be32, inner: Be32) -> Result<(), Verdict> {
-    let subnet = inner.masked(config.subnet_mask);
-    match tables.peer(subnet) {
-        Some(peer) if peer.vtep == outer => Ok(()),
+fn from_its_own<T: Tables>(tables: &T, number: u32, network: &Network, outer: Be32, inner: Be32) -> bool {
+    let key = PeerKey { network: number, subnet: inner.masked(network.subnet_mask) };
+    tables.peer(&key).is_some_and(|peer| peer.outer == Be128::mapped(outer))
+}
+
+/// Whether a peer at `outer` may send from `inner`.
+#[inline(always)]
+fn sender<T: Tables>(tables: &T, number: u32, network: &Network, outer: Be32, inner: Be32) -> Result<(), Verdict> {
+    let subnet = inner.masked(network.subnet_mask);
+    match tables.peer(&PeerKey { network: number, subnet }) {
+        Some(peer) if peer.outer == Be128::mapped(outer) => Ok(()),
         // Also from a peer, but another one.
-        Some(_) => Err(known(tables, outer, Verdict::UplinkSpoofed)),
-        None if subnet == config.subnet => Err(known(tables, outer, Verdict::UplinkSpoofed)),
-        None => Err(known(tables, outer, Verdict::UplinkOtherSource)),
+        Some(_) => Err(Verdict::UplinkSpoofed),
+        None if subnet == network.subnet => Err(Verdict::UplinkSpoofed),
+        None => Err(Verdict::UplinkOtherSource),
     }
 }
 
-/// The verdict, if the sender is any peer at all.
+/// The network in which the sender is a peer.
 #[inline(always)]
-fn known<T: Tables>(tables: &T, outer: Be32, verdict: Verdict) -> Verdict {
-    if tables.is_vtep(outer) { verdict } else { Verdict::UplinkUnknownPeer }
+fn known<T: Tables>(tables: &T, vtep: &VtepKey) -> Result<u32, Verdict> {
+    match tables.vtep(vtep) {
+        Some(row) => Ok(row.network),
+        None if tables.vtep(&VtepKey::own(vtep.vni)).is_some() => Err(Verdict::UplinkUnknownPeer),
+        None => Err(Verdict::UplinkOtherVni),
+    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ fn with(at: usize, value: u8) -> Bytes {
 fn the_inner_packet_arrives_as_it_was_sent_two_hops_older() {
     let frame = tcp_packet().ttl(64).tos(0x48);
     let mut packet = on_the_wire(&frame);
-    let arrival = arrive(&World::host(2), &mut packet).unwrap();
+    let world = World::host(2);
+    let arrival = arrive(&world, &mut packet).unwrap();
     assert_eq!(arrival.to.mac, container_mac(2));
     assert_eq!(arrival.tos, None);
     let mut packet = Bytes::new(take_room(&packet.bytes), 3);
@@ -80,8 +81,7 @@ fn an_unknown_sender_is_dropped() {
 #[test]
 fn a_peer_may_not_send_in_anothers_name() {
     let mut world = World::host(2);
-    world.peers.insert(ip(10, 244, 3, 0), world.peer_row(3));
-    world.vteps.push(ip(192, 168, 50, 3));
+    world.add_peer(3);
     let mut as_three = on_the_wire(&udp_packet().src(ip(10, 244, 3, 5)));
     assert_eq!(arrive(&world, &mut as_three), Err(Verdict::UplinkSpoofed));
     let mut as_us = on_the_wire(&udp_packet().src(ip(10, 244, 2, 6)));
@@ -132,9 +132,9 @@ fn congestion_on_the_way_is_told_to_the_receiver_or_the_packet_dropped() {
     let mark = |tos| {
         let mut packet = on_the_wire(&udp_packet().tos(tos));
         packet.bytes[15] |= ecn::CE;
-        arrive(&World::host(2), &mut packet)
+        arrive(&World::host(2), &mut packet).map(|arrival| arrival.tos)
     };
-    assert_eq!(mark(ecn::ECT_0).unwrap().tos, Some(ecn::CE));
+    assert_eq!(mark(ecn::ECT_0).unwrap(), Some(ecn::CE));
     assert_eq!(mark(ecn::NOT_ECT), Err(Verdict::UplinkEcn));
 }
 
@@ -165,4 +165,13 @@ fn lengths_that_contradict_each_other_are_dropped() {
     for (at, value) in [(16, 0xff), (38, 0xff), (66, 0xff), (64, 0x65), (64, 0x44)] {
         assert_eq!(verdict(with(at, value)), Verdict::UplinkMalformed, "byte {at} = {value:#x}");
     }
+}
+
+#[test]
+fn an_overlay_packet_of_one_network_does_not_reach_a_container_of_another() {
+    let mut world = World::host(2);
+    for container in world.endpoints.values_mut() {
+        container.network = 2;
+    }
+    assert_eq!(arrive(&world, &mut on_the_wire(&udp_packet())), Err(Verdict::UplinkOtherNetwork));
 }

@@ -2,15 +2,15 @@
 //! not planned here.
 //!
 //! Order of actions: first the rows that let packets through (`weft_vteps`, `weft_peers`, `weft_endpoints`, `weft_netns`),
-//! then `weft_config`, which makes the programs ask for them, then removals. A peer's packet that arrives before its row
-//! would be dropped as from nobody.
+//! then `weft_networks`, `weft_config` and the rows of `weft_vteps` that make a VNI ours, which make the programs ask for
+//! them, then removals. A peer's packet that arrives before its row would be dropped as from nobody.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use ipnet::IpNet;
-use weft_abi::Be32;
-use weft_abi::maps::{Cidr4, Config, Endpoint, NETWORK_ALL, Peer, SERVICE_CIDRS, Vtep, name};
+use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, name};
+use weft_abi::{Be16, Be32, Be128, Endpoint, Network, NextHop, Peer, PeerKey, PeerKey6, RangeKey, Vtep, VtepKey};
 use weft_model::cluster::ClusterConfig;
 use weft_model::mac::Mac;
 
@@ -22,12 +22,20 @@ use crate::peers::Peers;
 pub struct Rows {
     /// `weft_config`; an array's row is always there, so none is one of zeros.
     pub config: Config,
+    /// `weft_networks`, those that there are.
+    pub networks: BTreeMap<u32, Network>,
     /// `weft_peers`.
-    pub peers: BTreeMap<Be32, Peer>,
+    pub peers: BTreeMap<PeerKey, Peer>,
+    /// `weft_peers6`.
+    pub peers6: BTreeMap<PeerKey6, Peer>,
     /// `weft_vteps`.
-    pub vteps: BTreeMap<Be32, Vtep>,
+    pub vteps: BTreeMap<VtepKey, Vtep>,
+    /// `weft_ranges`.
+    pub ranges: BTreeMap<RangeKey, u32>,
     /// `weft_endpoints`.
     pub endpoints: BTreeMap<Be32, Endpoint>,
+    /// `weft_endpoints6`.
+    pub endpoints6: BTreeMap<Be128, Endpoint>,
     /// `weft_netns`.
     pub netns: BTreeMap<u64, u32>,
 }
@@ -37,18 +45,34 @@ pub struct Rows {
 pub enum Action {
     /// Write the one row of `weft_config`.
     PutConfig(Config),
+    /// Write a row of `weft_networks`.
+    PutNetwork(u32, Network),
+    /// Write zeros into a row of `weft_networks`, whose rows are always there.
+    DeleteNetwork(u32),
     /// Write a row of `weft_peers`.
-    PutPeer(Be32, Peer),
+    PutPeer(PeerKey, Peer),
     /// Delete a row of `weft_peers`.
-    DeletePeer(Be32),
+    DeletePeer(PeerKey),
+    /// Write a row of `weft_peers6`.
+    PutPeer6(PeerKey6, Peer),
+    /// Delete a row of `weft_peers6`.
+    DeletePeer6(PeerKey6),
     /// Write a row of `weft_vteps`.
-    PutVtep(Be32, Vtep),
+    PutVtep(VtepKey, Vtep),
     /// Delete a row of `weft_vteps`.
-    DeleteVtep(Be32),
+    DeleteVtep(VtepKey),
+    /// Write a row of `weft_ranges`: range, network.
+    PutRange(RangeKey, u32),
+    /// Delete a row of `weft_ranges`.
+    DeleteRange(RangeKey),
     /// Write a row of `weft_endpoints`.
     PutEndpoint(Be32, Endpoint),
     /// Delete a row of `weft_endpoints`.
     DeleteEndpoint(Be32),
+    /// Write a row of `weft_endpoints6`.
+    PutEndpoint6(Be128, Endpoint),
+    /// Delete a row of `weft_endpoints6`.
+    DeleteEndpoint6(Be128),
     /// Write a row of `weft_netns`: cookie, network.
     PutNetns(u64, u32),
     /// Delete a row of `weft_netns`.
@@ -59,54 +83,122 @@ impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::PutConfig(config) => write!(f, "put {} {}", name::CONFIG, Spelled(config)),
-            Self::PutPeer(subnet, Peer { vtep, mac, mtu, .. }) => {
-                write!(f, "put {} {subnet} vtep {vtep} address {} mtu {mtu}", name::PEERS, Mac(*mac))
+            Self::PutNetwork(network, row) => write!(f, "put {} {network} {}", name::NETWORKS, Spelled(row)),
+            Self::DeleteNetwork(network) => write!(f, "delete {} {network}", name::NETWORKS),
+            Self::PutPeer(PeerKey { network, subnet }, peer) => {
+                write!(f, "put {} {network}/{subnet} {}", name::PEERS, Spelled(peer))
             }
-            Self::DeletePeer(subnet) => write!(f, "delete {} {subnet}", name::PEERS),
-            Self::PutVtep(address, _) => write!(f, "put {} {address}", name::VTEPS),
-            Self::DeleteVtep(address) => write!(f, "delete {} {address}", name::VTEPS),
-            Self::PutEndpoint(address, Endpoint { ifindex, mac, .. }) => {
-                write!(f, "put {} {address} ifindex {ifindex} address {}", name::ENDPOINTS, Mac(*mac))
+            Self::DeletePeer(PeerKey { network, subnet }) => write!(f, "delete {} {network}/{subnet}", name::PEERS),
+            Self::PutPeer6(PeerKey6 { network, subnet }, peer) => {
+                write!(f, "put {} {network}/{subnet} {}", name::PEERS6, Spelled(peer))
             }
+            Self::DeletePeer6(PeerKey6 { network, subnet }) => write!(f, "delete {} {network}/{subnet}", name::PEERS6),
+            Self::PutVtep(key, vtep) => write!(f, "put {} {} network {}", name::VTEPS, Spelled(key), vtep.network),
+            Self::DeleteVtep(key) => write!(f, "delete {} {}", name::VTEPS, Spelled(key)),
+            Self::PutRange(range, network) => write!(f, "put {} {} network {network}", name::RANGES, Spelled(range)),
+            Self::DeleteRange(range) => write!(f, "delete {} {}", name::RANGES, Spelled(range)),
+            Self::PutEndpoint(address, row) => write!(f, "put {} {address} {}", name::ENDPOINTS, Spelled(row)),
             Self::DeleteEndpoint(address) => write!(f, "delete {} {address}", name::ENDPOINTS),
+            Self::PutEndpoint6(address, row) => write!(f, "put {} {address} {}", name::ENDPOINTS6, Spelled(row)),
+            Self::DeleteEndpoint6(address) => write!(f, "delete {} {address}", name::ENDPOINTS6),
             Self::PutNetns(cookie, network) => write!(f, "put {} {cookie} network {network}", name::NETNS),
             Self::DeleteNetns(cookie) => write!(f, "delete {} {cookie}", name::NETNS),
         }
     }
 }
 
-/// A configuration row, spelled out.
-struct Spelled<'a>(&'a Config);
+/// A row or key, spelled out.
+struct Spelled<'a, T>(&'a T);
 
-impl fmt::Display for Spelled<'_> {
+impl fmt::Display for Spelled<'_, Config> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let c = self.0;
-        let length = |mask: Be32| mask.to_native().leading_ones();
-        write!(f, "network {}/{} subnet {}/{}", c.network, length(c.network_mask), c.subnet, length(c.subnet_mask))?;
-        write!(f, " vni {} port {} vtep {} address {}", c.vni, c.port, c.vtep, Mac(c.vtep_mac))?;
+        write!(f, "vtep {} vtep6 {} ports", c.vtep, c.vtep6)?;
+        c.ports.iter().filter(|port| port.to_native() != 0).try_for_each(|port| write!(f, " {port}"))?;
         write!(f, " uplink {} mtu {} services", c.uplink, c.uplink_mtu)?;
         let count = usize::try_from(c.service_cidr_count).unwrap_or(SERVICE_CIDRS);
         c.service_cidrs.iter().take(count).try_for_each(|cidr| write!(f, " {}/{}", cidr.network, length(cidr.mask)))
     }
 }
 
+impl fmt::Display for Spelled<'_, Network> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0;
+        write!(f, "vni {} port {} range {}/{}", n.vni, n.port, n.network, length(n.network_mask))?;
+        write!(f, " subnet {}/{} address {}", n.subnet, length(n.subnet_mask), Mac(n.vtep_mac))?;
+        if n.network6.is_zero() {
+            return Ok(());
+        }
+        write!(f, " range6 {}/{}", n.network6, length6(n.network_mask6))?;
+        write!(f, " subnet6 {}/{} address6 {}", n.subnet6, length6(n.subnet_mask6), Mac(n.vtep_mac6))
+    }
+}
+
+impl fmt::Display for Spelled<'_, Peer> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Peer { outer, mac, mtu, next_hop, .. } = self.0;
+        write!(f, "vtep {outer} address {} mtu {mtu}", Mac(*mac))?;
+        match next_hop {
+            &NextHop { family: 2, addr } => write!(f, " next hop {}", addr.words()[0]),
+            NextHop { family: 0, .. } => Ok(()),
+            NextHop { addr, .. } => write!(f, " next hop {addr}"),
+        }
+    }
+}
+
+impl fmt::Display for Spelled<'_, VtepKey> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let VtepKey { vni, outer } = self.0;
+        if outer.is_zero() { write!(f, "{vni}/any") } else { write!(f, "{vni}/{outer}") }
+    }
+}
+
+impl fmt::Display for Spelled<'_, RangeKey> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RangeKey { prefix_len, addr } = self.0;
+        write!(f, "{addr}/{}", if addr.is_mapped() { prefix_len.saturating_sub(96) } else { *prefix_len })
+    }
+}
+
+impl fmt::Display for Spelled<'_, Endpoint> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Endpoint { ifindex, mac, network, .. } = self.0;
+        write!(f, "ifindex {ifindex} address {} network {network}", Mac(*mac))
+    }
+}
+
+fn length(mask: Be32) -> u32 {
+    mask.to_native().leading_ones()
+}
+
+fn length6(mask: Be128) -> u32 {
+    u128::from_be_bytes(mask.to_bytes()).leading_ones()
+}
+
 /// The rows that `host` should have.
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     let mut rows = Rows { config: config(cluster, host), ..Rows::default() };
+    if let Some(network) = network(host) {
+        let range = RangeKey { prefix_len: 96 + length(network.network_mask), addr: Be128::mapped(network.network) };
+        rows.ranges.insert(range, NETWORK_DEFAULT);
+        rows.vteps.insert(VtepKey::own(network.vni), Vtep { network: NETWORK_DEFAULT, flags: 0 });
+        rows.networks.insert(NETWORK_DEFAULT, network);
+    }
     if let Some(overlay) = host.overlay() {
         for peer in &peers.used {
-            let vtep = peer.public_ip.into();
-            rows.vteps.insert(vtep, Vtep::default());
+            let outer = peer.public_ip.into();
+            rows.vteps.insert(VtepKey { vni: overlay.config.backend.vni, outer }, Vtep { network: NETWORK_DEFAULT, flags: 0 });
             if peer.fast {
                 let mtu = peer.mtu.map_or(overlay.mtu(), |mtu| mtu.min(overlay.mtu()));
-                rows.peers.insert(peer.subnet.network().into(), Peer { vtep, mac: peer.mac.0, pad: 0, mtu });
+                let key = PeerKey { network: NETWORK_DEFAULT, subnet: peer.subnet.network().into() };
+                rows.peers.insert(key, Peer { outer, mac: peer.mac.0, flags: 0, mtu, next_hop: NextHop::NONE });
             }
         }
     }
     for attachment in &host.attachments {
         if let Some(ifindex) = attachment.host_index {
-            let endpoint = Endpoint { ifindex, mac: attachment.mac.0, flags: 0 };
+            let endpoint = Endpoint { ifindex, mac: attachment.mac.0, flags: 0, network: attachment.network };
             rows.endpoints.insert(attachment.address.into(), endpoint);
         }
         rows.netns.insert(attachment.netns_cookie, attachment.network);
@@ -125,16 +217,7 @@ fn config(cluster: &ClusterConfig, host: &Host) -> Config {
         row.service_cidr_count += 1;
     }
     if let Some(config) = &host.config {
-        row.network = config.network.network().into();
-        row.network_mask = Be32::mask_of(config.network.prefix_len());
-        row.vni = config.backend.vni;
-        row.port = weft_abi::Be16::from_native(config.backend.port);
-        row.vtep_mac = host.vtep_mac.0;
-    }
-    // Without a subnet, a mask that makes no address one of the own subnet 0.0.0.0.
-    row.subnet_mask = Be32::mask_of(host.subnet.map_or(32, |subnet| subnet.prefix_len()));
-    if let Some(subnet) = host.subnet {
-        row.subnet = subnet.network().into();
+        row.ports[0] = Be16::from_native(config.backend.port);
     }
     if let Some(overlay) = host.overlay().filter(|overlay| overlay.uplink.ethernet) {
         row.vtep = overlay.uplink.address.into();
@@ -142,6 +225,25 @@ fn config(cluster: &ClusterConfig, host: &Host) -> Config {
         row.uplink_mtu = overlay.outer_mtu();
     }
     row
+}
+
+/// The row of the one network there is.
+fn network(host: &Host) -> Option<Network> {
+    let config = host.config.as_ref()?;
+    // Without a subnet, a mask that makes no address one of the own subnet 0.0.0.0.
+    let prefix_len = host.subnet.map_or(32, |subnet| subnet.prefix_len());
+    Some(Network {
+        vni: config.backend.vni,
+        port: Be16::from_native(config.backend.port),
+        vtep_mac: host.vtep_mac.0,
+        subnet: host.subnet.map_or(Be32::ZERO, |subnet| subnet.network().into()),
+        subnet_mask: Be32::mask_of(prefix_len),
+        network: config.network.network().into(),
+        network_mask: Be32::mask_of(config.network.prefix_len()),
+        subnet_mask6: Be128::mask_of(128),
+        network_mask6: Be128::mask_of(128),
+        ..Network::default()
+    })
 }
 
 fn ranges(cluster: &ClusterConfig) -> impl Iterator<Item = Cidr4> {
@@ -160,16 +262,28 @@ pub(crate) fn ranges_left_out(cluster: &ClusterConfig) -> impl Iterator<Item = I
 #[must_use]
 pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     let mut actions = Vec::new();
-    actions.extend(put(&desired.vteps, &actual.vteps).map(|(k, v)| Action::PutVtep(k, v)));
+    let makes_ours = |key: &VtepKey| *key == VtepKey::own(key.vni);
+    let vteps = || put(&desired.vteps, &actual.vteps);
+    actions.extend(vteps().filter(|(k, _)| !makes_ours(k)).map(|(k, v)| Action::PutVtep(k, v)));
     actions.extend(put(&desired.peers, &actual.peers).map(|(k, v)| Action::PutPeer(k, v)));
+    actions.extend(put(&desired.peers6, &actual.peers6).map(|(k, v)| Action::PutPeer6(k, v)));
     actions.extend(put(&desired.endpoints, &actual.endpoints).map(|(k, v)| Action::PutEndpoint(k, v)));
+    actions.extend(put(&desired.endpoints6, &actual.endpoints6).map(|(k, v)| Action::PutEndpoint6(k, v)));
     actions.extend(put(&desired.netns, &actual.netns).map(|(k, v)| Action::PutNetns(k, v)));
+    actions.extend(put(&desired.networks, &actual.networks).map(|(k, v)| Action::PutNetwork(k, v)));
+    actions.extend(vteps().filter(|(k, _)| makes_ours(k)).map(|(k, v)| Action::PutVtep(k, v)));
     if desired.config != actual.config {
         actions.push(Action::PutConfig(desired.config));
     }
+    actions.extend(put(&desired.ranges, &actual.ranges).map(|(k, v)| Action::PutRange(k, v)));
+    actions.extend(delete(&desired.ranges, &actual.ranges).map(Action::DeleteRange));
+    actions.extend(delete(&desired.networks, &actual.networks).map(Action::DeleteNetwork));
     actions.extend(delete(&desired.peers, &actual.peers).map(Action::DeletePeer));
+    actions.extend(delete(&desired.peers6, &actual.peers6).map(Action::DeletePeer6));
+    // Rows that make a VNI ours go first: their addresses are zero, the lowest of each VNI.
     actions.extend(delete(&desired.vteps, &actual.vteps).map(Action::DeleteVtep));
     actions.extend(delete(&desired.endpoints, &actual.endpoints).map(Action::DeleteEndpoint));
+    actions.extend(delete(&desired.endpoints6, &actual.endpoints6).map(Action::DeleteEndpoint6));
     actions.extend(delete(&desired.netns, &actual.netns).map(Action::DeleteNetns));
     actions
 }
@@ -187,12 +301,20 @@ impl Rows {
     pub fn apply(&mut self, action: &Action) {
         match *action {
             Action::PutConfig(config) => self.config = config,
+            Action::PutNetwork(key, value) => drop(self.networks.insert(key, value)),
+            Action::DeleteNetwork(key) => drop(self.networks.remove(&key)),
             Action::PutPeer(key, value) => drop(self.peers.insert(key, value)),
             Action::DeletePeer(key) => drop(self.peers.remove(&key)),
+            Action::PutPeer6(key, value) => drop(self.peers6.insert(key, value)),
+            Action::DeletePeer6(key) => drop(self.peers6.remove(&key)),
             Action::PutVtep(key, value) => drop(self.vteps.insert(key, value)),
             Action::DeleteVtep(key) => drop(self.vteps.remove(&key)),
+            Action::PutRange(key, value) => drop(self.ranges.insert(key, value)),
+            Action::DeleteRange(key) => drop(self.ranges.remove(&key)),
             Action::PutEndpoint(key, value) => drop(self.endpoints.insert(key, value)),
             Action::DeleteEndpoint(key) => drop(self.endpoints.remove(&key)),
+            Action::PutEndpoint6(key, value) => drop(self.endpoints6.insert(key, value)),
+            Action::DeleteEndpoint6(key) => drop(self.endpoints6.remove(&key)),
             Action::PutNetns(key, value) => drop(self.netns.insert(key, value)),
             Action::DeleteNetns(key) => drop(self.netns.remove(&key)),
         }

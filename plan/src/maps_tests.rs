@@ -9,21 +9,34 @@ use crate::host::{Attachment, Uplink};
 use crate::peers::Peer as HostPeer;
 
 fn rows() -> impl Strategy<Value = Rows> {
-    let key = || (0..6u32).prop_map(Be32::from_native);
-    (
+    fn some<V: std::fmt::Debug + Clone + 'static, K: Ord + std::fmt::Debug + Clone + 'static>(
+        key: impl Fn(u32) -> K + Clone + 'static,
+        value: impl Fn(u32) -> V + Clone + 'static,
+    ) -> impl Strategy<Value = BTreeMap<K, V>> {
+        prop::collection::btree_map((0..6u32).prop_map(key), (0..3u32).prop_map(value), 0..5)
+    }
+    fn be128(n: u32) -> Be128 {
+        Be128::from_words([Be32::ZERO, Be32::ZERO, Be32::ZERO, Be32::from_native(n)])
+    }
+    fn peer(mtu: u32) -> Peer {
+        Peer { mtu, ..Peer::default() }
+    }
+    fn endpoint(ifindex: u32) -> Endpoint {
+        Endpoint { ifindex, ..Endpoint::default() }
+    }
+    let of_network = (
         0..3u32,
-        prop::collection::btree_map(key(), 0..3u32, 0..5),
-        prop::collection::btree_map(key(), 0..2u32, 0..5),
-        prop::collection::btree_map(key(), 0..3u32, 0..5),
-        prop::collection::btree_map(0..6u64, 0..3u32, 0..5),
-    )
-        .prop_map(|(vni, peers, vteps, endpoints, netns)| Rows {
-            config: Config { vni, ..Config::default() },
-            peers: peers.into_iter().map(|(k, mtu)| (k, Peer { mtu, ..Peer::default() })).collect(),
-            vteps: vteps.into_iter().map(|(k, flags)| (k, Vtep { flags })).collect(),
-            endpoints: endpoints.into_iter().map(|(k, ifindex)| (k, Endpoint { ifindex, ..Endpoint::default() })).collect(),
-            netns,
-        })
+        some(|n| n, |vni| Network { vni, ..Network::default() }),
+        some(|n| PeerKey { network: 1, subnet: Be32::from_native(n) }, peer),
+        some(|n| PeerKey6 { network: 1, subnet: be128(n) }, peer),
+        some(|n| VtepKey { vni: n % 2, outer: be128(n / 2) }, |flags| Vtep { network: 1, flags }),
+        some(|n| RangeKey { prefix_len: 64, addr: be128(n) }, |n| n),
+    );
+    let of_containers = (some(Be32::from_native, endpoint), some(be128, endpoint), some(u64::from, |n| n));
+    (of_network, of_containers).prop_map(|((uplink, networks, peers, peers6, vteps, ranges), (endpoints, endpoints6, netns))| {
+        let config = Config { uplink, ..Config::default() };
+        Rows { config, networks, peers, peers6, vteps, ranges, endpoints, endpoints6, netns }
+    })
 }
 
 proptest! {
@@ -87,8 +100,8 @@ fn peers() -> Peers {
 #[test]
 fn a_subnet_of_another_length_has_a_vtep_but_no_fast_path() {
     let rows = desired(&ClusterConfig::default(), &host(), &peers());
-    assert_eq!(rows.vteps.len(), 3);
-    let mtus: Vec<_> = rows.peers.iter().map(|(subnet, peer)| (subnet.to_string(), peer.mtu)).collect();
+    assert_eq!(rows.vteps.len(), 4, "three peers, and the row that makes the VNI ours");
+    let mtus: Vec<_> = rows.peers.iter().map(|(key, peer)| (key.subnet.to_string(), peer.mtu)).collect();
     assert_eq!(mtus, [("10.244.2.0".to_owned(), 1450), ("10.244.8.0".to_owned(), 1400)]);
     assert_eq!(rows.netns, BTreeMap::from([(1, NETWORK_ALL), (42, 1)]));
     assert_eq!(rows.endpoints.len(), 1);
@@ -98,9 +111,9 @@ fn a_subnet_of_another_length_has_a_vtep_but_no_fast_path() {
 fn over_an_uplink_that_is_not_ethernet_nothing_is_pushed() {
     let mut host = host();
     host.uplink.as_mut().unwrap().ethernet = false;
-    let config = desired(&ClusterConfig::default(), &host, &peers()).config;
-    assert!(config.vtep.is_zero() && config.uplink == 0);
-    assert_eq!(config.subnet.to_string(), "10.244.1.0");
+    let rows = desired(&ClusterConfig::default(), &host, &peers());
+    assert!(rows.config.vtep.is_zero() && rows.config.uplink == 0);
+    assert_eq!(rows.networks[&NETWORK_DEFAULT].subnet.to_string(), "10.244.1.0");
 }
 
 #[test]
@@ -108,7 +121,8 @@ fn without_an_uplink_containers_and_service_ranges_stay() {
     let mut host = host();
     host.uplink = None;
     let rows = desired(&ClusterConfig::default(), &host, &peers());
-    assert!(rows.peers.is_empty() && rows.vteps.is_empty() && rows.config.vtep.is_zero());
+    assert!(rows.peers.is_empty() && rows.config.vtep.is_zero());
+    assert_eq!(rows.vteps.len(), 1, "the VNI is ours all the same");
     assert_eq!((rows.endpoints.len(), rows.netns.len(), rows.config.service_cidr_count), (1, 2, 1));
 }
 
@@ -135,16 +149,18 @@ fn actions_print_what_is_written() {
     assert_eq!(
         said,
         [
-            "put weft_vteps 192.0.2.2",
-            "put weft_vteps 192.0.2.3",
-            "put weft_vteps 192.0.2.4",
-            "put weft_peers 10.244.2.0 vtep 192.0.2.2 address 02:00:00:00:00:02 mtu 1450",
-            "put weft_peers 10.244.8.0 vtep 192.0.2.4 address 02:00:00:00:00:04 mtu 1400",
-            "put weft_endpoints 10.244.1.2 ifindex 7 address 0a:58:0a:f4:01:02",
+            "put weft_vteps 1/192.0.2.2 network 1",
+            "put weft_vteps 1/192.0.2.3 network 1",
+            "put weft_vteps 1/192.0.2.4 network 1",
+            "put weft_peers 1/10.244.2.0 vtep 192.0.2.2 address 02:00:00:00:00:02 mtu 1450",
+            "put weft_peers 1/10.244.8.0 vtep 192.0.2.4 address 02:00:00:00:00:04 mtu 1400",
+            "put weft_endpoints 10.244.1.2 ifindex 7 address 0a:58:0a:f4:01:02 network 1",
             "put weft_netns 1 network 0",
             "put weft_netns 42 network 1",
-            "put weft_config network 10.244.0.0/16 subnet 10.244.1.0/24 vni 1 port 8472 vtep 192.0.2.1 \
-             address 02:00:00:00:00:01 uplink 2 mtu 1500 services 10.112.0.0/16",
+            "put weft_networks 1 vni 1 port 8472 range 10.244.0.0/16 subnet 10.244.1.0/24 address 02:00:00:00:00:01",
+            "put weft_vteps 1/any network 1",
+            "put weft_config vtep 192.0.2.1 vtep6 :: ports 8472 uplink 2 mtu 1500 services 10.112.0.0/16",
+            "put weft_ranges 10.244.0.0/16 network 1",
         ]
     );
 }

@@ -5,7 +5,7 @@
 use std::net::Ipv4Addr;
 
 use ipnet::IpNet;
-use weft_abi::Be32;
+use weft_abi::{Be32, Be128};
 
 use crate::host::{Attachment, Host, LOOPBACK};
 use crate::ipam;
@@ -57,11 +57,19 @@ impl Reasons<'_> {
         use maps::Action;
         match action {
             Action::PutConfig(_) => Some("this host and its network".to_owned()),
-            Action::PutPeer(subnet, _) | Action::DeletePeer(subnet) => self.peer(|p| Be32::from(p.subnet.network()) == *subnet),
-            Action::PutVtep(address, _) | Action::DeleteVtep(address) => self.peer(|p| Be32::from(p.public_ip) == *address),
+            Action::PutNetwork(..) | Action::DeleteNetwork(_) | Action::PutRange(..) | Action::DeleteRange(_) => {
+                self.host.config.as_ref().map(|_| "this host and its network".to_owned())
+            }
+            Action::PutVtep(key, _) | Action::DeleteVtep(key) if key.outer.is_zero() => {
+                self.host.config.as_ref().map(|_| "this host and its network".to_owned())
+            }
+            Action::PutPeer(key, _) | Action::DeletePeer(key) => self.peer(|p| Be32::from(p.subnet.network()) == key.subnet),
+            Action::PutPeer6(..) | Action::DeletePeer6(_) => None,
+            Action::PutVtep(key, _) | Action::DeleteVtep(key) => self.peer(|p| Be128::from(p.public_ip) == key.outer),
             Action::PutEndpoint(address, _) | Action::DeleteEndpoint(address) => {
                 self.container(|a| Be32::from(a.address) == *address)
             }
+            Action::PutEndpoint6(..) | Action::DeleteEndpoint6(_) => None,
             Action::PutNetns(cookie, _) | Action::DeleteNetns(cookie) if *cookie == self.host.netns_cookie => {
                 Some("this host's own sockets".to_owned())
             }

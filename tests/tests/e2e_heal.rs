@@ -141,9 +141,10 @@ fn pins_and_rows_of_the_programs_that_are_removed_are_back() {
         w.heals(&format!("rm {}", pin.display()), RESYNC, || there(pin.clone()));
     }
 
-    // A row of weft_peers, by its key: the peer subnet's network address.
+    // A row of weft_peers, by its key: the number of the default network, the peer subnet's network address.
     let peer = w.topology.host(2).agent.status().unwrap()["subnet"].as_str().unwrap().to_owned();
-    let key = peer.trim_end_matches("/24").replace('.', " ");
+    let number = 1_u32.to_ne_bytes().map(|b| b.to_string()).join(" ");
+    let key = format!("{number} {}", peer.trim_end_matches("/24").replace('.', " "));
     let map = w.pin("weft_peers").display().to_string();
     let dump = format!("bpftool map dump pinned {map}");
     w.heals(&format!("bpftool map delete pinned {map} key {key}"), RESYNC, || {

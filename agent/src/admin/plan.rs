@@ -132,7 +132,7 @@ mod tests {
         let frontend =
             FrontendKey { vip: Ipv4Addr::new(10, 112, 0, 7).into(), port: weft_abi::Be16::from_native(80), proto: 6, pad: 0 };
         let changes = Changes {
-            rows: vec![maps::Action::DeletePeer(Ipv4Addr::new(10, 244, 9, 0).into())],
+            rows: vec![maps::Action::DeletePeer(weft_abi::PeerKey { network: 1, subnet: Ipv4Addr::new(10, 244, 9, 0).into() })],
             services: vec![
                 (weft_proxy::Action::DeleteFrontend(frontend), Some("default/myapp".parse().unwrap())),
                 (weft_proxy::Action::DeleteSlot(SlotKey { service: 3, index: 0 }), None),
@@ -152,7 +152,7 @@ mod tests {
             [
                 "Kernel: add route 10.244.3.2/32 dev weft0123456789: attachment web-1",
                 "Filter: remove nft table inet weft: nothing wants it",
-                "Map: delete weft_peers 10.244.9.0: nothing wants it",
+                "Map: delete weft_peers 1/10.244.9.0: nothing wants it",
                 "Map: delete weft_frontends 10.112.0.7:80/tcp: service default/myapp",
                 "Map: delete weft_slots 3[0]: nothing wants it",
                 "Link: attach container-web-1 ifindex 7: attachment web-1",

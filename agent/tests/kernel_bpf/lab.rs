@@ -20,7 +20,9 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use weft_abi::maps::NETWORK_DEFAULT;
-use weft_abi::{Be16, Be32, Cidr4, Config, Counter, Endpoint, Mac, Peer, Verdict, Vtep};
+use weft_abi::{
+    Be16, Be32, Be128, Cidr4, Config, Counter, Endpoint, Mac, Network, NextHop, Peer, PeerKey, RangeKey, Verdict, Vtep, VtepKey,
+};
 use weft_agent::kernel::bpf::{Datapath, Paths, cleanup, mounts, netns_cookie_of};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -206,6 +208,14 @@ pub fn vtep_mac(host: u8) -> Mac {
     [0x02, 0x22, 0, 0, 0, host]
 }
 
+pub fn vtep_key(host: u8) -> VtepKey {
+    VtepKey { vni: 1, outer: vtep(host).into() }
+}
+
+pub fn peer_key(host: u8) -> PeerKey {
+    PeerKey { network: NETWORK_DEFAULT, subnet: subnet(host).into() }
+}
+
 pub fn mac_text(mac: Mac) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
 }
@@ -258,25 +268,36 @@ impl Host {
         let maps = self.datapath.maps_mut();
         let mut config = Config {
             vtep: vtep(self.number).into(),
+            uplink: self.netns.ifindex("u0"),
+            uplink_mtu: 1500,
+            service_cidr_count: 1,
+            ..Config::default()
+        };
+        config.ports[0] = Be16::from_native(VTEP_PORT);
+        config.service_cidrs[0] = Cidr4 { network: Ipv4Addr::new(10, 112, 0, 0).into(), mask: Be32::mask_of(16) };
+        maps.set_config(&config).unwrap();
+        let network = Network {
+            vni: 1,
+            port: Be16::from_native(VTEP_PORT),
+            vtep_mac: vtep_mac(self.number),
             subnet: subnet(self.number).into(),
             subnet_mask: Be32::mask_of(24),
             network: Ipv4Addr::new(10, 244, 0, 0).into(),
             network_mask: Be32::mask_of(16),
-            uplink: self.netns.ifindex("u0"),
-            vni: 1,
-            uplink_mtu: 1500,
-            port: Be16::from_native(VTEP_PORT),
-            vtep_mac: vtep_mac(self.number),
-            service_cidr_count: 1,
-            ..Config::default()
+            subnet_mask6: Be128::mask_of(128),
+            network_mask6: Be128::mask_of(128),
+            ..Network::default()
         };
-        config.service_cidrs[0] = Cidr4 { network: Ipv4Addr::new(10, 112, 0, 0).into(), mask: Be32::mask_of(16) };
-        maps.set_config(&config).unwrap();
-        let peer = Peer { vtep: vtep(other).into(), mac: vtep_mac(other), pad: 0, mtu: 1450 };
-        maps.vteps.put(Be32::from(vtep(other)), Vtep::default()).unwrap();
-        maps.peers.put(Be32::from(subnet(other)), peer).unwrap();
+        maps.set_network(NETWORK_DEFAULT, &network).unwrap();
+        let range = RangeKey { prefix_len: 96 + 16, addr: Ipv4Addr::new(10, 244, 0, 0).into() };
+        maps.ranges.put(range, NETWORK_DEFAULT).unwrap();
+        let ours = Vtep { network: NETWORK_DEFAULT, flags: 0 };
+        maps.vteps.put(VtepKey::own(1), ours).unwrap();
+        maps.vteps.put(vtep_key(other), ours).unwrap();
+        let peer = Peer { outer: vtep(other).into(), mac: vtep_mac(other), flags: 0, mtu: 1450, next_hop: NextHop::NONE };
+        maps.peers.put(peer_key(other), peer).unwrap();
         for container in &self.containers {
-            let row = Endpoint { ifindex: container.ifindex, mac: container.mac, flags: 0 };
+            let row = Endpoint { ifindex: container.ifindex, mac: container.mac, flags: 0, network: NETWORK_DEFAULT };
             maps.endpoints.put(Be32::from(container.addr), row).unwrap();
             let cookie = netns_cookie_of(container.netns.open().as_fd()).unwrap();
             maps.netns.put(cookie, NETWORK_DEFAULT).unwrap();

@@ -53,12 +53,12 @@ fn with_devices() -> (Netns, u32, u32) {
 fn rows_and_links_outlive_the_agent() {
     let place = Place::new();
     let (netns, v0, v1) = with_devices();
-    let row = Endpoint { ifindex: v1, mac: [2, 0, 0, 0, 0, 1], flags: 0 };
+    let row = Endpoint { ifindex: v1, mac: [2, 0, 0, 0, 0, 1], flags: 0, network: 1 };
     let key = Be32::from_bytes([10, 244, 1, 5]);
     {
         let mut first = place.open();
         first.maps_mut().endpoints.put(key, row).unwrap();
-        first.maps_mut().set_config(&Config { vni: 77, ..Config::default() }).unwrap();
+        first.maps_mut().set_config(&Config { uplink_mtu: 77, ..Config::default() }).unwrap();
     }
     let links = attach(&place, &netns, v0, v1);
     assert_eq!(links.len(), 2 + Program::SOCKETS.len());
@@ -66,7 +66,7 @@ fn rows_and_links_outlive_the_agent() {
 
     let second = place.open();
     assert_eq!(second.maps().endpoints.rows().unwrap().into_iter().collect::<Vec<_>>(), [(key, row)]);
-    assert_eq!(second.maps().config().unwrap().vni, 77);
+    assert_eq!(second.maps().config().unwrap().uplink_mtu, 77);
     assert_eq!(second.links().unwrap(), links, "still attached with no agent in between");
 }
 
@@ -200,7 +200,7 @@ fn maps_that_were_unpinned_by_hand_are_pinned_again() {
     let pins = place.paths.pins();
     let mut datapath = place.open();
     let key = Be32::from_bytes([10, 244, 1, 5]);
-    let row = Endpoint { ifindex: 7, mac: [2, 0, 0, 0, 0, 1], flags: 0 };
+    let row = Endpoint { ifindex: 7, mac: [2, 0, 0, 0, 0, 1], flags: 0, network: 1 };
     datapath.maps_mut().endpoints.put(key, row).unwrap();
     datapath.attach_sockets().unwrap();
     let links = datapath.links().unwrap();
@@ -225,10 +225,10 @@ fn maps_that_were_unpinned_by_hand_are_pinned_again() {
     assert_eq!(datapath.links().unwrap(), links);
 
     // An agent that comes later finds the same maps.
-    datapath.maps_mut().set_config(&Config { vni: 77, ..Config::default() }).unwrap();
+    datapath.maps_mut().set_config(&Config { uplink_mtu: 77, ..Config::default() }).unwrap();
     let next = place.open();
     assert_eq!(next.maps().endpoints.rows().unwrap().into_iter().collect::<Vec<_>>(), [(key, row)]);
-    assert_eq!(next.maps().config().unwrap().vni, 77);
+    assert_eq!(next.maps().config().unwrap().uplink_mtu, 77);
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn a_map_of_another_layout_is_refused_by_name() {
     HashMap::<_, u32, u64>::create(16_384, 1).unwrap().pin(&pin).unwrap();
     let error = Datapath::open(&place.paths).unwrap_err();
     let want = format!(
-        "map {}: has rows of 4+8 bytes and room for 16384 of them, not 4+16 and 16384; `weftd cleanup` removes it",
+        "map {}: has rows of 4+8 bytes and room for 16384 of them, not 8+48 and 16384; `weftd cleanup` removes it",
         pin.display()
     );
     assert_eq!(error.to_string(), want);
@@ -287,7 +287,7 @@ fn in_a_mount_namespace_of_its_own_the_agent_pins_in_that_of_process_one() {
             assert_eq!(bpffs.note(), None);
             let paths = Paths { bpffs: bpffs.path().to_owned(), cgroup: "/".into() };
             let mut datapath = Datapath::open(&paths).unwrap();
-            datapath.maps_mut().set_config(&Config { vni: 9, ..Config::default() }).unwrap();
+            datapath.maps_mut().set_config(&Config { uplink_mtu: 9, ..Config::default() }).unwrap();
             assert!(!path.join("v1").exists(), "not in this namespace");
         };
         scope.spawn(with_own_mounts).join().unwrap_or_else(|e| std::panic::resume_unwind(e));
@@ -295,7 +295,7 @@ fn in_a_mount_namespace_of_its_own_the_agent_pins_in_that_of_process_one() {
     // That thread and its namespace are gone; an agent elsewhere finds the pins.
     let again = mounts::ensure_bpffs(&path).unwrap();
     let paths = Paths { bpffs: again.path().to_owned(), cgroup: "/".into() };
-    assert_eq!(Datapath::open(&paths).unwrap().maps().config().unwrap().vni, 9);
+    assert_eq!(Datapath::open(&paths).unwrap().maps().config().unwrap().uplink_mtu, 9);
     drop(again);
     cleanup(&Paths { bpffs: path.clone(), cgroup: "/".into() }).unwrap();
     assert!(!path.exists());

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_abi::Verdict;
 
-use crate::lab::{Container, Host, gateway, two_hosts, vtep};
+use crate::lab::{Container, Host, gateway, peer_key, two_hosts, vtep_key};
 
 fn ping(from: &Container, arguments: &str) -> (bool, String) {
     from.netns.try_run(&format!("ping -n -W 5 {arguments}"))
@@ -187,9 +187,8 @@ fn a_container_cannot_speak_for_another() {
 fn a_host_that_is_no_peer_cannot_speak_into_the_overlay() {
     let (one, mut two) = two_hosts(1);
     let before = two.counters();
-    let peer = weft_abi::Be32::from(crate::lab::subnet(1));
-    two.datapath.maps_mut().peers.delete(&peer).unwrap();
-    two.datapath.maps_mut().vteps.delete(&vtep(1).into()).unwrap();
+    two.datapath.maps_mut().peers.delete(&peer_key(1)).unwrap();
+    two.datapath.maps_mut().vteps.delete(&vtep_key(1)).unwrap();
     let (ok, text) = one.containers[0].netns.try_run(&format!("ping -n -c 2 -i 0.1 -W 1 {}", two.containers[0].addr));
     assert!(!ok && text.contains(" 0 received"), "{text}");
     assert_eq!(two.since(&before).get(&Verdict::UplinkUnknownPeer), Some(&2));

@@ -14,13 +14,19 @@ pub mod maps;
 pub mod order;
 pub mod verdict;
 
-pub use maps::{Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Peer, Reverse, ReverseKey, SlotKey, Vtep};
-pub use order::{Be16, Be32};
+pub use maps::{
+    Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Network, NextHop, Peer, PeerKey, PeerKey6, RangeKey,
+    Reverse, ReverseKey, SlotKey, Vtep, VtepKey,
+};
+pub use order::{Be16, Be32, Be128};
 pub use verdict::{Action, Hook, Verdict};
 
 /// The version of everything in this crate. Maps are pinned below `<bpffs>/v<LAYOUT_VERSION>/`.
-pub const LAYOUT_VERSION: u32 = 1;
+pub const LAYOUT_VERSION: u32 = 2;
 
-/// What the outer headers add to an inner IPv4 packet: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14, in bytes. The longest
+/// What outer headers over IPv4 add to an inner packet: IPv4 20 + UDP 8 + VXLAN 8 + inner Ethernet 14, in bytes. The longest
 /// inner packet is the uplink's MTU less this.
 pub const ENCAP_OVERHEAD: u32 = 50;
+
+/// What outer headers over IPv6 add: IPv6 40 instead of IPv4 20.
+pub const ENCAP_OVERHEAD6: u32 = 70;

@@ -1,28 +1,39 @@
 //! The rows of every map, and the maps' names and sizes.
 //!
 //! ```text
-//!  map             key                      value       looked up by
-//!  weft_config     0                        Config      every program
-//!  weft_endpoints  container address        Endpoint    from_container: who may send from it, is the destination here;
-//!                                                       from_uplink: is the inner destination here
-//!  weft_peers      peer subnet's network    Peer        from_container: where the destination's host is;
-//!                                                       from_uplink: may this host send from that address
-//!  weft_vteps      peer's outer address     Vtep        from_uplink: is the sender any peer at all
-//!  weft_netns      network namespace cookie u32 network socket hooks: are this namespace's sockets translated
-//!  weft_frontends  FrontendKey              Frontend    socket hooks: the virtual address
-//!  weft_slots      SlotKey                  u32 id      socket hooks: the n-th backend of a frontend
-//!  weft_backends   u32 id                   Backend     socket hooks: where it is
-//!  weft_reverse    ReverseKey               Reverse     written by connect and sendmsg, read by recvmsg and getpeername
-//!  weft_counters   Verdict as u32           Counter     every program, once per run
+//!  map              key                    value       looked up by
+//!  weft_config      0                      Config      every program
+//!  weft_networks    network                Network     from_container: the sender's network; from_uplink: the receiver's
+//!  weft_endpoints   container address      Endpoint    from_container: who may send from it, is the destination here;
+//!  weft_endpoints6  the same, IPv6                     from_uplink: is the inner destination here
+//!  weft_peers       network, peer subnet   Peer        from_container: where the destination's host is;
+//!  weft_peers6      the same, IPv6                     from_uplink: may this host send from that address
+//!  weft_vteps       VNI, outer address     Vtep        from_uplink, of what no row above explains: is the sender any peer at
+//!                                                      all, and of which network
+//!  weft_ranges      address range          u32 network from_container, of what would leave the overlay: is it another network
+//!  weft_netns       namespace cookie       u32 network socket hooks: are this namespace's sockets translated
+//!  weft_frontends   FrontendKey            Frontend    socket hooks: the virtual address
+//!  weft_slots       SlotKey                u32 id      socket hooks: the n-th backend of a frontend
+//!  weft_backends    u32 id                 Backend     socket hooks: where it is
+//!  weft_reverse     ReverseKey             Reverse     written by connect and sendmsg, read by recvmsg and getpeername
+//!  weft_counters    Verdict as u32         Counter     every program, once per run
 //! ```
+//!
+//! # Networks
+//!
+//! A network is known here by a number from 1 to [`capacity::NETWORKS`] less one, which is its index in `weft_networks`; the
+//! agent chooses it and never gives it to another network while the maps live. Addresses are unique across networks, so
+//! endpoints are found by address alone and their rows say the network; peers are found by network *and* subnet, so that a
+//! packet cannot leave its network whatever the masks are.
 //!
 //! # Order of writing
 //!
 //! Programs run while the agent writes. A reader must never be led to a row that is not there: write backends, then slots,
 //! then the frontend with the new `count`; to shrink, the frontend first, then slots, then backends. An endpoint's row
-//! comes before its program is attached, or everything it sends counts as spoofed.
+//! comes before its program is attached, or everything it sends counts as spoofed. Vteps, peers and endpoints come before the
+//! row of their network, which makes the programs look for them.
 
-use crate::order::{Be16, Be32};
+use crate::order::{Be16, Be32, Be128};
 
 /// An Ethernet address, as on the wire.
 pub type Mac = [u8; 6];
@@ -31,12 +42,20 @@ pub type Mac = [u8; 6];
 pub mod name {
     /// Array of one [`Config`](super::Config).
     pub const CONFIG: &str = "weft_config";
+    /// Array of [`Network`](super::Network); index 0 is not used.
+    pub const NETWORKS: &str = "weft_networks";
     /// Hash of container address ([`Be32`](crate::Be32)) to [`Endpoint`](super::Endpoint).
     pub const ENDPOINTS: &str = "weft_endpoints";
-    /// Hash of subnet network address ([`Be32`](crate::Be32)) to [`Peer`](super::Peer).
+    /// Hash of container address ([`Be128`](crate::Be128)) to [`Endpoint`](super::Endpoint).
+    pub const ENDPOINTS6: &str = "weft_endpoints6";
+    /// Hash of [`PeerKey`](super::PeerKey) to [`Peer`](super::Peer).
     pub const PEERS: &str = "weft_peers";
-    /// Hash of outer address ([`Be32`](crate::Be32)) to [`Vtep`](super::Vtep).
+    /// Hash of [`PeerKey6`](super::PeerKey6) to [`Peer`](super::Peer).
+    pub const PEERS6: &str = "weft_peers6";
+    /// Hash of [`VtepKey`](super::VtepKey) to [`Vtep`](super::Vtep).
     pub const VTEPS: &str = "weft_vteps";
+    /// Trie of [`RangeKey`](super::RangeKey) to network (u32): the longest matching range counts.
+    pub const RANGES: &str = "weft_ranges";
     /// Hash of network namespace cookie (u64) to network (u32).
     pub const NETNS: &str = "weft_netns";
     /// Hash of [`FrontendKey`](super::FrontendKey) to [`Frontend`](super::Frontend).
@@ -51,17 +70,24 @@ pub mod name {
     pub const COUNTERS: &str = "weft_counters";
 
     /// All of them.
-    pub const ALL: [&str; 10] = [CONFIG, ENDPOINTS, PEERS, VTEPS, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE, COUNTERS];
+    pub const ALL: [&str; 14] = [
+        CONFIG, NETWORKS, ENDPOINTS, ENDPOINTS6, PEERS, PEERS6, VTEPS, RANGES, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE,
+        COUNTERS,
+    ];
 }
 
 /// How many rows each map takes. Hashes do not allocate rows before they are written, but 16 bytes a bucket.
 pub mod capacity {
-    /// Containers of one host.
+    /// Networks, index 0 (not used) included.
+    pub const NETWORKS: u32 = 256;
+    /// Containers of one host, for each family.
     pub const ENDPOINTS: u32 = 16_384;
-    /// Peers' subnets.
+    /// Peers' subnets, of all networks, for each family.
     pub const PEERS: u32 = 16_384;
-    /// Peers' outer addresses.
-    pub const VTEPS: u32 = 16_384;
+    /// Peers' outer addresses, of all networks, and one row more per network.
+    pub const VTEPS: u32 = 32_768;
+    /// Ranges of networks: two families each.
+    pub const RANGES: u32 = 2 * NETWORKS;
     /// Network namespaces whose sockets are translated.
     pub const NETNS: u32 = 16_384;
     /// Virtual address, port and protocol triples: 50,000 services with more than two ports each.
@@ -74,7 +100,7 @@ pub mod capacity {
     pub const REVERSE: u32 = 131_072;
 }
 
-/// Network number of the default network in `weft_netns` and [`Frontend::network`].
+/// Number of the network that is always there: flannel's.
 pub const NETWORK_DEFAULT: u32 = 1;
 
 /// Network number of namespaces whose sockets see the services of every network: the host's own.
@@ -82,6 +108,10 @@ pub const NETWORK_ALL: u32 = 0;
 
 /// How many service ranges [`Config`] holds.
 pub const SERVICE_CIDRS: usize = 8;
+
+/// How many different overlay ports [`Config`] holds. A network whose port does not fit has no row in `weft_networks`: the
+/// kernel path carries it.
+pub const PORTS: usize = 4;
 
 /// IP protocol number of TCP.
 pub const PROTO_TCP: u8 = 6;
@@ -108,30 +138,22 @@ impl Cidr4 {
     }
 }
 
-/// What the programs know of their own host.
+/// What the programs know of their own host, whatever the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Config {
-    /// The outer address that peers send to and we send from; zero: no overlay, nothing is pushed or popped.
+    /// The own outer IPv4 address, which peers send to and we send from; zero: none, nothing is pushed or popped with IPv4
+    /// outside.
     pub vtep: Be32,
-    /// The own subnet's network address.
-    pub subnet: Be32,
-    /// The netmask common to the subnets in `weft_peers`: the key for an address is `address & subnet_mask`.
-    pub subnet_mask: Be32,
-    /// The whole network's address.
-    pub network: Be32,
-    /// The whole network's netmask.
-    pub network_mask: Be32,
+    /// The own outer IPv6 address; zero: none, nothing is pushed or popped with IPv6 outside.
+    pub vtep6: Be128,
     /// The uplink's ifindex; zero: none, nothing is pushed.
     pub uplink: u32,
-    /// The VXLAN network identifier, 24 bits.
-    pub vni: u32,
-    /// The uplink's MTU (outer IPv4 packet), in bytes.
+    /// The uplink's MTU (outer IP packet), in bytes.
     pub uplink_mtu: u32,
-    /// The UDP port of the overlay.
-    pub port: Be16,
-    /// The own VXLAN device's Ethernet address: source of the inner frames we send.
-    pub vtep_mac: Mac,
+    /// The UDP ports of all overlays of this host; zero where there are fewer. A container never sends to them, and what
+    /// arrives at them is looked into. The most used one comes first.
+    pub ports: [Be16; PORTS],
     /// Reserved; zero.
     pub flags: u32,
     /// How many of `service_cidrs` count, at most [`SERVICE_CIDRS`].
@@ -140,30 +162,193 @@ pub struct Config {
     pub service_cidrs: [Cidr4; SERVICE_CIDRS],
 }
 
-/// Another host that holds a subnet of the common length.
+impl Config {
+    /// Whether a UDP port is an overlay's.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_overlay_port(&self, port: Be16) -> bool {
+        let (p, port) = (&self.ports, port.bits());
+        port != 0 && (port == p[0].bits() || port == p[1].bits() || port == p[2].bits() || port == p[3].bits())
+    }
+}
+
+/// One of the networks that this host takes part in. All zero: no such network.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Network {
+    /// The VXLAN network identifier, 24 bits; zero only in a row that is not used.
+    pub vni: u32,
+    /// The UDP port of the overlay, one of [`Config::ports`].
+    pub port: Be16,
+    /// Reserved; zero.
+    pub flags: u16,
+    /// The Ethernet address of the own device for IPv4 outside (`weft.<VNI>`): source of the inner frames we send so, and
+    /// destination of those we take.
+    pub vtep_mac: Mac,
+    /// The same of the device for IPv6 outside (`weft6.<VNI>`).
+    pub vtep_mac6: Mac,
+    /// The own subnet's network address.
+    pub subnet: Be32,
+    /// The netmask common to the subnets in `weft_peers`: the key for an address is `address & subnet_mask`. All ones while the
+    /// host has no subnet, so that no address lies in it.
+    pub subnet_mask: Be32,
+    /// The whole network's address.
+    pub network: Be32,
+    /// The whole network's netmask.
+    pub network_mask: Be32,
+    /// The own IPv6 subnet's network address; zero: none.
+    pub subnet6: Be128,
+    /// The netmask common to the subnets in `weft_peers6`; all ones while the host has no IPv6 subnet.
+    pub subnet_mask6: Be128,
+    /// The whole network's IPv6 address.
+    pub network6: Be128,
+    /// The whole network's IPv6 netmask; all ones while the network has no IPv6.
+    pub network_mask6: Be128,
+}
+
+impl Network {
+    /// Whether the address is in the network's IPv4 range.
+    #[inline(always)]
+    #[must_use]
+    pub const fn holds(&self, addr: Be32) -> bool {
+        addr.bits() & self.network_mask.bits() == self.network.bits()
+    }
+}
+
+/// Key of `weft_peers`: a subnet of the common length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PeerKey {
+    /// The network.
+    pub network: u32,
+    /// The subnet's network address.
+    pub subnet: Be32,
+}
+
+/// Key of `weft_peers6`: an IPv6 subnet of the common length.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PeerKey6 {
+    /// The network.
+    pub network: u32,
+    /// The subnet's network address.
+    pub subnet: Be128,
+}
+
+/// Another host that holds a subnet of the common length, and how packets for that subnet reach it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Peer {
-    /// Its outer address.
-    pub vtep: Be32,
-    /// Its VXLAN device's Ethernet address: destination of the inner frames we send.
+    /// Its outer address, of either family: IPv4 as [`Be128::mapped`].
+    pub outer: Be128,
+    /// The Ethernet address of its VXLAN device of that family: destination of the inner frames we send.
     pub mac: Mac,
-    /// Zero.
-    pub pad: u16,
-    /// The longest inner IPv4 packet that reaches it whole, in bytes; zero: the uplink's MTU less
-    /// [`ENCAP_OVERHEAD`](crate::ENCAP_OVERHEAD).
+    /// [`Peer::OUTER_V6`] or zero.
+    pub flags: u16,
+    /// The longest inner packet that reaches it whole, in bytes; zero: the uplink's MTU less
+    /// [`ENCAP_OVERHEAD`](crate::ENCAP_OVERHEAD) or [`ENCAP_OVERHEAD6`](crate::ENCAP_OVERHEAD6).
     pub mtu: u32,
+    /// The neighbour on the uplink that outer packets go to, where the agent knows it.
+    pub next_hop: NextHop,
 }
 
-/// A peer's outer address, whatever the length of its subnet. Overlay packets from addresses without a row are dropped.
+impl Peer {
+    /// `outer` is an IPv6 address. Set only for hosts that take UDP over IPv6 without a checksum (`weft.udp6zero`).
+    pub const OUTER_V6: u16 = 1;
+
+    /// Whether outer packets are IPv6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn outer_is_v6(&self) -> bool {
+        self.flags & Self::OUTER_V6 != 0
+    }
+}
+
+/// A neighbour as `bpf_redirect_neigh` takes it: `struct bpf_redir_neigh` (linux/bpf.h), so that the row itself is handed over.
+/// All zero: not known, the kernel looks up the route to the outer address with each packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct NextHop {
+    /// AF_INET, AF_INET6, or zero for none; native byte order.
+    pub family: u32,
+    /// An IPv6 address, or an IPv4 address in the first word with zeros behind it (not mapped).
+    pub addr: Be128,
+}
+
+impl NextHop {
+    /// The kernel looks it up.
+    pub const NONE: Self = Self { family: 0, addr: Be128::ZERO };
+
+    /// An IPv4 neighbour.
+    #[must_use]
+    pub const fn v4(addr: Be32) -> Self {
+        Self { family: 2, addr: Be128::from_words([addr, Be32::ZERO, Be32::ZERO, Be32::ZERO]) }
+    }
+
+    /// An IPv6 neighbour.
+    #[must_use]
+    pub const fn v6(addr: Be128) -> Self {
+        Self { family: 10, addr }
+    }
+
+    /// Whether there is one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_some(&self) -> bool {
+        self.family != 0
+    }
+}
+
+/// Key of `weft_vteps`. With an address of zero ([`VtepKey::own`]) the row says only that the VNI is one of ours.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct VtepKey {
+    /// The network's VNI.
+    pub vni: u32,
+    /// A peer's outer address, of either family: IPv4 as [`Be128::mapped`].
+    pub outer: Be128,
+}
+
+impl VtepKey {
+    /// The row that every network of ours has, peers or not: what comes with this VNI from an address without a row of its own
+    /// is dropped. Packets of other VNIs are nobody's business here.
+    #[inline(always)]
+    #[must_use]
+    pub const fn own(vni: u32) -> Self {
+        Self { vni, outer: Be128::ZERO }
+    }
+}
+
+/// A peer's outer address, whatever the length of its subnets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Vtep {
+    /// The network that has the VNI.
+    pub network: u32,
     /// Reserved; zero.
     pub flags: u32,
 }
 
-/// A container on this host.
+/// Key of `weft_ranges`, as a trie's key is: `struct bpf_lpm_trie_key`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct RangeKey {
+    /// How many leading bits of `addr` count: of IPv4, the prefix length and 96. Native byte order.
+    pub prefix_len: u32,
+    /// The range's network address, of either family: IPv4 as [`Be128::mapped`].
+    pub addr: Be128,
+}
+
+impl RangeKey {
+    /// The key that finds the range an address lies in.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(addr: Be128) -> Self {
+        Self { prefix_len: 128, addr }
+    }
+}
+
+/// A container on this host, by one of its addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
 pub struct Endpoint {
@@ -173,6 +358,8 @@ pub struct Endpoint {
     pub mac: Mac,
     /// Reserved; zero.
     pub flags: u16,
+    /// Its network: the only one that it sends to and is reached from.
+    pub network: u32,
 }
 
 /// A virtual address as a client names it.
@@ -277,10 +464,16 @@ pub struct Counter {
 
 const _: () = {
     assert!(size_of::<Cidr4>() == 8);
-    assert!(size_of::<Config>() == 112);
-    assert!(size_of::<Peer>() == 16);
-    assert!(size_of::<Vtep>() == 4);
-    assert!(size_of::<Endpoint>() == 12);
+    assert!(size_of::<Config>() == 108);
+    assert!(size_of::<Network>() == 100);
+    assert!(size_of::<PeerKey>() == 8);
+    assert!(size_of::<PeerKey6>() == 20);
+    assert!(size_of::<Peer>() == 48);
+    assert!(size_of::<NextHop>() == 20);
+    assert!(size_of::<VtepKey>() == 20);
+    assert!(size_of::<Vtep>() == 8);
+    assert!(size_of::<RangeKey>() == 20);
+    assert!(size_of::<Endpoint>() == 16);
     assert!(size_of::<FrontendKey>() == 8);
     assert!(size_of::<Frontend>() == 16);
     assert!(size_of::<SlotKey>() == 8);
@@ -303,7 +496,26 @@ macro_rules! pod {
     )*};
 }
 
-pod!(Cidr4, Config, Peer, Vtep, Endpoint, FrontendKey, Frontend, SlotKey, Backend, ReverseKey, Reverse, Counter);
+pod!(
+    Cidr4,
+    Config,
+    Network,
+    PeerKey,
+    PeerKey6,
+    Peer,
+    NextHop,
+    VtepKey,
+    Vtep,
+    RangeKey,
+    Endpoint,
+    FrontendKey,
+    Frontend,
+    SlotKey,
+    Backend,
+    ReverseKey,
+    Reverse,
+    Counter
+);
 
 #[cfg(test)]
 mod tests {

@@ -89,17 +89,17 @@ verdicts! {
     Encapsulated = 0, Container, Fast, "encapsulated";
     /// Handed to another container of this host.
     DeliveredLocally = 1, Container, Fast, "delivered_locally";
-    /// Not IPv4 (ARP, IPv6, ...), or with a VLAN tag.
+    /// Not IP: ARP, and what has no name here.
     ContainerNotIpv4 = 2, Container, Stack, "container_not_ipv4";
     /// Not to the host's Ethernet address: broadcast, multicast, or astray.
     ContainerNotToUs = 3, Container, Stack, "container_not_to_us";
     /// The destination is no container here and in no peer's subnet: the host, a gateway, the outside world.
     ContainerElsewhere = 4, Container, Stack, "container_elsewhere";
-    /// An IPv4 fragment.
+    /// A fragment.
     ContainerFragment = 5, Container, Stack, "container_fragment";
-    /// Has IPv4 options.
+    /// Has IPv4 options or IPv6 extension headers.
     ContainerOptions = 6, Container, Stack, "container_options";
-    /// TTL of 1 or 0: the stack answers time exceeded.
+    /// TTL or hop limit of 1 or 0: the stack answers time exceeded.
     ContainerTtl = 7, Container, Stack, "container_ttl";
     /// Longer than what reaches the destination whole: the stack answers fragmentation needed, or fragments.
     ContainerTooBig = 8, Container, Stack, "container_too_big";
@@ -111,7 +111,7 @@ verdicts! {
     ContainerSpoofed = 11, Container, Drop, "container_spoofed_source";
     /// UDP to the overlay's port: a container does not send encapsulated traffic of its own.
     ContainerInjects = 12, Container, Drop, "container_injects_overlay";
-    /// The IPv4 or UDP header is cut short or contradicts itself.
+    /// The ARP, IP or UDP header is cut short or contradicts itself.
     ContainerMalformed = 13, Container, Drop, "container_malformed";
     /// Outer headers could not be written after room was made; cannot happen, and is counted if it does.
     ContainerInternal = 14, Container, Drop, "container_internal_error";
@@ -124,15 +124,15 @@ verdicts! {
     UplinkOtherVni = 17, Uplink, Stack, "uplink_other_vni";
     /// The outer packet is a fragment.
     UplinkOuterFragment = 18, Uplink, Stack, "uplink_outer_fragment";
-    /// The outer packet has IPv4 options.
+    /// The outer packet has IPv4 options or IPv6 extension headers.
     UplinkOuterOptions = 19, Uplink, Stack, "uplink_outer_options";
     /// The outer UDP checksum is set and nobody has checked it yet.
     UplinkOuterChecksum = 20, Uplink, Stack, "uplink_outer_checksum";
-    /// The inner frame is not IPv4.
+    /// The inner frame is not IP.
     UplinkInnerNotIpv4 = 21, Uplink, Stack, "uplink_inner_not_ipv4";
     /// The inner packet is a fragment.
     UplinkInnerFragment = 22, Uplink, Stack, "uplink_inner_fragment";
-    /// The inner packet has options.
+    /// The inner packet has IPv4 options or IPv6 extension headers.
     UplinkInnerOptions = 23, Uplink, Stack, "uplink_inner_options";
     /// The inner destination is no container here: the host's own overlay address, or one that is gone.
     UplinkNotContainer = 24, Uplink, Stack, "uplink_not_container";
@@ -140,7 +140,7 @@ verdicts! {
     UplinkOtherMac = 25, Uplink, Stack, "uplink_other_mac";
     /// From a peer, but the inner source is in no subnet of the common length: a host address, or a subnet of another length.
     UplinkOtherSource = 26, Uplink, Stack, "uplink_other_source";
-    /// The inner TTL is 1 or 0: the stack answers time exceeded.
+    /// The inner TTL or hop limit is 1 or 0: the stack answers time exceeded.
     UplinkTtl = 27, Uplink, Stack, "uplink_ttl";
     /// A GSO packet that is not TCP keeps its tunnel marks after a pop and would be lost (seen on kernel 6.18).
     UplinkGsoNotTcp = 28, Uplink, Stack, "uplink_gso_not_tcp";
@@ -171,6 +171,20 @@ verdicts! {
     SocketUnlisted = 40, Socket, Drop, "socket_unlisted";
     /// A row that must be there is not, or a record could not be written; the call goes on untouched.
     SocketInternal = 41, Socket, Stack, "socket_internal_error";
+
+    /// An ARP packet in another's name: its sender address is neither this container's nor unspecified (RFC 5227 probes).
+    ContainerSpoofedArp = 42, Container, Drop, "container_spoofed_arp";
+    /// IPv6 neighbour discovery in another's name: an advertisement for an address that is not this container's, or a router's
+    /// part (router advertisement, redirect), which no container plays (RFC 4861).
+    ContainerSpoofedNd = 43, Container, Drop, "container_spoofed_nd";
+    /// Has a VLAN tag. The stack takes tag 0 for none, so that such a packet would pass by every check here.
+    ContainerVlanTag = 44, Container, Drop, "container_vlan_tag";
+    /// To an address of another of our networks.
+    ContainerOtherNetwork = 45, Container, Drop, "container_other_network";
+    /// IPv6 extension headers, or a first fragment, that hide what is carried: it might be to the overlay's port.
+    ContainerHidden = 46, Container, Drop, "container_hidden_transport";
+    /// An overlay packet of one network for a container of another.
+    UplinkOtherNetwork = 47, Uplink, Drop, "uplink_other_network";
 }
 
 impl Verdict {

@@ -14,7 +14,8 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
 use weft_abi::maps::{capacity, name};
 use weft_abi::{
-    Backend, Be32, Config, Counter, Endpoint, Frontend, FrontendKey, Peer, Reverse, ReverseKey, SlotKey, Verdict, Vtep,
+    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, RangeKey, Reverse,
+    ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
 
 use super::{BpfError, sys};
@@ -23,10 +24,16 @@ use super::{BpfError, sys};
 pub struct Maps {
     /// Container address to its device: who may send from it, and where it is handed over.
     pub endpoints: Table<Be32, Endpoint>,
-    /// A peer subnet's network address to the peer.
-    pub peers: Table<Be32, Peer>,
-    /// Every peer's outer address.
-    pub vteps: Table<Be32, Vtep>,
+    /// The same for IPv6 addresses.
+    pub endpoints6: Table<Be128, Endpoint>,
+    /// A network's peer subnet to the peer.
+    pub peers: Table<PeerKey, Peer>,
+    /// The same for IPv6 subnets.
+    pub peers6: Table<PeerKey6, Peer>,
+    /// Every peer's outer address, by VNI.
+    pub vteps: Table<VtepKey, Vtep>,
+    /// Address range to network.
+    pub ranges: Table<RangeKey, u32>,
     /// Network namespace cookie to network: whose sockets are translated.
     pub netns: Table<u64, u32>,
     /// Virtual address and port to a list of backends.
@@ -38,6 +45,7 @@ pub struct Maps {
     /// What sockets were sent where; written by the programs.
     pub reverse: Table<ReverseKey, Reverse>,
     config: Array<MapData, Config>,
+    networks: Array<MapData, Network>,
     counters: PerCpuArray<MapData, Counter>,
     /// Each map once more, to pin it by.
     descriptors: Vec<(&'static str, OwnedFd)>,
@@ -54,14 +62,18 @@ impl Maps {
     pub(super) fn open(pins: &Path) -> Result<Self, BpfError> {
         Ok(Self {
             endpoints: Table::open(pins, name::ENDPOINTS)?,
+            endpoints6: Table::open(pins, name::ENDPOINTS6)?,
             peers: Table::open(pins, name::PEERS)?,
+            peers6: Table::open(pins, name::PEERS6)?,
             vteps: Table::open(pins, name::VTEPS)?,
+            ranges: Table::open(pins, name::RANGES)?,
             netns: Table::open(pins, name::NETNS)?,
             frontends: Table::open(pins, name::FRONTENDS)?,
             slots: Table::open(pins, name::SLOTS)?,
             backends: Table::open(pins, name::BACKENDS)?,
             reverse: Table::open(pins, name::REVERSE)?,
             config: open(pins, name::CONFIG, |data| Map::Array(data).try_into())?,
+            networks: open(pins, name::NETWORKS, |data| Map::Array(data).try_into())?,
             counters: open(pins, name::COUNTERS, |data| Map::PerCpuArray(data).try_into())?,
             descriptors: name::ALL.into_iter().map(|name| descriptor(pins, name)).collect::<Result<_, _>>()?,
         })
@@ -97,6 +109,30 @@ impl Maps {
         self.config.set(0, config, 0).map_err(failed("write", name::CONFIG))
     }
 
+    /// The rows of networks that are in use.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn networks(&self) -> Result<BTreeMap<u32, Network>, BpfError> {
+        let mut rows = BTreeMap::new();
+        for network in 0..capacity::NETWORKS {
+            let row = self.networks.get(&network, 0).map_err(failed("read", name::NETWORKS))?;
+            if row != Network::default() {
+                rows.insert(network, row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Writes a network's row; all zero: there is no such network. A program that runs meanwhile may see part of the old and
+    /// part of the new one.
+    ///
+    /// # Errors
+    /// The number is not below [`capacity::NETWORKS`], or the kernel refuses.
+    pub fn set_network(&mut self, network: u32, row: &Network) -> Result<(), BpfError> {
+        self.networks.set(network, row, 0).map_err(failed("write", name::NETWORKS))
+    }
+
     /// How often each verdict was reached since the maps were made, over all CPUs.
     ///
     /// # Errors
@@ -116,7 +152,7 @@ impl Maps {
     }
 }
 
-/// A hash map with typed rows.
+/// A hash map or a trie with typed rows. The calls for both are the same; a trie finds a row by its whole key here.
 pub struct Table<K: Pod, V: Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
@@ -190,9 +226,13 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
 /// Key size, value size and rows of every map.
 const LAYOUT: [(&str, usize, usize, u32); name::ALL.len()] = [
     (name::CONFIG, 4, size_of::<Config>(), 1),
+    (name::NETWORKS, 4, size_of::<Network>(), capacity::NETWORKS),
     (name::ENDPOINTS, size_of::<Be32>(), size_of::<Endpoint>(), capacity::ENDPOINTS),
-    (name::PEERS, size_of::<Be32>(), size_of::<Peer>(), capacity::PEERS),
-    (name::VTEPS, size_of::<Be32>(), size_of::<Vtep>(), capacity::VTEPS),
+    (name::ENDPOINTS6, size_of::<Be128>(), size_of::<Endpoint>(), capacity::ENDPOINTS),
+    (name::PEERS, size_of::<PeerKey>(), size_of::<Peer>(), capacity::PEERS),
+    (name::PEERS6, size_of::<PeerKey6>(), size_of::<Peer>(), capacity::PEERS),
+    (name::VTEPS, size_of::<VtepKey>(), size_of::<Vtep>(), capacity::VTEPS),
+    (name::RANGES, size_of::<RangeKey>(), 4, capacity::RANGES),
     (name::NETNS, 8, 4, capacity::NETNS),
     (name::FRONTENDS, size_of::<FrontendKey>(), size_of::<Frontend>(), capacity::FRONTENDS),
     (name::SLOTS, size_of::<SlotKey>(), 4, capacity::SLOTS),
