@@ -1,17 +1,24 @@
 //! Claims a subnet for this host, and keeps it.
 //!
 //! ```text
-//!   own lease there? ── yes ─▶ written as it should be? ── yes ─▶ nothing to do
-//!        │ no                          │ no
-//!        ▼                             ▼
-//!   choose a free one             rewrite it, if nobody has since
+//!   own lease there? ── yes ─▶ another one reserved, and no container here? ── yes ─▶ move there
+//!        │ no                        │ no
+//!        │                      written as it should be? ── yes ─▶ nothing to do
+//!        │                           │ no
+//!        ▼                           ▼
+//!   reserved? else               rewrite it, if nobody has since
+//!   choose a free one
 //!        ▼
 //!   write it, if nobody has
 //! ```
 //!
+//! Containers keep their addresses whatever happens, so a subnet that has some is asked for again before any other, and
+//! where it is another host's by then, status says so for as long as they run.
+//!
 //! [`decide`] is the whole rule, pure; [`run`] carries it out whenever something it depends on changes. A refused write is
 //! no error: the next snapshot says who was faster.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,14 +27,16 @@ use ipnet::Ipv4Net;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weft_model::hash::fnv1a;
-use weft_model::ids::{LeaseId, NodeName, Revision};
+use weft_model::ids::{EndpointId, LeaseId, NetworkName, NodeName, Revision};
 use weft_model::mac::Mac;
-use weft_model::snapshot::{Bad, Snapshot};
+use weft_model::network::NetworkConfig;
+use weft_model::snapshot::{Bad, Snapshot, Stored};
 use weft_model::subnet::{BackendData, Lease, SubnetKey, WeftLease};
 use weft_plan::ipam;
-use weft_store::registry::Registry;
+use weft_store::registry::{Registry, SubnetClaim};
 use weft_store::{Outcome, StoreError};
 
+use crate::attach::Published;
 use crate::echo::Echo;
 use crate::registrar::{Me, held_by_other, held_sentence};
 use crate::session::Kept;
@@ -68,22 +77,27 @@ pub enum Todo {
     Wait(String),
     /// The lease is as it should be; or as good as it can be, for this reason.
     Keep(Own, Option<String>),
-    /// Write it.
+    /// Claim one.
+    Claim(Box<SubnetClaim>),
+    /// Write the own one anew.
     Write {
         /// The subnet.
         key: SubnetKey,
         /// The value.
         lease: Box<Lease>,
-        /// The revision that our reading of it rests on; none is "nobody has it".
-        over: Option<Revision>,
-        /// The lease of the store to hang it on; none for one that is there without (a reservation).
+        /// The revision that our reading of it rests on.
+        over: Revision,
+        /// The lease of the store to hang it on; none for one that is there without: somebody keeps it so by hand.
         on: Option<LeaseId>,
     },
 }
 
-/// What is to be done about this host's subnet.
+/// The containers of this host, and their addresses.
+pub type Addresses = BTreeMap<EndpointId, Ipv4Addr>;
+
+/// What is to be done about this host's subnet, given the containers that are here.
 #[must_use]
-pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Todo {
+pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, containers: &Addresses) -> Todo {
     let Some(config) = snapshot.network() else {
         let key = snapshot.layout().network_config();
         return Todo::Wait(match snapshot.bad_at(&key) {
@@ -101,61 +115,184 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Tod
         backend_data: Some(BackendData { vni: Some(config.backend.vni), vtep_mac }),
         weft: Some(WeftLease { node: facts.node.clone(), boot: facts.boot.clone(), udp6zero: false, mtu: facts.mtu }),
     };
-    // A former flanneld's: our address, and nobody's name.
-    let of_flannel = || {
-        facts.public_ip.and_then(|ip| {
-            snapshot.leases().find(|(key, l)| l.value.weft.is_none() && l.value.public_ip == ip && config.could_give(key.subnet))
-        })
-    };
-    if let Some((key, stored)) = snapshot.lease_of(&facts.node).or_else(of_flannel) {
+    let reserved = reserved(snapshot, config, &facts.node);
+    if let Some((key, stored)) = own_lease(snapshot, config, facts) {
         let vtep_mac = stored.value.backend_data.as_ref().map_or(facts.vtep_mac, |d| d.vtep_mac);
+        let mut odd: Vec<String> = Vec::new();
+        match &reserved {
+            Some(promised) if promised.subnet != key.subnet => match &promised.free {
+                Ok(over) if containers.is_empty() => {
+                    return Todo::Claim(Box::new(SubnetClaim {
+                        key: SubnetKey::v4(promised.subnet),
+                        lease: lease(vtep_mac),
+                        on: claim,
+                        reserved: Some(promised.at),
+                        over: *over,
+                        leaving: Some((key.clone(), stored.modified)),
+                    }));
+                }
+                Ok(_) => odd.push(format!(
+                    "subnet {} is reserved for this host, which has {} with {}; detach them, and it moves there by itself",
+                    promised.subnet,
+                    key.subnet,
+                    some(containers.keys())
+                )),
+                Err(why) => odd.push(format!("{why}; this host stays in {}", key.subnet)),
+            },
+            _ => {}
+        }
         let mut wanted = lease(vtep_mac);
         if facts.public_ip.is_none() {
             // The uplink is away for the moment: what the others know is better than nothing.
             wanted.public_ip = stored.value.public_ip;
             wanted.weft = wanted.weft.map(|w| WeftLease { mtu: stored.value.weft.as_ref().map_or(0, |s| s.mtu), ..w });
         }
-        // A key without a lease is a reservation: it stays one.
+        // One that somebody keeps by hand, without a lease of the store, stays so.
         let on = stored.lease.map(|_| claim);
-        if stored.value == wanted && stored.lease == on {
-            let outside = !config.could_give(key.subnet);
-            let odd = outside.then(|| {
-                format!(
+        // What somebody has made unreadable is written over as it is now: flannelds forget all peers over it.
+        let bad = snapshot.bad_at(&snapshot.layout().subnet(key)).map(|bad| bad.modified);
+        if stored.value == wanted && stored.lease == on && bad.is_none() {
+            if !config.could_give(key.subnet) {
+                odd.push(format!(
                     "subnet {} is none that {} gives; containers keep their addresses; to move, stop them, delete {} and restart weftd",
                     key.subnet,
                     config.network,
                     snapshot.layout().subnet(key)
-                )
-            });
+                ));
+            }
+            odd.extend(strayed(snapshot, key.subnet, containers));
+            let odd = Some(odd.join("; ")).filter(|text| !text.is_empty());
             return Todo::Keep(Own { subnet: key.subnet, vtep_mac }, odd);
         }
-        return Todo::Write { key: key.clone(), lease: Box::new(wanted), over: Some(stored.modified), on };
+        return Todo::Write { key: key.clone(), lease: Box::new(wanted), over: bad.unwrap_or(stored.modified), on };
     }
-    let taken = snapshot.leases().map(|(key, _)| key.subnet);
-    match ipam::choose_subnet(config, taken, facts.preferred, seed(&facts.node)) {
-        Ok(subnet) => {
-            Todo::Write { key: SubnetKey::v4(subnet), lease: Box::new(lease(facts.vtep_mac)), over: None, on: Some(claim) }
-        }
-        Err(full) => Todo::Wait(format!("claim subnet: {}", full.stored_at(snapshot.layout().network_config()))),
+    let new = |subnet, reserved, over| {
+        let (key, lease) = (SubnetKey::v4(subnet), lease(facts.vtep_mac));
+        Todo::Claim(Box::new(SubnetClaim { key, lease, on: claim, reserved, over, leaving: None }))
+    };
+    // A subnet with containers in it goes before the one that is reserved.
+    let of_containers = facts.preferred.filter(|subnet| containers.values().any(|address| subnet.contains(address)));
+    let taken: Vec<Ipv4Net> = snapshot
+        .leases()
+        .map(|(key, _)| key.subnet)
+        .chain(snapshot.reservations().filter(|(network, ..)| network.is_default()).map(|(_, subnet, _)| subnet))
+        .collect();
+    match (&reserved, of_containers) {
+        (Some(promised), Some(has)) if promised.subnet != has && ipam::is_free(config, &taken, has) => new(has, None, None),
+        (Some(promised), _) => match &promised.free {
+            Ok(over) => new(promised.subnet, Some(promised.at), *over),
+            Err(why) => Todo::Wait(format!("claim subnet: {why}")),
+        },
+        (None, _) => match ipam::choose_subnet(config, taken, facts.preferred, seed(&facts.node)) {
+            Ok(subnet) => new(subnet, None, None),
+            Err(full) => Todo::Wait(format!("claim subnet: {}", full.stored_at(snapshot.layout().network_config()))),
+        },
     }
 }
+
+/// The lease that is this host's: by its name, or by its address, where it was a flanneld's.
+fn own_lease<'a>(snapshot: &'a Snapshot, config: &NetworkConfig, facts: &Facts) -> Option<(&'a SubnetKey, &'a Stored<Lease>)> {
+    let of_flannel = || {
+        let ip = facts.public_ip?;
+        let former = |(key, l): &(&SubnetKey, &Stored<Lease>)| {
+            let lease = &l.value;
+            lease.weft.is_none() && !lease.is_placeholder() && lease.public_ip == ip && config.could_give(key.subnet)
+        };
+        snapshot.leases().find(former)
+    };
+    snapshot.lease_of(&facts.node).or_else(of_flannel)
+}
+
+/// The subnet that is kept for this host.
+struct Promised {
+    subnet: Ipv4Net,
+    /// When that was written.
+    at: Revision,
+    /// When the placeholder was written that stands there, if one does; or why the subnet cannot be had.
+    free: Result<Option<Revision>, String>,
+}
+
+fn reserved(snapshot: &Snapshot, config: &NetworkConfig, node: &NodeName) -> Option<Promised> {
+    let (subnet, stored) = snapshot.reservation_of(&NetworkName::default_network(), node)?;
+    let mut there = snapshot.leases().filter(|(key, _)| key.subnet.contains(&subnet) || subnet.contains(&key.subnet));
+    let holder = there.find(|(_, lease)| !(lease.value.is_placeholder() && lease.lease.is_none()));
+    let placeholder = snapshot.leases().find(|(key, _)| **key == SubnetKey::v4(subnet)).map(|(_, lease)| lease.modified);
+    let free = match holder {
+        Some((_, lease)) if stored.value.is_owners(&lease.value) => Ok(placeholder),
+        Some((key, lease)) => Err(format!(
+            "subnet {subnet} is reserved for this host, and {} has {}; netctl network unreserve {node} gives it up",
+            holder_of(&lease.value),
+            key.subnet
+        )),
+        None if !config.could_give(subnet) => Err(format!(
+            "subnet {subnet} is reserved for this host, and is none that {} gives; netctl network unreserve {node} gives it up",
+            config.network
+        )),
+        None => Ok(placeholder),
+    };
+    Some(Promised { subnet, at: stored.modified, free })
+}
+
+/// How the owner of a lease is called.
+#[must_use]
+pub fn holder_of(lease: &Lease) -> String {
+    lease.node().map_or_else(|| lease.public_ip.to_string(), ToString::to_string)
+}
+
+/// Containers whose addresses are in a subnet that is not this host's any more.
+fn strayed(snapshot: &Snapshot, own: Ipv4Net, containers: &Addresses) -> Option<String> {
+    let outside: Vec<(&EndpointId, &Ipv4Addr)> = containers.iter().filter(|(_, address)| !own.contains(*address)).collect();
+    let (_, first) = outside.first()?;
+    let whose = match snapshot.leases().find(|(key, _)| key.subnet.contains(*first)) {
+        Some((key, lease)) => format!("{} belongs to {} now", key.subnet, holder_of(&lease.value)),
+        None => "it has lost the subnet they came from".to_owned(),
+    };
+    Some(format!(
+        "this host's subnet is {own}, and {} cannot be reached from other hosts: {whose}; start them anew (netctl detach, \
+         then attach)",
+        some(outside.iter().map(|(id, _)| *id))
+    ))
+}
+
+/// `container a`, `containers a, b, c and 4 more`.
+fn some<'a>(ids: impl ExactSizeIterator<Item = &'a EndpointId>) -> String {
+    let count = ids.len();
+    let shown: Vec<&str> = ids.take(CONTAINERS_SHOWN).map(EndpointId::as_str).collect();
+    let noun = if count == 1 { "container" } else { "containers" };
+    let more = count.saturating_sub(CONTAINERS_SHOWN);
+    let rest = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{noun} {}{rest}", shown.join(", "))
+}
+
+/// How many containers a sentence names.
+const CONTAINERS_SHOWN: usize = 3;
 
 /// Hosts start to search at different places, so that two hundred of them do not all want the same subnet.
 fn seed(node: &NodeName) -> u64 {
     fnv1a(node.as_str().bytes())
 }
 
+/// What claiming depends on.
+#[derive(Debug)]
+pub struct Inputs {
+    /// Writes.
+    pub registry: Registry,
+    /// The store's view.
+    pub view: View,
+    /// What this host would publish.
+    pub facts: watch::Receiver<Option<Facts>>,
+    /// Who it is; nothing is written while another host holds its name.
+    pub me: watch::Receiver<Option<Me>>,
+    /// The containers.
+    pub published: watch::Receiver<Arc<Published>>,
+    /// The lease that the subnet hangs on.
+    pub claim: Kept,
+}
+
 /// Claims and keeps, until the process ends. `own` is set once there is a subnet and from then on always holds the last
-/// one had; nothing is written while another host holds this one's name (`me`); `reason` says why there is none, or why it is not as it should be.
-pub async fn run(
-    registry: Registry,
-    mut view: View,
-    mut facts: watch::Receiver<Option<Facts>>,
-    mut me: watch::Receiver<Option<Me>>,
-    mut claim: Kept,
-    own: watch::Sender<Option<Own>>,
-    reason: watch::Sender<Option<String>>,
-) {
+/// one had; `reason` says why there is none, or why it is not as it should be.
+pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch::Sender<Option<String>>) {
+    let Inputs { registry, mut view, mut facts, mut me, mut published, mut claim } = inputs;
     let mut echo = Echo::default();
     loop {
         let snapshot: Option<Arc<Snapshot>> = view.borrow_and_update().clone();
@@ -166,14 +303,15 @@ pub async fn run(
         }
         let who = me.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
-        let mut retry = Duration::from_secs(3600);
+        let containers: Addresses = published.borrow_and_update().by_id.values().map(|a| (a.id.clone(), a.address)).collect();
+        let mut retry = LONG;
         if let (Some(snapshot), Some(known), Some(who)) = (snapshot, known, who)
             && echo.heard(snapshot.revision())
         {
             // The subnet belongs to the name: whoever does not hold the one writes nothing about the other.
             let todo = match held_by_other(&snapshot, &who) {
                 Some(other) => Todo::Wait(held_sentence(&other.value)),
-                None => decide(&snapshot, &known, lease),
+                None => decide(&snapshot, &known, lease, &containers),
             };
             match todo {
                 Todo::Wait(why) => {
@@ -189,34 +327,56 @@ pub async fn run(
                         own.send_replace(Some(now));
                     }
                 }
-                Todo::Write { key, lease, over, on } => match registry.write_lease(&key, &lease, over, on).await {
-                    Ok(Outcome::Done(revision)) => {
-                        info!(subnet = %key.subnet, %revision, new = over.is_none(), "wrote own lease");
-                        echo = Echo::of(revision);
-                    }
-                    Ok(Outcome::Refused(revision)) => {
-                        debug!(subnet = %key.subnet, "somebody was faster");
-                        echo = Echo::of(revision);
-                    }
-                    Err(e) => {
-                        if matches!(e, StoreError::LeaseGone { .. }) {
-                            claim.check_now();
-                        }
-                        reason.send_replace(Some(format!("claim subnet {}: {}", key.subnet, chain(&e))));
-                        retry = Duration::from_secs(1);
-                    }
-                },
+                Todo::Claim(new) => {
+                    let written = registry.claim_subnet(&new).await;
+                    retry = followed(written, &new.key, "claimed subnet", (&mut echo, &claim, &reason));
+                }
+                Todo::Write { key, lease, over, on } => {
+                    let written = registry.write_lease(&key, &lease, Some(over), on).await;
+                    retry = followed(written, &key, "wrote own lease anew", (&mut echo, &claim, &reason));
+                }
             }
         }
         tokio::select! {
             Ok(()) = view.changed() => {}
             Ok(()) = facts.changed() => {}
             Ok(()) = me.changed() => {}
+            Ok(()) = published.changed() => {}
             Ok(()) = claim.id.changed() => {}
             () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
     }
 }
+
+/// What follows from a write. Returns when to look again although nothing has changed.
+fn followed(
+    written: Result<Outcome, StoreError>,
+    key: &SubnetKey,
+    what: &'static str,
+    (echo, claim, reason): (&mut Echo, &Kept, &watch::Sender<Option<String>>),
+) -> Duration {
+    match written {
+        Ok(Outcome::Done(revision)) => {
+            info!(subnet = %key.subnet, %revision, "{what}");
+            *echo = Echo::of(revision);
+        }
+        Ok(Outcome::Refused(revision)) => {
+            debug!(subnet = %key.subnet, "somebody was faster");
+            *echo = Echo::of(revision);
+        }
+        Err(e) => {
+            if matches!(e, StoreError::LeaseGone { .. }) {
+                claim.check_now();
+            }
+            reason.send_replace(Some(format!("claim subnet {}: {}", key.subnet, chain(&e))));
+            return Duration::from_secs(1);
+        }
+    }
+    LONG
+}
+
+/// How long to rest when nothing changes.
+const LONG: Duration = Duration::from_secs(3600);
 
 fn warn_if_moved(before: Option<&Own>, now: &Own) {
     match before {

@@ -32,9 +32,15 @@ fn facts() -> Facts {
     }
 }
 
+/// On a host without containers.
+fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>) -> Todo {
+    super::decide(snapshot, facts, claim, &Addresses::new())
+}
+
 fn written(todo: Todo) -> (SubnetKey, Lease, Option<Revision>, Option<LeaseId>) {
     match todo {
-        Todo::Write { key, lease, over, on } => (key, *lease, over, on),
+        Todo::Write { key, lease, over, on } => (key, *lease, Some(over), on),
+        Todo::Claim(new) => (new.key, new.lease, new.over, Some(new.on)),
         other => panic!("{other:?}"),
     }
 }
@@ -110,15 +116,116 @@ fn a_subnet_outside_of_a_changed_network_is_kept_and_said_to_be() {
     assert!(odd.contains("10.245.0.0/16"), "{odd}");
 }
 
+const OURS: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
+const FOREIGN: &str = r#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#;
+const LEASE_9: &str = "/coreos.com/network/subnets/10.244.9.0-24";
+const LEASE_5: &str = "/coreos.com/network/subnets/10.244.5.0-24";
+const RESERVED_5: &str = "/weft/v1/reservations/default/10.244.5.0-24";
+
+/// Containers with these addresses.
+fn containers(addresses: &[&str]) -> Addresses {
+    addresses.iter().enumerate().map(|(n, a)| (format!("c{n}").parse().unwrap(), a.parse().unwrap())).collect()
+}
+
+#[test]
+fn a_reserved_subnet_is_claimed_by_its_host_and_by_no_other() {
+    let s = snapshot(&[CONFIG, (RESERVED_5, r#"{"node":"h1"}"#)]);
+    let Todo::Claim(new) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!((new.key.to_string().as_str(), new.reserved, new.over), ("10.244.5.0-24", Some(Revision(3)), None));
+    // Over the placeholder that flannelds see.
+    let mut s = s;
+    let placeholder = Entry {
+        key: LEASE_5.into(),
+        value: weft_model::reservation::Reservation::of(facts().node).placeholder().to_json().into(),
+        lease: None,
+        created: Revision(4),
+        modified: Revision(4),
+    };
+    s.apply(Revision(4), vec![Change::Put(placeholder)]);
+    let Todo::Claim(new) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!((new.key.to_string().as_str(), new.over), ("10.244.5.0-24", Some(Revision(4))));
+    // Another host never gets it, not even if it remembers it as its own.
+    let other = Facts { node: "h2".parse().unwrap(), preferred: Some("10.244.5.0/24".parse().unwrap()), ..facts() };
+    for n in 0..200 {
+        let other = Facts { node: format!("h{}", n + 2).parse().unwrap(), ..other.clone() };
+        assert_ne!(written(decide(&s, &other, CLAIM)).0.to_string(), "10.244.5.0-24");
+    }
+}
+
+#[test]
+fn a_reserved_subnet_that_another_has_is_waited_for_and_named() {
+    let s = snapshot(&[CONFIG, (RESERVED_5, r#"{"node":"h1"}"#), (LEASE_5, FOREIGN)]);
+    let Todo::Wait(why) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert!(why.contains("192.0.2.9 has 10.244.5.0/24; netctl network unreserve h1"), "{why}");
+    // Who has one already keeps it.
+    let s = snapshot(&[CONFIG, (RESERVED_5, r#"{"node":"h1"}"#), (LEASE_5, FOREIGN), (LEASE_9, OURS)]);
+    let Todo::Keep(own, Some(odd)) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert!(own.subnet.to_string() == "10.244.9.0/24" && odd.ends_with("this host stays in 10.244.9.0/24"), "{odd}");
+}
+
+#[test]
+fn a_host_moves_to_its_reserved_subnet_when_no_container_is_left() {
+    let s = snapshot(&[CONFIG, (RESERVED_5, r#"{"node":"h1"}"#), (LEASE_9, OURS)]);
+    let Todo::Keep(own, Some(odd)) = super::decide(&s, &facts(), CLAIM, &containers(&["10.244.9.2"])) else { panic!() };
+    assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
+    assert!(odd.contains("10.244.5.0/24 is reserved for this host, which has 10.244.9.0/24 with container c0; detach"), "{odd}");
+    let Todo::Claim(new) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!(new.key.to_string(), "10.244.5.0-24");
+    assert_eq!(new.leaving, Some(("10.244.9.0-24".parse().unwrap(), Revision(3))));
+    assert_eq!(new.lease.vtep_mac(1), Some(Mac([2, 0, 0, 0, 0, 1])), "the MAC stays");
+}
+
+#[test]
+fn a_lost_subnet_with_containers_is_asked_for_before_the_reserved_one() {
+    let s = snapshot(&[CONFIG, (RESERVED_5, r#"{"node":"h1"}"#)]);
+    let facts = Facts { preferred: Some("10.244.9.0/24".parse().unwrap()), ..facts() };
+    let Todo::Claim(new) = super::decide(&s, &facts, CLAIM, &containers(&["10.244.9.2"])) else { panic!() };
+    assert_eq!((new.key.to_string().as_str(), new.reserved), ("10.244.9.0-24", None));
+    let Todo::Claim(new) = decide(&s, &facts, CLAIM) else { panic!() };
+    assert_eq!(new.key.to_string(), "10.244.5.0-24");
+}
+
+#[test]
+fn containers_in_a_subnet_that_another_owner_took_are_an_alarm_that_stays() {
+    let facts = Facts { preferred: Some("10.244.9.0/24".parse().unwrap()), ..facts() };
+    let there = containers(&["10.244.9.2", "10.244.9.3", "10.244.9.4", "10.244.9.5"]);
+    let s = snapshot(&[CONFIG, (LEASE_9, FOREIGN)]);
+    let Todo::Claim(new) = super::decide(&s, &facts, CLAIM, &there) else { panic!() };
+    assert_ne!(new.key.to_string(), "10.244.9.0-24", "nobody is written over");
+    let s = snapshot(&[CONFIG, (LEASE_9, FOREIGN), (LEASE_5, OURS)]);
+    for _ in 0..2 {
+        let Todo::Keep(own, Some(odd)) = super::decide(&s, &facts, CLAIM, &there) else { panic!() };
+        assert_eq!(own.subnet.to_string(), "10.244.5.0/24");
+        assert!(odd.contains("containers c0, c1, c2 and 1 more cannot be reached from other hosts"), "{odd}");
+        assert!(odd.contains("10.244.9.0/24 belongs to 192.0.2.9 now; start them anew (netctl detach, then attach)"), "{odd}");
+    }
+    let Todo::Keep(_, None) = super::decide(&s, &facts, CLAIM, &containers(&["10.244.5.2"])) else { panic!() };
+}
+
+#[test]
+fn an_own_lease_made_unreadable_is_written_anew_by_compare() {
+    let mut s = snapshot(&[CONFIG, (LEASE_9, OURS)]);
+    let junk = Entry { key: LEASE_9.into(), value: b"junk".to_vec(), lease: None, created: Revision(3), modified: Revision(7) };
+    s.apply(Revision(7), vec![Change::Put(junk)]);
+    let (key, lease, over, on) = written(decide(&s, &facts(), CLAIM));
+    assert_eq!(
+        (key.to_string().as_str(), lease.to_json().as_str()),
+        ("10.244.9.0-24", OURS.replace("\"mtu\"", "\"udp6zero\":false,\"mtu\"").as_str())
+    );
+    assert_eq!((over, on), (Some(Revision(7)), CLAIM));
+}
+
 /// A claim that runs against a real store, and what it says.
 struct Running {
     registry: Registry,
     view: View,
     own: watch::Receiver<Option<Own>>,
     reason: watch::Receiver<Option<String>>,
-    _senders: (watch::Sender<Option<Facts>>, watch::Sender<Option<Me>>),
+    _senders: Senders,
     _dir: tempfile::TempDir,
 }
+
+type Senders = (watch::Sender<Option<Facts>>, watch::Sender<Option<Me>>, watch::Sender<Arc<Published>>);
 
 /// Runs with the name h1; `before` writes what is there first.
 async fn running(facts: Facts, before: impl AsyncFnOnce(&Registry)) -> Running {
@@ -145,8 +252,11 @@ async fn running(facts: Facts, before: impl AsyncFnOnce(&Registry)) -> Running {
     let (own_tx, own) = watch::channel(None);
     let (reason_tx, reason) = watch::channel(None);
     let claim = crate::session::keep(store, "claim", Duration::from_secs(60), None);
-    tokio::spawn(run(registry.clone(), view.clone(), facts, me, claim, own_tx, reason_tx));
-    Running { registry, view, own, reason, _senders: (facts_tx, me_tx), _dir: dir }
+    let (published_tx, published) = watch::channel(Arc::default());
+    let inputs = Inputs { registry: registry.clone(), view: view.clone(), facts, me, published, claim };
+    tokio::spawn(run(inputs, own_tx, reason_tx));
+    tokio::spawn(crate::placeholders::keep(registry.clone(), view.clone()));
+    Running { registry, view, own, reason, _senders: (facts_tx, me_tx, published_tx), _dir: dir }
 }
 
 const BOUND: Duration = Duration::from_secs(30);
@@ -198,4 +308,28 @@ async fn no_subnet_is_claimed_under_a_name_that_another_host_holds() {
     // When that host is gone, the name and with it the subnet are free.
     t.registry.store().transact(Txn::new().delete(Layout::default().node(&facts.node))).await.unwrap();
     t.sees(|s| s.lease_of(&facts.node).is_some()).await;
+}
+
+#[tokio::test]
+async fn a_host_without_containers_moves_in_one_step_and_a_placeholder_keeps_what_is_promised() {
+    let facts = facts();
+    let mut t = running(facts.clone(), async |_: &Registry| {}).await;
+    let s = t.sees(|s| s.lease_of(&facts.node).is_some()).await;
+    let first = s.lease_of(&facts.node).unwrap().0.clone();
+    let layout = Layout::default();
+    let promised: SubnetKey = "10.244.200.0-24".parse().unwrap();
+    let other: SubnetKey = "10.244.201.0-24".parse().unwrap();
+    let txn = Txn::new()
+        .put(layout.reservation(&NetworkName::default_network(), promised.subnet), r#"{"node":"h1"}"#)
+        .put(layout.reservation(&NetworkName::default_network(), other.subnet), r#"{"node":"h9"}"#);
+    t.registry.store().transact(txn).await.unwrap();
+    let s = t.sees(|s| s.lease_of(&facts.node).is_some_and(|(key, _)| *key == promised) && s.taken(other.subnet).is_some()).await;
+    assert!(s.taken(first.subnet).is_none(), "the one it had is free");
+    let (_, placeholder) = s.leases().find(|(key, _)| **key == other).unwrap();
+    assert!(placeholder.value.is_placeholder() && placeholder.lease.is_none());
+    // Its key deleted by hand: it is claimed again, or the placeholder of the reservation stands until it is.
+    let at = s.lease_of(&facts.node).unwrap().1.created;
+    t.registry.store().transact(Txn::new().delete(layout.subnet(&promised))).await.unwrap();
+    let s = t.sees(|s| s.lease_of(&facts.node).is_some_and(|(_, l)| l.modified > at)).await;
+    assert_eq!(s.lease_of(&facts.node).unwrap().0, &promised);
 }

@@ -13,6 +13,7 @@ mod echo;
 mod firewall;
 mod metrics;
 mod names;
+mod placeholders;
 mod reconcile;
 mod refusal;
 mod registrar;

@@ -38,6 +38,7 @@ use crate::datapath::Fast;
 use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
+use crate::placeholders;
 use crate::reconcile::{self, Inputs, Report};
 use crate::registrar::{self, Me};
 use crate::session::{self, Kept};
@@ -339,7 +340,16 @@ impl Member {
         let (me_tx, me_rx) = watch::channel(None);
         tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
         let (registry, view, facts) = (self.registry.clone(), self.view.clone(), self.facts.clone());
-        tokio::spawn(claim::run(registry.clone(), view.clone(), facts, me_rx.clone(), claim, own, claim_reason));
+        let claiming = claim::Inputs {
+            registry: registry.clone(),
+            view: view.clone(),
+            facts,
+            me: me_rx.clone(),
+            published: published.clone(),
+            claim,
+        };
+        tokio::spawn(claim::run(claiming, own, claim_reason));
+        tokio::spawn(placeholders::keep(registry.clone(), view.clone()));
         tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, published, registered, register_reason));
         self.watch_name(me_rx).await
     }

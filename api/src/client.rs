@@ -12,7 +12,7 @@ use weft_model::ids::{NodeName, ServiceName};
 
 use crate::{
     Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
-    NodeView, Plan, ServiceCreate, ServiceCreated, ServiceView, Status,
+    NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -107,6 +107,30 @@ impl Client {
     /// See [`ClientError`].
     pub async fn network_init(&self, init: &NetworkInit) -> Result<Network, ClientError> {
         self.call(Method::PUT, "/v1/network", Some(init)).await
+    }
+
+    /// `GET /v1/reservations`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn reservations(&self) -> Result<Vec<ReservationView>, ClientError> {
+        self.call(Method::GET, "/v1/reservations", NOTHING).await
+    }
+
+    /// `POST /v1/reservations`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn reserve(&self, reserve: &Reserve) -> Result<ReservationView, ClientError> {
+        self.call(Method::POST, "/v1/reservations", Some(reserve)).await
+    }
+
+    /// `DELETE /v1/reservations/{node}`. Returns it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn unreserve(&self, node: &NodeName) -> Result<ReservationView, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/reservations/{node}"), NOTHING).await
     }
 
     /// `GET /v1/config`.

@@ -8,6 +8,9 @@
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/network` | → [`Network`] |
 //! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
+//! | `GET /v1/reservations` | → list of [`ReservationView`] |
+//! | `POST /v1/reservations` | [`Reserve`] → [`ReservationView`] |
+//! | `DELETE /v1/reservations/{node}` | → [`ReservationView`] as it was |
 //! | `GET /v1/config`, `PATCH /v1/config` | [`ConfigChange`] → [`Config`] |
 //! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | → list of [`NodeView`], [`NodeView`] |
 //! | `DELETE /v1/nodes/{node}` | → [`NodeView`] as it was |
@@ -44,7 +47,7 @@ pub use dns::{DnsAnswer, DnsRecord};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
-pub use network::{Config, ConfigChange, Network, NetworkInit};
+pub use network::{Config, ConfigChange, Network, NetworkInit, ReservationView, Reserve};
 pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+use weft_model::ids::NodeName;
 
 /// The network as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +55,31 @@ pub struct NetworkInit {
     /// Replace a configuration that is there and differs.
     #[serde(default)]
     pub force: bool,
+}
+
+/// A subnet that is kept for one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReservationView {
+    /// The subnet.
+    pub subnet: Ipv4Net,
+    /// The host; one that runs flannel is called by its tunnel address.
+    pub node: NodeName,
+    /// Who has the subnet, or a part of it; none while it waits for its host.
+    pub holder: Option<String>,
+    /// Whether that is the host it is kept for.
+    pub held: bool,
+    /// What is not as it was meant, and what to do about it.
+    #[serde(default)]
+    pub note: Option<String>,
+}
+
+/// `POST /v1/reservations`: keeps a subnet for a host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reserve {
+    /// The host, whether it is there yet or not.
+    pub node: NodeName,
+    /// The subnet.
+    pub subnet: Ipv4Net,
 }
 
 /// Settings that are equal on all hosts.

@@ -74,6 +74,12 @@ pub fn choose_subnet(
     drawn.and_then(|n| free.get(n).copied()).ok_or_else(full)
 }
 
+/// Whether `subnet` is one that `config` gives, and overlaps none of `taken`.
+#[must_use]
+pub fn is_free(config: &NetworkConfig, taken: &[Ipv4Net], subnet: Ipv4Net) -> bool {
+    config.could_give(subnet) && !taken.iter().any(|other| other.contains(&subnet) || subnet.contains(other))
+}
+
 /// Spreads the bits of a seed over all of it (the finaliser of SplitMix64), so that a remainder depends on each.
 fn mixed(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -7,11 +7,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::cluster::ClusterConfig;
-use weft_model::ids::{LeaseId, Namespace, NodeName, Revision, ServiceName};
+use weft_model::ids::{LeaseId, Namespace, NetworkName, NodeName, Revision, ServiceName};
 use weft_model::keys::{Layout, RecordPath};
 use weft_model::network::NetworkConfig;
 use weft_model::node::Node;
 use weft_model::record::Record;
+use weft_model::reservation::Reservation;
 use weft_model::service::{Service, VipOwner};
 use weft_model::subnet::{Lease, SubnetKey};
 
@@ -35,6 +36,23 @@ pub struct RecordPut {
     pub lease: Option<LeaseId>,
     /// The revision of the record that it replaces; none is "there is none".
     pub over: Option<Revision>,
+}
+
+/// A subnet to claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubnetClaim {
+    /// The subnet.
+    pub key: SubnetKey,
+    /// The value.
+    pub lease: Lease,
+    /// The lease of the store to hang it on.
+    pub on: LeaseId,
+    /// When the reservation was written by which it is this host's; none is "it is reserved for nobody".
+    pub reserved: Option<Revision>,
+    /// When the placeholder of that reservation was written; none is "nobody has it".
+    pub over: Option<Revision>,
+    /// The subnet that is given up for it, and when that was written.
+    pub leaving: Option<(SubnetKey, Revision)>,
 }
 
 /// What a dead node still has in the store.
@@ -110,6 +128,78 @@ impl Registry {
         let key = self.layout.subnet(subnet).into_bytes();
         let when = vec![unchanged(&key, over)];
         self.write(when, vec![Op::Put { key, value: lease.to_json().into_bytes(), lease: on }]).await
+    }
+
+    /// Claims a subnet of the default network, unless somebody has been given or promised it since it was chosen.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn claim_subnet(&self, claim: &SubnetClaim) -> Result<Outcome, StoreError> {
+        let key = self.layout.subnet(&claim.key).into_bytes();
+        let reservation = self.layout.reservation(&NetworkName::default_network(), claim.key.subnet);
+        let mut when = vec![unchanged(&key, claim.over), unchanged(reservation.as_bytes(), claim.reserved)];
+        let mut then = vec![Op::Put { key, value: claim.lease.to_json().into_bytes(), lease: Some(claim.on) }];
+        if let Some((left, at)) = &claim.leaving {
+            let left = self.layout.subnet(left).into_bytes();
+            when.push(Compare::ModifiedAt(left.clone(), *at));
+            then.push(Op::Delete(left));
+        }
+        self.write(when, then).await
+    }
+
+    /// Reserves a subnet of the default network that nobody has reserved. With `held`, its owner has it already, by this
+    /// lease as it was written; else nobody has, and a placeholder keeps flannelds off.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn reserve(
+        &self,
+        subnet: &SubnetKey,
+        reservation: &Reservation,
+        held: Option<Revision>,
+    ) -> Result<Outcome, StoreError> {
+        let key = self.layout.reservation(&NetworkName::default_network(), subnet.subnet).into_bytes();
+        // Only maps with other than string keys can fail here.
+        let value = serde_json::to_vec(reservation).unwrap_or_default();
+        let lease = self.layout.subnet(subnet).into_bytes();
+        let when = vec![Compare::Absent(key.clone()), unchanged(&lease, held)];
+        let mut then = vec![Op::Put { key, value, lease: None }];
+        if held.is_none() {
+            then.push(Op::Put { key: lease, value: reservation.placeholder().to_json().into_bytes(), lease: None });
+        }
+        self.write(when, then).await
+    }
+
+    /// Puts the placeholder of a reservation, written at `at`, where there is no lease.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn put_placeholder(&self, subnet: &SubnetKey, of: &Reservation, at: Revision) -> Result<Outcome, StoreError> {
+        let key = self.layout.subnet(subnet).into_bytes();
+        let reservation = self.layout.reservation(&NetworkName::default_network(), subnet.subnet).into_bytes();
+        let when = vec![Compare::Absent(key.clone()), Compare::ModifiedAt(reservation, at)];
+        self.write(when, vec![Op::Put { key, value: of.placeholder().to_json().into_bytes(), lease: None }]).await
+    }
+
+    /// Takes a reservation back that was written at `at`, and its placeholder, written at the revision beside it.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn unreserve(
+        &self,
+        subnet: &SubnetKey,
+        at: Revision,
+        placeholder: Option<(&SubnetKey, Revision)>,
+    ) -> Result<Outcome, StoreError> {
+        let key = self.layout.reservation(&NetworkName::default_network(), subnet.subnet).into_bytes();
+        let mut when = vec![Compare::ModifiedAt(key.clone(), at)];
+        let mut then = vec![Op::Delete(key)];
+        if let Some((lease, at)) = placeholder {
+            let lease = self.layout.subnet(lease).into_bytes();
+            when.push(Compare::ModifiedAt(lease.clone(), at));
+            then.push(Op::Delete(lease));
+        }
+        self.write(when, then).await
     }
 
     /// Announces a node whose name nobody has, or rewrites the entry read at `over`.

@@ -132,7 +132,7 @@ impl Admin {
             };
             views.insert(name.to_string(), view);
         }
-        for (key, stored) in snapshot.leases() {
+        for (key, stored) in snapshot.leases().filter(|(_, stored)| !stored.value.is_placeholder()) {
             let lease = &stored.value;
             let name = lease.node().map_or_else(|| lease.public_ip.to_string(), ToString::to_string);
             let view = views.entry(name.clone()).or_insert_with(|| NodeView {

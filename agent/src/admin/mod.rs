@@ -8,6 +8,7 @@ mod drops;
 mod endpoints;
 mod node_rm;
 mod plan;
+mod reservations;
 mod services;
 mod status;
 
@@ -193,6 +194,9 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
         (&Method::GET, ["v1", "status"]) => json(&admin.status()),
         (&Method::GET, ["v1", "network"]) => json(&admin.network()?),
         (&Method::PUT, ["v1", "network"]) => json(&admin.network_init(parse(body)?).await?),
+        (&Method::GET, ["v1", "reservations"]) => json(&admin.reservations()?),
+        (&Method::POST, ["v1", "reservations"]) => json(&admin.reserve(parse(body)?).await?),
+        (&Method::DELETE, ["v1", "reservations", node]) => json(&admin.unreserve(node).await?),
         (&Method::GET, ["v1", "config"]) => json(&admin.config()?),
         (&Method::PATCH, ["v1", "config"]) => json(&admin.config_change(parse(body)?).await?),
         (&Method::GET, ["v1", "nodes"]) => json(&admin.nodes()?),

@@ -55,7 +55,11 @@ fn remains(snapshot: &Snapshot, this: &NodeName, name: &str) -> Result<NodeRemai
         )));
     }
     let owned = |owner: Option<&NodeName>| owner == Some(&node);
-    let leases = snapshot.leases().filter(|(_, l)| owned(l.value.node())).map(|(key, l)| (key.clone(), l.modified)).collect();
+    let leases = snapshot
+        .leases()
+        .filter(|(_, l)| owned(l.value.node()) && !l.value.is_placeholder())
+        .map(|(key, l)| (key.clone(), l.modified))
+        .collect();
     let records = snapshot
         .records()
         .filter(|(_, r)| !r.lost && owned(r.record.weft.as_ref().and_then(|w| w.node.as_ref())))

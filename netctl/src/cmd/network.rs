@@ -4,11 +4,12 @@ use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
-use weft_api::{Network, NetworkInit};
+use weft_api::{Network, NetworkInit, ReservationView, Reserve};
+use weft_model::ids::NodeName;
 
 use super::Context;
 use crate::error::{DONE, Error};
-use crate::format::{Page, cell};
+use crate::format::{Cell, Page, Tone, cell, col, or_none};
 use crate::parse;
 
 /// `netctl network …`
@@ -18,6 +19,31 @@ pub enum Command {
     Show,
     /// Write the network's configuration where there is none
     Init(InitArgs),
+    /// Keep a subnet for a host, whether it is there yet or not
+    Reserve(ReserveArgs),
+    /// List subnets that are kept for hosts
+    Reservations,
+    /// Give a host's reservation up; a subnet that it has stays its own
+    Unreserve(UnreserveArgs),
+}
+
+/// Arguments of `network reserve`.
+#[derive(Debug, Args)]
+pub struct ReserveArgs {
+    /// The host's name; of a host that runs flannel, its tunnel address
+    #[arg(value_name = "NODE")]
+    node: NodeName,
+    /// The subnet
+    #[arg(value_name = "SUBNET", value_parser = parse::ipv4_network)]
+    subnet: Ipv4Net,
+}
+
+/// Arguments of `network unreserve`.
+#[derive(Debug, Args)]
+pub struct UnreserveArgs {
+    /// The host's name
+    #[arg(value_name = "NODE")]
+    node: NodeName,
 }
 
 /// Arguments of `network init`.
@@ -56,6 +82,9 @@ impl Command {
         match self {
             Self::Show => "network show",
             Self::Init(_) => "network init",
+            Self::Reserve(_) => "network reserve",
+            Self::Reservations => "network reservations",
+            Self::Unreserve(_) => "network unreserve",
         }
     }
 
@@ -68,6 +97,21 @@ impl Command {
         let network = match self {
             Self::Show => context.agent.ask(client.network()).await?,
             Self::Init(args) => context.agent.ask(client.network_init(&args.into())).await?,
+            Self::Reserve(ReserveArgs { node, subnet }) => {
+                let kept = context.agent.ask(client.reserve(&Reserve { node, subnet })).await?;
+                context.printer.show(&kept, draw_reservation)?;
+                return Ok(DONE);
+            }
+            Self::Reservations => {
+                let kept = context.agent.ask(client.reservations()).await?;
+                context.printer.show(&kept, |kept, page| draw_reservations(kept, page))?;
+                return Ok(DONE);
+            }
+            Self::Unreserve(UnreserveArgs { node }) => {
+                let gone = context.agent.ask(client.unreserve(&node)).await?;
+                context.printer.show(&gone, draw_unreserved)?;
+                return Ok(DONE);
+            }
         };
         context.printer.show(&network, draw)?;
         Ok(DONE)
@@ -89,6 +133,36 @@ fn draw(network: &Network, page: &mut Page) {
     match network.mtu {
         Some(mtu) => page.field("mtu", cell(mtu)),
         None => page.field("mtu", cell("as the uplink")),
+    }
+}
+
+fn draw_reservations(kept: &[ReservationView], page: &mut Page) {
+    page.table(
+        [col("SUBNET"), col("NODE"), col("HELD"), col("NOTE")],
+        kept.iter().map(|r| [cell(r.subnet), cell(&r.node), held(r), or_none(r.note.as_ref())]),
+    );
+}
+
+fn draw_reservation(kept: &ReservationView, page: &mut Page) {
+    page.field("subnet", cell(kept.subnet));
+    page.field("node", cell(&kept.node));
+    page.field("held", held(kept));
+    if let Some(note) = &kept.note {
+        page.field("note", Cell::toned(note, Tone::Warn));
+    }
+}
+
+fn draw_unreserved(gone: &ReservationView, page: &mut Page) {
+    page.field("subnet", cell(gone.subnet));
+    page.field("node", cell(&gone.node));
+    page.field("state", cell("no longer reserved"));
+}
+
+fn held(kept: &ReservationView) -> Cell {
+    match (&kept.holder, kept.held) {
+        (Some(_), true) => Cell::toned("yes", Tone::Good),
+        (Some(other), false) => Cell::toned(format_args!("by {other}"), Tone::Bad),
+        (None, _) => cell("no"),
     }
 }
 
@@ -118,6 +192,25 @@ subnets  /24, 10.244.1.0 to 10.244.255.0
 taken    3 of 255
 backend  vxlan, vni 1, udp port 8472
 mtu      as the uplink
+"
+        );
+    }
+
+    #[test]
+    fn reservations_tell_who_has_them() {
+        let kept: Vec<ReservationView> = serde_json::from_str(
+            r#"[{"subnet":"10.244.3.0/24","node":"h1","holder":"h1","held":true},
+                {"subnet":"10.244.4.0/24","node":"h2","holder":null,"held":false,"note":"h2 has 10.244.9.0/24"},
+                {"subnet":"10.244.5.0/24","node":"h3","holder":"192.0.2.9","held":false}]"#,
+        )
+        .unwrap();
+        assert_eq!(
+            drawn(false, |p| draw_reservations(&kept, p)),
+            "\
+SUBNET         NODE  HELD          NOTE
+10.244.3.0/24  h1    yes           -
+10.244.4.0/24  h2    no            h2 has 10.244.9.0/24
+10.244.5.0/24  h3    by 192.0.2.9  -
 "
         );
     }
