@@ -29,7 +29,7 @@ use tracing::{debug, info, warn};
 use weft_model::hash::fnv1a;
 use weft_model::ids::{EndpointId, LeaseId, NetworkName, NodeName, Revision};
 use weft_model::mac::Mac;
-use weft_model::network::NetworkConfig;
+use weft_model::network::{BackendKind, NetworkConfig};
 use weft_model::snapshot::{Bad, Snapshot, Stored};
 use weft_model::subnet::{BackendData, Lease, SubnetKey, WeftLease};
 use weft_plan::ipam;
@@ -108,11 +108,13 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
     let Some(claim) = claim else { return Todo::Wait("waiting for a lease of the store".to_owned()) };
     // Without an uplink the address is unspecified; Weft peers leave such a lease out, and it is rewritten when one appears.
     let public_ip = facts.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+    let tunnels = config.backend.kind == BackendKind::Vxlan;
     let lease = |vtep_mac| Lease {
-        public_ip,
+        public_ip: Some(public_ip),
         public_ipv6: facts.public_ipv6,
-        backend_type: "vxlan".to_owned(),
-        backend_data: Some(BackendData { vni: Some(config.backend.vni), vtep_mac }),
+        backend_type: config.backend.kind.as_str().to_owned(),
+        backend_data: tunnels.then_some(BackendData { vni: Some(config.backend.vni), vtep_mac }),
+        backend_v6_data: None,
         weft: Some(WeftLease { node: facts.node.clone(), boot: facts.boot.clone(), udp6zero: false, mtu: facts.mtu }),
     };
     let reserved = reserved(snapshot, config, &facts.node);
@@ -128,7 +130,7 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
                         on: claim,
                         reserved: Some(promised.at),
                         over: *over,
-                        leaving: Some((key.clone(), stored.modified)),
+                        leaving: Some((*key, stored.modified)),
                     }));
                 }
                 Ok(_) => odd.push(format!(
@@ -164,7 +166,7 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
             let odd = Some(odd.join("; ")).filter(|text| !text.is_empty());
             return Todo::Keep(Own { subnet: key.subnet, vtep_mac }, odd);
         }
-        return Todo::Write { key: key.clone(), lease: Box::new(wanted), over: bad.unwrap_or(stored.modified), on };
+        return Todo::Write { key: *key, lease: Box::new(wanted), over: bad.unwrap_or(stored.modified), on };
     }
     let new = |subnet, reserved, over| {
         let (key, lease) = (SubnetKey::v4(subnet), lease(facts.vtep_mac));
@@ -196,7 +198,7 @@ fn own_lease<'a>(snapshot: &'a Snapshot, config: &NetworkConfig, facts: &Facts) 
         let ip = facts.public_ip?;
         let former = |(key, l): &(&SubnetKey, &Stored<Lease>)| {
             let lease = &l.value;
-            lease.weft.is_none() && !lease.is_placeholder() && lease.public_ip == ip && config.could_give(key.subnet)
+            lease.weft.is_none() && !lease.is_placeholder() && lease.public_ip == Some(ip) && config.could_give(key.subnet)
         };
         snapshot.leases().find(former)
     };
@@ -236,7 +238,7 @@ fn reserved(snapshot: &Snapshot, config: &NetworkConfig, node: &NodeName) -> Opt
 /// How the owner of a lease is called.
 #[must_use]
 pub fn holder_of(lease: &Lease) -> String {
-    lease.node().map_or_else(|| lease.public_ip.to_string(), ToString::to_string)
+    lease.node().map_or_else(|| lease.address().to_string(), ToString::to_string)
 }
 
 /// Containers whose addresses are in a subnet that is not this host's any more.

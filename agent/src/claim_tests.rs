@@ -77,7 +77,7 @@ fn a_new_claim_lease_or_address_rewrites_the_same_subnet_by_compare() {
     let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
     let (key, lease, over, _) = written(decide(&s, &facts(), CLAIM));
     assert_eq!((key.to_string().as_str(), over), ("10.244.9.0-24", Some(Revision(3))));
-    assert_eq!(lease.public_ip, Ipv4Addr::new(192, 0, 2, 1));
+    assert_eq!(lease.public_ip, Some(Ipv4Addr::new(192, 0, 2, 1)));
     let (_, _, _, on) = written(decide(&s, &facts(), Some(LeaseId(8))));
     assert_eq!(on, Some(LeaseId(8)));
 }
@@ -273,7 +273,7 @@ async fn a_subnet_key_lost_in_the_first_run_is_claimed_again_unchanged() {
     let facts = facts();
     // Somebody has the subnet that this host would choose first.
     let (first, ..) = written(decide(&snapshot(&[CONFIG]), &facts, CLAIM));
-    let taken = first.clone();
+    let taken = first;
     let mut t = running(facts.clone(), async move |registry: &Registry| {
         let other = Lease::parse(br#"{"PublicIP":"192.0.2.9","BackendType":"host-gw"}"#).unwrap();
         registry.write_lease(&taken, &other, None, None).await.unwrap();
@@ -315,7 +315,7 @@ async fn a_host_without_containers_moves_in_one_step_and_a_placeholder_keeps_wha
     let facts = facts();
     let mut t = running(facts.clone(), async |_: &Registry| {}).await;
     let s = t.sees(|s| s.lease_of(&facts.node).is_some()).await;
-    let first = s.lease_of(&facts.node).unwrap().0.clone();
+    let first = *s.lease_of(&facts.node).unwrap().0;
     let layout = Layout::default();
     let promised: SubnetKey = "10.244.200.0-24".parse().unwrap();
     let other: SubnetKey = "10.244.201.0-24".parse().unwrap();

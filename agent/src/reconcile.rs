@@ -166,7 +166,7 @@ impl KnownUplink {
             Ok(uplink) => {
                 let was = self.now.replace(uplink.clone());
                 if was.as_ref() != Some(&uplink) {
-                    info!(device = uplink.name, address = %uplink.address, mtu = uplink.mtu, "uplink");
+                    info!(device = uplink.name, address = ?uplink.addresses().next(), mtu = uplink.mtu, "uplink");
                 }
                 let by_name = inputs.iface != uplink::AUTO && inputs.iface.parse::<IpAddr>().is_err();
                 let renamed = by_name && inputs.iface != uplink.name;
@@ -191,7 +191,7 @@ impl KnownUplink {
 /// Tells the claimer and the registrar what this host would publish.
 fn publish_facts(inputs: &Inputs, facts: &Facts, uplink: Option<&Uplink>) {
     let now = Facts {
-        public_ip: uplink.map(|u| u.public_ip),
+        public_ip: uplink.and_then(|u| u.public_ip),
         mtu: uplink.map_or(0, |u| u.mtu.saturating_sub(weft_abi::ENCAP_OVERHEAD)),
         ..facts.clone()
     };
@@ -272,7 +272,7 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
         subnet: gateway_is_there.then_some(own.subnet),
         mtu: Some(host.container_mtu()),
         uplink: host.uplink.as_ref().map(|u| u.name.clone()),
-        public_ip: host.uplink.as_ref().map(|u| u.public_ip),
+        public_ip: host.uplink.as_ref().and_then(|u| u.public_ip),
         fast: outcome.fast,
         why_not_fast: outcome.why_not,
         sockets: outcome.sockets,
@@ -318,7 +318,9 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
         node: inputs.node.clone(),
         config,
         subnet: Some(own.subnet),
+        subnet6: None,
         vtep_mac: own.vtep_mac,
+        vtep_mac6: own.vtep_mac,
         uplink,
         attachments: attachments(published),
         netns_cookie: inputs.netns_cookie,
@@ -330,6 +332,7 @@ pub fn attachments(published: &Published) -> Vec<weft_plan::Attachment> {
     let attachment = |a: &Attachment| weft_plan::Attachment {
         id: a.id.to_string(),
         address: a.address,
+        address6: None,
         mac: a.mac,
         host_ifname: a.host_ifname.clone(),
         host_index: index_of(&a.host_ifname),
@@ -448,7 +451,7 @@ fn report_waiting(inputs: &Inputs, uplink: Option<&Uplink>, uplink_problem: Opti
     inputs.report.send_modify(|report| {
         report.cgroup.clone_from(&inputs.cgroup);
         report.uplink = uplink.map(|u| u.name.clone());
-        report.public_ip = uplink.map(|u| u.public_ip);
+        report.public_ip = uplink.and_then(|u| u.public_ip);
         report.problems = uplink_problem.map(str::to_owned).into_iter().collect();
         if report.why_not_fast.is_none() {
             report.why_not_fast = Some("this host has no subnet yet".to_owned());
@@ -470,9 +473,9 @@ fn log_changes(before: &Report, now: &Report) {
         }
     }
     for peer in now.peers.iter().filter(|p| before.peers.iter().all(|b| b.subnet != p.subnet)) {
-        info!(subnet = %peer.subnet, public_ip = %peer.public_ip, node = peer.node.as_ref().map(NodeName::as_str), "peer");
+        info!(subnet = %peer.subnet, public_ip = %peer.outer, node = peer.node.as_ref().map(NodeName::as_str), "peer");
     }
     for peer in before.peers.iter().filter(|p| now.peers.iter().all(|n| n.subnet != p.subnet)) {
-        info!(subnet = %peer.subnet, public_ip = %peer.public_ip, "peer is gone");
+        info!(subnet = %peer.subnet, public_ip = %peer.outer, "peer is gone");
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `<network-prefix>/config` | `NetworkConfig` |
 //! | `<network-prefix>/subnets/10.244.3.0-24` | `Subnet` |
+//! | `<weft-prefix>/subnets/default/10.244.3.0-24` | `Subnet`, of a host without IPv4 |
 //! | `<dns-prefix>/<labels from the root down>` | `Record` |
 //! | `<weft-prefix>/config` | `ClusterConfig` |
 //! | `<weft-prefix>/nodes/<node>` | `Node` |
@@ -20,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::BadValue;
 use crate::ids::{BadId, Namespace, NetworkName, NodeName, ServiceName};
-use crate::subnet::SubnetKey;
+use crate::subnet::{SubnetKey, Tree};
 
 /// Where a record stands below the DNS prefix: labels from the root down, joined by `/` (`local/skydns/myapp/web-1/4`).
 ///
@@ -196,6 +197,13 @@ impl Layout {
         if let Some(rest) = below(&self.weft) {
             return match rest.split_once('/') {
                 None if rest == "config" => Ok(Key::ClusterConfig),
+                Some(("subnets", rest)) => match rest.split_once('/') {
+                    Some((network, name)) if network == NetworkName::default_network().as_str() => {
+                        let key: SubnetKey = name.parse().map_err(bad)?;
+                        Ok(Key::Subnet(key.in_tree(Tree::Weft)))
+                    }
+                    _ => Ok(Key::Other),
+                },
                 Some(("nodes", name)) => name.parse().map(Key::Node).map_err(|e| bad(e.to_string())),
                 Some(("namespaces", name)) => name.parse().map(Key::Namespace).map_err(|e| bad(e.to_string())),
                 Some(("reservations", rest)) => {
@@ -227,7 +235,10 @@ impl Layout {
     /// The key of a subnet's lease.
     #[must_use]
     pub fn subnet(&self, key: &SubnetKey) -> String {
-        format!("{}/subnets/{key}", self.network)
+        match key.tree {
+            Tree::Network => format!("{}/subnets/{key}", self.network),
+            Tree::Weft => format!("{}/subnets/{}/{key}", self.weft, NetworkName::default_network()),
+        }
     }
 
     /// The key of a record.
@@ -287,6 +298,7 @@ mod tests {
         for (key, is) in [
             (l.network_config(), Key::NetworkConfig),
             (l.subnet(&subnet), Key::Subnet(subnet)),
+            (l.subnet(&subnet.in_tree(Tree::Weft)), Key::Subnet(subnet.in_tree(Tree::Weft))),
             (l.record(&path), Key::Record(path)),
             (l.cluster_config(), Key::ClusterConfig),
             (
@@ -297,6 +309,7 @@ mod tests {
             (l.service(&service), Key::Service(service)),
             (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
             ("/weft/v1/down/local/skydns/x".to_owned(), Key::Other),
+            ("/weft/v1/subnets/blue/10.244.3.0-24".to_owned(), Key::Other),
             ("/coreos.com/network/subnetsx".to_owned(), Key::Other),
             ("/elsewhere".to_owned(), Key::Other),
         ] {
@@ -309,6 +322,7 @@ mod tests {
         let l = Layout::default();
         for key in [
             "/coreos.com/network/subnets/foo",
+            "/weft/v1/subnets/default/foo",
             "/weft/v1/services/x",
             "/weft/v1/nodes/a b",
             "/skydns/a//b",

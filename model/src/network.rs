@@ -3,18 +3,18 @@
 //! Source: flannel `pkg/subnet/config.go`; limits and defaults as in its documentation. Unknown members are ignored, as
 //! flannel ignores them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 
-/// The default UDP port of Linux's VXLAN devices, and so flannel's.
-pub const DEFAULT_VXLAN_PORT: u16 = 8472;
+mod backend;
+mod v6;
 
-/// The VNI that flannel takes when the configuration names none.
-pub const DEFAULT_VNI: u32 = 1;
+pub use backend::{Backend, BackendKind, DEFAULT_VNI, DEFAULT_VXLAN_PORT};
+pub use v6::V6Range;
 
-/// A network's configuration, checked.
+/// A network's configuration, checked. It always has IPv4, because flannel's keys cannot do without.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
     /// The whole network, from which the hosts' subnets are taken.
@@ -25,19 +25,10 @@ pub struct NetworkConfig {
     pub subnet_min: Ipv4Addr,
     /// The last subnet that may be given.
     pub subnet_max: Ipv4Addr,
-    /// The tunnel.
+    /// The IPv6 network beside it, if there is one.
+    pub v6: Option<V6Range>,
+    /// How packets get from host to host.
     pub backend: Backend,
-}
-
-/// The `vxlan` backend's options.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backend {
-    /// VXLAN network identifier, 24 bits.
-    pub vni: u32,
-    /// UDP port of the tunnel.
-    pub port: u16,
-    /// MTU of the underlay to count with instead of the uplink's own; 0 is none.
-    pub mtu: u32,
 }
 
 /// Why the text is no configuration.
@@ -70,6 +61,16 @@ struct Raw {
     subnet_max: Option<Ipv4Addr>,
     #[serde(default)]
     subnet_len: u8,
+    #[serde(rename = "EnableIPv6", default)]
+    enable_ipv6: bool,
+    #[serde(rename = "IPv6Network")]
+    ipv6_network: Option<String>,
+    #[serde(rename = "IPv6SubnetMin")]
+    ipv6_subnet_min: Option<Ipv6Addr>,
+    #[serde(rename = "IPv6SubnetMax")]
+    ipv6_subnet_max: Option<Ipv6Addr>,
+    #[serde(rename = "IPv6SubnetLen", default)]
+    ipv6_subnet_len: u8,
     backend: Option<serde_json::Map<String, serde_json::Value>>,
 }
 
@@ -90,10 +91,19 @@ impl NetworkConfig {
         let text = raw.network.ok_or_else(|| bad("Network", "is missing"))?;
         let given: Ipv4Net = text.parse().map_err(|_| bad("Network", format!("{text:?} is no IPv4 network in CIDR form")))?;
         let backend = Backend::parse(raw.backend)?;
-        Self::new(given.trunc(), raw.subnet_len, raw.subnet_min, raw.subnet_max, backend)
+        let v6 = if raw.enable_ipv6 {
+            let text = raw.ipv6_network.ok_or_else(|| bad("IPv6Network", "is missing, and EnableIPv6 is true"))?;
+            let given: Ipv6Net =
+                text.parse().map_err(|_| bad("IPv6Network", format!("{text:?} is no IPv6 network in CIDR form")))?;
+            Some(V6Range::new(given.trunc(), raw.ipv6_subnet_len, raw.ipv6_subnet_min, raw.ipv6_subnet_max)?)
+        } else {
+            None
+        };
+        let config = Self::new(given.trunc(), raw.subnet_len, raw.subnet_min, raw.subnet_max, backend)?;
+        Ok(Self { v6, ..config })
     }
 
-    /// A configuration with flannel's defaults: `subnet_len` 0, `min` and `max` `None` are "not given".
+    /// A configuration of IPv4 alone with flannel's defaults: `subnet_len` 0, `min` and `max` `None` are "not given".
     ///
     /// # Errors
     /// Names the member that cannot be, and why.
@@ -136,7 +146,7 @@ impl NetworkConfig {
         if subnet_min > subnet_max {
             return Err(bad("SubnetMax", format!("{subnet_max} is below SubnetMin {subnet_min}")));
         }
-        Ok(Self { network, subnet_len, subnet_min, subnet_max, backend })
+        Ok(Self { network, subnet_len, subnet_min, subnet_max, v6: None, backend })
     }
 
     /// How many subnets there are to give.
@@ -175,71 +185,21 @@ impl NetworkConfig {
             subnet_len: u8,
             subnet_min: Ipv4Addr,
             subnet_max: Ipv4Addr,
-            backend: OutBackend<'a>,
-        }
-        #[derive(Serialize)]
-        struct OutBackend<'a> {
-            #[serde(rename = "Type")]
-            kind: &'a str,
-            #[serde(rename = "VNI")]
-            vni: u32,
-            #[serde(rename = "Port")]
-            port: u16,
-            #[serde(rename = "MTU", skip_serializing_if = "is_zero")]
-            mtu: u32,
+            #[serde(flatten)]
+            v6: Option<v6::Out<'a>>,
+            backend: backend::Out<'a>,
         }
         let out = Out {
             network: self.network,
             subnet_len: self.subnet_len,
             subnet_min: self.subnet_min,
             subnet_max: self.subnet_max,
-            backend: OutBackend { kind: "vxlan", vni: self.backend.vni, port: self.backend.port, mtu: self.backend.mtu },
+            v6: self.v6.as_ref().map(V6Range::out),
+            backend: self.backend.out(),
         };
         // Only maps with other than string keys can fail here.
         serde_json::to_string(&out).unwrap_or_default()
     }
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
-fn is_zero(n: &u32) -> bool {
-    *n == 0
-}
-
-impl Default for Backend {
-    fn default() -> Self {
-        Self { vni: DEFAULT_VNI, port: DEFAULT_VXLAN_PORT, mtu: 0 }
-    }
-}
-
-impl Backend {
-    /// flannel compares the option names without regard to case.
-    fn parse(raw: Option<serde_json::Map<String, serde_json::Value>>) -> Result<Self, BadConfig> {
-        let mut backend = Self::default();
-        // The documentation of flannel says vxlan for a missing backend, its code says udp; nobody wants the latter.
-        for (name, value) in raw.unwrap_or_default() {
-            let number = || value.as_u64().ok_or_else(|| bad("Backend", format!("{name} {value} is no number")));
-            match name.to_ascii_lowercase().as_str() {
-                "type" if value.as_str() != Some("vxlan") => {
-                    return Err(bad("Backend", format!("Type {value} is not supported: only \"vxlan\" is")));
-                }
-                "vni" => backend.vni = within("VNI", number()?, 1, 0xff_ffff)?,
-                "port" => {
-                    let port = u16::try_from(number()?).map_err(|_| bad("Backend", "Port is above 65535"))?;
-                    backend.port = if port == 0 { DEFAULT_VXLAN_PORT } else { port };
-                }
-                "mtu" => backend.mtu = within("MTU", number()?, 0, 65_535)?,
-                _ => {}
-            }
-        }
-        Ok(backend)
-    }
-}
-
-fn within(name: &str, value: u64, least: u32, most: u32) -> Result<u32, BadConfig> {
-    u32::try_from(value)
-        .ok()
-        .filter(|v| (least..=most).contains(v))
-        .ok_or_else(|| bad("Backend", format!("{name} {value} is outside {least} to {most}")))
 }
 
 #[cfg(test)]
@@ -256,7 +216,8 @@ mod tests {
         assert_eq!((c.subnet_len, c.capacity()), (24, 255));
         assert_eq!(c.subnet_min, Ipv4Addr::new(10, 244, 1, 0));
         assert_eq!(c.subnet_max, Ipv4Addr::new(10, 244, 255, 0));
-        assert_eq!(c.backend, Backend { vni: 1, port: 8472, mtu: 0 });
+        assert_eq!(c.backend, Backend::default());
+        assert_eq!((c.backend.vni, c.backend.port, c.backend.mtu), (1, 8472, 0));
         assert_eq!(parse(r#"{"Network":"10.5.0.0/24"}"#).unwrap().subnet_len, 26);
     }
 
@@ -265,6 +226,40 @@ mod tests {
         let c =
             parse(r#"{"Network":"10.5.0.0/16","x":1,"Backend":{"type":"vxlan","vni":7,"PORT":4789,"Learning":false}}"#).unwrap();
         assert_eq!((c.backend.vni, c.backend.port), (7, 4789));
+    }
+
+    #[test]
+    fn backends_are_read_with_their_kind() {
+        for (text, kind, direct) in [
+            (r#"{"Type":"vxlan"}"#, BackendKind::Vxlan, false),
+            (r#"{"Type":"VXLAN","directrouting":true}"#, BackendKind::Vxlan, true),
+            (r#"{"Type":"vxlan","DirectRouting":false,"GBP":true}"#, BackendKind::Vxlan, false),
+            (r#"{"Type":"host-gw"}"#, BackendKind::HostGw, false),
+        ] {
+            let c = parse(&format!(r#"{{"Network":"10.5.0.0/16","Backend":{text}}}"#)).unwrap();
+            assert_eq!((c.backend.kind, c.backend.direct_routing), (kind, direct), "{text}");
+            assert_eq!(parse(&c.to_json()).unwrap(), c);
+        }
+    }
+
+    #[test]
+    fn ipv6_is_there_only_if_it_is_enabled_and_has_flannels_defaults() {
+        let dual = r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
+        let c = parse(dual).unwrap();
+        let v6 = c.v6.clone().unwrap();
+        assert_eq!((v6.subnet_len, v6.capacity()), (64, 65_535));
+        assert_eq!(
+            (v6.subnet_min.to_string().as_str(), v6.subnet_max.to_string().as_str()),
+            ("fd00:10:244:1::", "fd00:10:244:ffff::")
+        );
+        assert_eq!(parse(&c.to_json()).unwrap(), c);
+        assert_eq!(
+            c.to_json(),
+            r#"{"Network":"10.244.0.0/16","SubnetLen":24,"SubnetMin":"10.244.1.0","SubnetMax":"10.244.255.0","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","IPv6SubnetLen":64,"IPv6SubnetMin":"fd00:10:244:1::","IPv6SubnetMax":"fd00:10:244:ffff::","Backend":{"Type":"vxlan","VNI":1,"Port":8472}}"#
+        );
+        for without in [dual.replace("true", "false"), dual.replace(r#""EnableIPv6":true,"#, "")] {
+            assert_eq!(parse(&without).unwrap().v6, None);
+        }
     }
 
     #[test]
@@ -287,9 +282,23 @@ mod tests {
             (r#"{"Network":"10.0.0.0/16","SubnetMin":"10.1.0.0"}"#, "SubnetMin"),
             (r#"{"Network":"10.0.0.0/16","SubnetMax":"10.0.3.1"}"#, "SubnetMax"),
             (r#"{"Network":"10.0.0.0/16","SubnetMin":"10.0.9.0","SubnetMax":"10.0.3.0"}"#, "SubnetMax"),
-            (r#"{"Network":"10.0.0.0/16","Backend":{"Type":"host-gw"}}"#, "Backend"),
+            (r#"{"Network":"10.0.0.0/16","Backend":{"Type":"wireguard"}}"#, "Backend"),
+            (r#"{"Network":"10.0.0.0/16","Backend":{"DirectRouting":"yes"}}"#, "Backend"),
             (r#"{"Network":"10.0.0.0/16","Backend":{"VNI":16777216}}"#, "Backend"),
             (r#"{"Network":"10.0.0.0/16","EnableIPv4":false}"#, "EnableIPv4"),
+            (r#"{"Network":"10.0.0.0/16","EnableIPv6":true}"#, "IPv6Network"),
+            (r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::"}"#, "IPv6Network"),
+            (r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/125"}"#, "IPv6Network"),
+            (r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","IPv6SubnetLen":57}"#, "IPv6SubnetLen"),
+            (r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","IPv6SubnetLen":127}"#, "IPv6SubnetLen"),
+            (
+                r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","IPv6SubnetMin":"fd01::"}"#,
+                "IPv6SubnetMin",
+            ),
+            (
+                r#"{"Network":"10.0.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/56","IPv6SubnetMax":"fd00::1"}"#,
+                "IPv6SubnetMax",
+            ),
         ] {
             let err = parse(text).unwrap_err();
             assert!(member == "JSON" || err.starts_with(member), "{text}: {err}");

@@ -45,7 +45,7 @@ impl Reservation {
         }
         match (lease.node(), self.flannel()) {
             (Some(node), _) => *node == self.node,
-            (None, Some(ip)) => lease.public_ip == ip,
+            (None, Some(ip)) => lease.public_ip == Some(ip),
             (None, None) => false,
         }
     }
@@ -59,10 +59,11 @@ impl Reservation {
         let flannel = self.flannel();
         let weft = WeftLease { node: self.node.clone(), boot: String::new(), udp6zero: false, mtu: 0 };
         Lease {
-            public_ip: flannel.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            public_ip: Some(flannel.unwrap_or(Ipv4Addr::UNSPECIFIED)),
             public_ipv6: None,
             backend_type: PLACEHOLDER.to_owned(),
             backend_data: None,
+            backend_v6_data: None,
             weft: flannel.is_none().then_some(weft),
         }
     }

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::cluster::ClusterConfig;
 use crate::endpoint::{Endpoint, EndpointKey, StoredRecord, key_of};
@@ -339,7 +339,7 @@ impl Snapshot {
         self.cluster.as_ref()
     }
 
-    /// The hosts' subnets.
+    /// The hosts' subnets, of both trees. One subnet may stand in both: who claims looks, but not everybody who writes there does.
     pub fn leases(&self) -> impl Iterator<Item = (&SubnetKey, &Stored<Lease>)> {
         self.leases.iter().map(|(k, v)| (k, &**v))
     }
@@ -367,6 +367,12 @@ impl Snapshot {
     #[must_use]
     pub fn taken(&self, subnet: Ipv4Net) -> Option<&SubnetKey> {
         self.leases.keys().find(|k| k.subnet.contains(&subnet) || subnet.contains(&k.subnet))
+    }
+
+    /// Who has the IPv6 subnet that overlaps `subnet`, if anyone.
+    #[must_use]
+    pub fn taken6(&self, subnet: Ipv6Net) -> Option<&SubnetKey> {
+        self.leases.keys().find(|k| k.v6.is_some_and(|v6| v6.contains(&subnet) || subnet.contains(&v6)))
     }
 
     /// The hosts whose agents live.

@@ -200,3 +200,19 @@ fn subnets_that_overlap_are_taken() {
     assert!(s.taken("10.244.0.0/16".parse().unwrap()).is_some());
     assert!(s.taken("10.244.4.0/24".parse().unwrap()).is_none());
 }
+
+#[test]
+fn leases_of_both_trees_are_seen_and_each_is_deleted_by_itself() {
+    const OWN: &str = "/weft/v1/subnets/default/10.244.1.0-24&fd00:10:244:1::-64";
+    let mut s = empty();
+    let v6 = r#"{"PublicIPv6":"2001:db8::1","BackendType":"vxlan","BackendV6Data":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1"}}"#;
+    s.apply(Revision(3), vec![put(OWN, v6, 2), lease("h2", 3)]);
+    assert_eq!(s.bad().count(), 0);
+    let keys: Vec<String> = s.leases().map(|(key, _)| s.layout().subnet(key)).collect();
+    assert_eq!(keys, [LEASE, OWN]);
+    assert_eq!(s.lease_of(&"h1".parse().unwrap()).map(|(key, _)| s.layout().subnet(key)).as_deref(), Some(OWN));
+    assert!(s.taken6("fd00:10:244:1:8000::/65".parse().unwrap()).is_some());
+    assert!(s.taken6("fd00:10:244:2::/64".parse().unwrap()).is_none());
+    s.apply(Revision(5), vec![delete(LEASE, 5)]);
+    assert_eq!(s.leases().count(), 1);
+}

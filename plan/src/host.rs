@@ -1,18 +1,24 @@
 //! The facts about this host that a plan takes as given. The agent finds them out; nothing here does.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_abi::ENCAP_OVERHEAD;
 use weft_model::ids::NodeName;
 use weft_model::mac::Mac;
-use weft_model::network::NetworkConfig;
+use weft_model::network::{BackendKind, NetworkConfig};
 
 /// The name of the loopback device.
 pub const LOOPBACK: &str = "lo";
 
 /// The shortest MTU that IPv4 allows for (RFC 791), in bytes.
 pub const MIN_MTU: u32 = 68;
+
+/// The shortest MTU of a device that IPv6 runs on (RFC 8200 5), in bytes.
+pub const MIN_MTU_V6: u32 = 1280;
+
+/// What the tunnel's headers add over IPv6, whose own is 20 bytes longer.
+pub const ENCAP_OVERHEAD_V6: u32 = ENCAP_OVERHEAD + 20;
 
 /// The MTU of an uplink nobody has seen yet, in bytes: Ethernet's.
 const USUAL_MTU: u32 = 1500;
@@ -27,8 +33,12 @@ pub struct Host {
     pub config: Option<NetworkConfig>,
     /// The own subnet, once claimed.
     pub subnet: Option<Ipv4Net>,
-    /// The Ethernet address of the own VXLAN device, as published in the lease.
+    /// The own IPv6 subnet beside it, where the network has IPv6.
+    pub subnet6: Option<Ipv6Net>,
+    /// The Ethernet address of the own VXLAN device over IPv4, as published in the lease.
     pub vtep_mac: Mac,
+    /// The same of the one over IPv6.
+    pub vtep_mac6: Mac,
     /// The way to other hosts; `None`: no overlay, everything else is there.
     pub uplink: Option<Uplink>,
     /// The containers. One must be listed before its veth pair is made: a pair that nobody lists is swept away.
@@ -44,14 +54,46 @@ pub struct Uplink {
     pub name: String,
     /// Its ifindex.
     pub index: u32,
-    /// Its own address, which outer headers bear.
-    pub address: Ipv4Addr,
+    /// Its own IPv4 address, which outer headers bear. It has an address of one family at least.
+    pub address: Option<Ipv4Addr>,
+    /// Its own IPv6 address; never a link-local one.
+    pub address6: Option<Ipv6Addr>,
     /// What other hosts send to: `address`, unless something between translates it (`--public-ip`).
-    pub public_ip: Ipv4Addr,
+    pub public_ip: Option<Ipv4Addr>,
+    /// The same for IPv6 (`--public-ipv6`).
+    pub public_ipv6: Option<Ipv6Addr>,
     /// Its MTU, in bytes.
     pub mtu: u32,
     /// Whether its frames are Ethernet; the fast path writes no other.
     pub ethernet: bool,
+    /// Whom it reaches without a router.
+    pub on_link: OnLink,
+}
+
+/// Which addresses are on the uplink's own link, as its routes of the main table say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OnLink {
+    /// Ranges with a route by the uplink and without a gateway.
+    pub direct: Vec<IpNet>,
+    /// Ranges within them that other routes lead to: longer prefixes by a gateway or another device.
+    pub elsewhere: Vec<IpNet>,
+}
+
+impl OnLink {
+    /// Whether packets to `address` leave by the uplink without a gateway. The longest prefix decides.
+    #[must_use]
+    pub fn holds(&self, address: IpAddr) -> bool {
+        let longest = |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&address)).map(IpNet::prefix_len).max();
+        longest(&self.direct).is_some_and(|direct| longest(&self.elsewhere).is_none_or(|other| other < direct))
+    }
+}
+
+impl Uplink {
+    /// The addresses that are this host's as others see them: its own, and those that are translated to them.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.address.into_iter().chain(self.public_ip).map(IpAddr::V4);
+        v4.chain(self.address6.into_iter().chain(self.public_ipv6).map(IpAddr::V6))
+    }
 }
 
 /// A container on this host.
@@ -61,6 +103,8 @@ pub struct Attachment {
     pub id: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address, where the host has an IPv6 subnet.
+    pub address6: Option<Ipv6Addr>,
     /// Its interface's Ethernet address.
     pub mac: Mac,
     /// The host end of its veth pair, by name.
@@ -80,6 +124,8 @@ pub struct Overlay<'a> {
     pub config: &'a NetworkConfig,
     /// The own subnet.
     pub subnet: Ipv4Net,
+    /// The own IPv6 subnet, if there is one.
+    pub subnet6: Option<Ipv6Net>,
     /// The way out.
     pub uplink: &'a Uplink,
 }
@@ -88,21 +134,44 @@ impl Host {
     /// The overlay, if there can be one: with a configuration, a subnet and an uplink.
     #[must_use]
     pub fn overlay(&self) -> Option<Overlay<'_>> {
-        Some(Overlay { config: self.config.as_ref()?, subnet: self.subnet?, uplink: self.uplink.as_ref()? })
+        let (config, subnet, uplink) = (self.config.as_ref()?, self.subnet?, self.uplink.as_ref()?);
+        Some(Overlay { config, subnet, subnet6: self.subnet6, uplink })
     }
 
     /// The MTU for containers' interfaces, in bytes: the overlay's, or what it would be over Ethernet.
     #[must_use]
     pub fn container_mtu(&self) -> u32 {
-        self.overlay().map_or(USUAL_MTU - ENCAP_OVERHEAD, |overlay| overlay.mtu())
+        let usual = || match &self.config {
+            Some(config) if config.backend.kind == BackendKind::HostGw => USUAL_MTU,
+            _ => USUAL_MTU - ENCAP_OVERHEAD,
+        };
+        self.overlay().map_or_else(usual, |overlay| overlay.mtu())
     }
 }
 
 impl Overlay<'_> {
-    /// The VXLAN device's name.
+    /// Whether packets are tunnelled; else they travel as they are (`host-gw`), and there is no VXLAN device.
+    #[must_use]
+    pub fn tunnels(&self) -> bool {
+        self.config.backend.kind == BackendKind::Vxlan
+    }
+
+    /// The name of the VXLAN device over IPv4.
     #[must_use]
     pub fn device(&self) -> String {
         crate::links::vxlan_name(self.config.backend.vni)
+    }
+
+    /// The name of the VXLAN device over IPv6.
+    #[must_use]
+    pub fn device6(&self) -> String {
+        crate::links::vxlan6_name(self.config.backend.vni)
+    }
+
+    /// The VXLAN device that reaches an outer address.
+    #[must_use]
+    pub fn device_to(&self, outer: IpAddr) -> String {
+        if outer.is_ipv6() { self.device6() } else { self.device() }
     }
 
     /// The longest outer packet, in bytes: flannel's `MTU` option instead of the uplink's MTU, if it is less. (Linux 6.18
@@ -115,9 +184,47 @@ impl Overlay<'_> {
         }
     }
 
-    /// The longest inner packet, in bytes.
+    /// The longest packet of a container, in bytes: what is left beside the headers of the usual way out, which is IPv4 where
+    /// the host has it. Packets to peers that are reached over IPv6 may be no longer than [`Self::mtu_to`] says.
     #[must_use]
     pub fn mtu(&self) -> u32 {
-        self.outer_mtu().saturating_sub(ENCAP_OVERHEAD).max(MIN_MTU)
+        if !self.tunnels() {
+            return self.outer_mtu().max(MIN_MTU);
+        }
+        let overhead = if self.uplink.address.is_some() { ENCAP_OVERHEAD } else { ENCAP_OVERHEAD_V6 };
+        self.outer_mtu().saturating_sub(overhead).max(MIN_MTU)
+    }
+
+    /// The longest inner packet that a VXLAN device takes to an outer address of this family, in bytes.
+    #[must_use]
+    pub fn mtu_to(&self, outer: IpAddr) -> u32 {
+        let overhead = if outer.is_ipv6() { ENCAP_OVERHEAD_V6 } else { ENCAP_OVERHEAD };
+        self.outer_mtu().saturating_sub(overhead).max(MIN_MTU)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_says_what_is_on_the_link() {
+        let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
+        let on_link = OnLink {
+            direct: nets(&["192.0.2.0/24", "192.0.2.200/32", "2001:db8::/64"]),
+            elsewhere: nets(&["192.0.2.128/25", "2001:db8::8/125"]),
+        };
+        let holds = |text: &str| on_link.holds(text.parse().unwrap());
+        for (address, is) in [
+            ("192.0.2.5", true),
+            ("192.0.2.129", false),
+            ("192.0.2.200", true),
+            ("198.51.100.1", false),
+            ("2001:db8::1", true),
+            ("2001:db8::9", false),
+        ] {
+            assert_eq!(holds(address), is, "{address}");
+        }
+        assert!(!OnLink::default().holds("192.0.2.5".parse().unwrap()));
     }
 }

@@ -30,8 +30,8 @@ pub mod routes;
 pub mod sysctls;
 
 pub use diff::{Row, Step, Table};
-pub use host::{Attachment, Host, Uplink};
-pub use peers::{Peer, Peers, Skipped};
+pub use host::{Attachment, Host, OnLink, Uplink};
+pub use peers::{Peer, Peers, Skipped, Way};
 
 use std::fmt;
 

@@ -119,7 +119,7 @@ pub fn desired(host: &Host) -> Table<Link> {
         let backend = &overlay.config.backend;
         let vxlan = Vxlan {
             vni: backend.vni,
-            local: overlay.uplink.address,
+            local: overlay.uplink.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
             parent: overlay.uplink.index,
             port: backend.port,
             mac: host.vtep_mac,
@@ -151,10 +151,16 @@ pub(crate) fn diff(desired: &Table<Link>, actual: &Table<Link>) -> Vec<Step<Link
     steps
 }
 
-/// The name of the VXLAN device of a VNI.
+/// The name of the VXLAN device of a VNI over IPv4.
 #[must_use]
 pub fn vxlan_name(vni: u32) -> String {
     format!("{PREFIX}.{vni}")
+}
+
+/// The same over IPv6.
+#[must_use]
+pub fn vxlan6_name(vni: u32) -> String {
+    format!("{PREFIX}6.{vni}")
 }
 
 /// The name of a veth's host end: the same for the same container and interface, so that a restarted agent and one without
@@ -176,7 +182,8 @@ pub fn veth_mac(host_ifname: &str) -> Mac {
 /// Whether a VXLAN device of this name is ours.
 #[must_use]
 pub fn is_vxlan_name(name: &str) -> bool {
-    let digits = name.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix('.'));
+    let rest = name.strip_prefix(PREFIX).map(|rest| rest.strip_prefix('6').unwrap_or(rest));
+    let digits = rest.and_then(|rest| rest.strip_prefix('.'));
     digits.is_some_and(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -206,7 +213,9 @@ mod tests {
         assert_eq!(names.len(), 20_000);
         assert!(names.iter().all(|n| n.len() == 14 && is_veth_name(n) && !is_vxlan_name(n)));
         assert_ne!(veth_name("ab", "c"), veth_name("a", "bc"));
-        assert!(vxlan_name(0xff_ffff).len() <= 15 && is_vxlan_name(&vxlan_name(0xff_ffff)));
+        for name in [vxlan_name(0xff_ffff), vxlan6_name(0xff_ffff)] {
+            assert!(name.len() <= 15 && is_vxlan_name(&name) && !is_veth_name(&name), "{name}");
+        }
     }
 
     #[test]
@@ -217,7 +226,20 @@ mod tests {
 
     #[test]
     fn devices_of_others_are_not_ours() {
-        for name in ["weft", "weft.", "weft.x", "weft0", "weftd-test", "weft0123456789a", "weftXYZ4567890", "flannel.1", "eth0"] {
+        for name in [
+            "weft",
+            "weft.",
+            "weft6",
+            "weft66.1",
+            "weft4.1",
+            "weft.x",
+            "weft0",
+            "weftd-test",
+            "weft0123456789a",
+            "weftXYZ4567890",
+            "flannel.1",
+            "eth0",
+        ] {
             assert!(!is_vxlan_name(name) && !is_veth_name(name), "{name}");
         }
     }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, name};
@@ -15,7 +16,7 @@ use weft_model::cluster::ClusterConfig;
 use weft_model::mac::Mac;
 
 use crate::host::Host;
-use crate::peers::Peers;
+use crate::peers::{Peers, Way};
 
 /// The rows of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,7 +188,9 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     }
     if let Some(overlay) = host.overlay() {
         for peer in &peers.used {
-            let outer = peer.public_ip.into();
+            // Tunnels over IPv4 only; the others take the kernel path.
+            let (IpAddr::V4(outer), Way::Overlay) = (peer.outer, peer.via) else { continue };
+            let outer = outer.into();
             rows.vteps.insert(VtepKey { vni: overlay.config.backend.vni, outer }, Vtep { network: NETWORK_DEFAULT, flags: 0 });
             if peer.fast {
                 let mtu = peer.mtu.map_or(overlay.mtu(), |mtu| mtu.min(overlay.mtu()));
@@ -219,8 +222,8 @@ fn config(cluster: &ClusterConfig, host: &Host) -> Config {
     if let Some(config) = &host.config {
         row.ports[0] = Be16::from_native(config.backend.port);
     }
-    if let Some(overlay) = host.overlay().filter(|overlay| overlay.uplink.ethernet) {
-        row.vtep = overlay.uplink.address.into();
+    if let Some(overlay) = host.overlay().filter(|overlay| overlay.uplink.ethernet && overlay.tunnels()) {
+        row.vtep = overlay.uplink.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
         row.uplink = overlay.uplink.index;
         row.uplink_mtu = overlay.outer_mtu();
     }

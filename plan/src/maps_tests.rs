@@ -62,18 +62,24 @@ fn host() -> Host {
         node: "h1".parse().unwrap(),
         config: Some(NetworkConfig::new(net("10.244.0.0/16"), 24, None, None, Backend::default()).unwrap()),
         subnet: Some(net("10.244.1.0/24")),
+        subnet6: None,
         vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
         uplink: Some(Uplink {
             name: "eth0".into(),
             index: 2,
-            address: [192, 0, 2, 1].into(),
-            public_ip: [192, 0, 2, 1].into(),
+            address: Some([192, 0, 2, 1].into()),
+            address6: None,
+            public_ip: Some([192, 0, 2, 1].into()),
+            public_ipv6: None,
             mtu: 1500,
             ethernet: true,
+            on_link: crate::OnLink::default(),
         }),
         attachments: vec![Attachment {
             id: "web-1".into(),
             address: [10, 244, 1, 2].into(),
+            address6: None,
             mac: Mac([10, 88, 10, 244, 1, 2]),
             host_ifname: "weft0000000001".into(),
             host_index: Some(7),
@@ -87,11 +93,18 @@ fn host() -> Host {
 fn peers() -> Peers {
     let peer = |n: u8, subnet: &str, mtu| HostPeer {
         subnet: net(subnet),
-        public_ip: [192, 0, 2, n].into(),
+        subnet6: None,
+        outer: [192, 0, 2, n].into(),
+        outer6: None,
         mac: Mac([2, 0, 0, 0, 0, n]),
+        mac6: Mac([2, 0, 0, 0, 0, n]),
         node: None,
         mtu,
         fast: subnet.ends_with("/24"),
+        fast6: false,
+        udp6zero: false,
+        via: Way::Overlay,
+        via6: Way::Overlay,
     };
     let used = vec![peer(2, "10.244.2.0/24", None), peer(3, "10.244.4.0/23", None), peer(4, "10.244.8.0/24", Some(1400))];
     Peers { used, skipped: Vec::new() }

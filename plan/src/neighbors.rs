@@ -72,7 +72,7 @@ pub fn desired(host: &Host, peers: &Peers) -> Table<Neighbor> {
         here.map(|a| Neighbor { device: a.host_ifname.clone(), address: a.address, mac: a.mac }).collect();
     if let Some(overlay) = host.overlay() {
         let device = overlay.device();
-        rows.extend(peers.used.iter().map(|peer| Neighbor {
+        rows.extend(peers.used.iter().filter(|peer| peer.outer.is_ipv4()).map(|peer| Neighbor {
             device: device.clone(),
             address: ipam::device_address(peer.subnet),
             mac: peer.mac,
@@ -86,6 +86,9 @@ pub fn desired(host: &Host, peers: &Peers) -> Table<Neighbor> {
 pub fn desired_forwards(host: &Host, peers: &Peers) -> Table<Forward> {
     let Some(overlay) = host.overlay() else { return Table::default() };
     let device = overlay.device();
-    let forward = |peer: &crate::Peer| Forward { device: device.clone(), mac: peer.mac, remote: peer.public_ip };
-    peers.used.iter().map(forward).collect()
+    let forward = |peer: &crate::Peer| match peer.outer {
+        std::net::IpAddr::V4(remote) => Some(Forward { device: device.clone(), mac: peer.mac, remote }),
+        std::net::IpAddr::V6(_) => None,
+    };
+    peers.used.iter().filter_map(forward).collect()
 }

@@ -17,7 +17,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_model::cluster::ClusterConfig;
@@ -204,11 +204,18 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
     let sets = [
         (Set::Containers, containers.collect()),
         (Set::Peers, peers.used.iter().map(|peer| Element::Net(peer.subnet)).collect()),
-        (Set::Tunnels, peers.used.iter().map(|peer| Element::Address(peer.public_ip)).collect()),
+        (Set::Tunnels, peers.used.iter().filter_map(|peer| tunnel(peer.outer)).collect()),
         // A set of ranges refuses those that overlap.
         (Set::Inside, Ipv4Net::aggregate(&inside).into_iter().map(Element::Net).collect()),
     ];
     Some(Ruleset { shape, sets: sets.into_iter().collect() })
+}
+
+fn tunnel(outer: IpAddr) -> Option<Element> {
+    match outer {
+        IpAddr::V4(outer) => Some(Element::Address(outer)),
+        IpAddr::V6(_) => None,
+    }
 }
 
 /// The actions from what was found to what is desired. They are one transaction: see [`script`].

@@ -21,6 +21,7 @@ fn container(n: u8) -> Attachment {
     Attachment {
         id: format!("c{n}"),
         address: Ipv4Addr::new(10, 244, 1, n),
+        address6: None,
         mac: Mac([2, 0, 0, 0, 0, n]),
         host_ifname: format!("weft00000000{n:02x}"),
         host_index: None,
@@ -34,7 +35,9 @@ fn host(containers: &[u8]) -> Host {
         node: "h1".parse::<NodeName>().unwrap(),
         config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
         subnet: Some("10.244.1.0/24".parse().unwrap()),
+        subnet6: None,
         vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
         uplink: None,
         attachments: containers.iter().map(|n| container(*n)).collect(),
         netns_cookie: 1,
@@ -44,11 +47,18 @@ fn host(containers: &[u8]) -> Host {
 fn peers(numbers: &[u8]) -> Peers {
     let peer = |n: &u8| Peer {
         subnet: format!("10.244.{n}.0/24").parse().unwrap(),
-        public_ip: Ipv4Addr::new(192, 0, 2, *n),
+        subnet6: None,
+        outer: Ipv4Addr::new(192, 0, 2, *n).into(),
+        outer6: None,
         mac: Mac([2, 0, 0, 0, 1, *n]),
+        mac6: Mac([2, 0, 0, 0, 1, *n]),
         node: None,
         mtu: None,
         fast: true,
+        fast6: false,
+        udp6zero: false,
+        via: crate::Way::Overlay,
+        via6: crate::Way::Overlay,
     };
     Peers { used: numbers.iter().map(peer).collect(), skipped: Vec::new() }
 }

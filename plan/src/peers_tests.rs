@@ -34,14 +34,19 @@ fn host() -> Host {
         node: "h1".parse().unwrap(),
         config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
         subnet: Some("10.244.1.0/24".parse().unwrap()),
+        subnet6: None,
         vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
         uplink: Some(Uplink {
             name: "eth0".into(),
             index: 2,
-            address: [192, 0, 2, 1].into(),
-            public_ip: [203, 0, 113, 1].into(),
+            address: Some([192, 0, 2, 1].into()),
+            address6: None,
+            public_ip: Some([203, 0, 113, 1].into()),
+            public_ipv6: None,
             mtu: 1500,
             ethernet: true,
+            on_link: crate::OnLink::default(),
         }),
         attachments: Vec::new(),
         netns_cookie: 1,
@@ -49,7 +54,7 @@ fn host() -> Host {
 }
 
 fn used(peers: &Peers) -> Vec<String> {
-    peers.used.iter().map(|p| format!("{} {}", p.subnet, p.public_ip)).collect()
+    peers.used.iter().map(|p| format!("{} {}", p.subnet, p.outer)).collect()
 }
 
 fn why(peers: &Peers) -> Vec<(String, Why)> {
@@ -113,7 +118,7 @@ fn a_lease_that_would_lead_traffic_astray_is_skipped_and_named() {
     ]);
     let peers = of(&s, &host());
     assert_eq!(used(&peers), ["10.244.20.0/24 192.0.2.20"]);
-    let network = "10.244.0.0/16".parse().unwrap();
+    let network: IpNet = "10.244.0.0/16".parse().unwrap();
     let expected = [
         ("0.0.0.0-0", Why::OutsideNetwork(network)),
         ("10.244.4.0-24", Why::OurAddress),
@@ -121,9 +126,9 @@ fn a_lease_that_would_lead_traffic_astray_is_skipped_and_named() {
         ("10.244.6.0-24", Why::BadAddress),
         ("10.244.7.0-24", Why::BadAddress),
         ("10.244.8.0-24", Why::BadAddress),
-        ("10.244.9.0-24", Why::SameMac([203, 0, 113, 1].into())),
+        ("10.244.9.0-24", Why::SameMac(IpAddr::from([203, 0, 113, 1]))),
         ("10.244.10.0-24", Why::InsideOverlay("10.244.20.0/24".parse().unwrap())),
-        ("10.244.21.0-24", Why::SameMac([192, 0, 2, 20].into())),
+        ("10.244.21.0-24", Why::SameMac(IpAddr::from([192, 0, 2, 20]))),
         ("10.244.22.0-24", Why::InsideOverlay("10.244.1.0/24".parse().unwrap())),
         ("10.245.0.0-24", Why::OutsideNetwork(network)),
     ];

@@ -65,7 +65,9 @@ impl Reasons<'_> {
             }
             Action::PutPeer(key, _) | Action::DeletePeer(key) => self.peer(|p| Be32::from(p.subnet.network()) == key.subnet),
             Action::PutPeer6(..) | Action::DeletePeer6(_) => None,
-            Action::PutVtep(key, _) | Action::DeleteVtep(key) => self.peer(|p| Be128::from(p.public_ip) == key.outer),
+            Action::PutVtep(key, _) | Action::DeleteVtep(key) => {
+                self.peer(|p| p.tunnel_ends().any(|end| Be128::from(end) == key.outer))
+            }
             Action::PutEndpoint(address, _) | Action::DeleteEndpoint(address) => {
                 self.container(|a| Be32::from(a.address) == *address)
             }
@@ -106,7 +108,7 @@ impl Reasons<'_> {
         let peer = self.peers.used.iter().find(|p| is_it(p))?;
         Some(match &peer.node {
             Some(node) => format!("peer {node}"),
-            None => format!("peer {} (flannel)", peer.public_ip),
+            None => format!("peer {} (flannel)", peer.outer),
         })
     }
 
@@ -135,18 +137,24 @@ mod tests {
             node: "h1".parse().unwrap(),
             config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
             subnet: Some("10.244.1.0/24".parse().unwrap()),
+            subnet6: None,
             vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+            vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
             uplink: Some(Uplink {
                 name: "eth0".into(),
                 index: 2,
-                address: Ipv4Addr::new(192, 0, 2, 1),
-                public_ip: Ipv4Addr::new(192, 0, 2, 1),
+                address: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                address6: None,
+                public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
+                public_ipv6: None,
                 mtu: 1500,
                 ethernet: true,
+                on_link: crate::OnLink::default(),
             }),
             attachments: vec![Attachment {
                 id: "web-1".into(),
                 address: Ipv4Addr::new(10, 244, 1, 2),
+                address6: None,
                 mac: Mac([2, 0, 0, 0, 0, 9]),
                 host_ifname: "weft0123456789".into(),
                 host_index: Some(7),
@@ -160,11 +168,18 @@ mod tests {
     fn peers() -> Peers {
         let peer = |n: u8, node: Option<&str>| Peer {
             subnet: format!("10.244.{n}.0/24").parse().unwrap(),
-            public_ip: Ipv4Addr::new(192, 0, 2, n),
+            subnet6: None,
+            outer: Ipv4Addr::new(192, 0, 2, n).into(),
+            outer6: None,
             mac: Mac([2, 0, 0, 0, 0, n]),
+            mac6: Mac([2, 0, 0, 0, 0, n]),
             node: node.map(|n| n.parse().unwrap()),
             mtu: None,
             fast: true,
+            fast6: false,
+            udp6zero: false,
+            via: crate::Way::Overlay,
+            via6: crate::Way::Overlay,
         };
         Peers { used: vec![peer(2, Some("h2")), peer(9, None)], skipped: Vec::new() }
     }

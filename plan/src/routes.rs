@@ -100,7 +100,7 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Rou
     let route = |destination: IpNet, via: Via| Route { destination, metric: metric(destination), via, mtu: None };
     let mut rows = Table::default();
     if let Some(overlay) = host.overlay() {
-        for peer in &peers.used {
+        for peer in peers.used.iter().filter(|peer| peer.outer.is_ipv4()) {
             let via = Via::Gateway { gateway: ipam::device_address(peer.subnet), device: overlay.device() };
             let mtu = peer.mtu.filter(|mtu| *mtu < overlay.mtu());
             rows.insert(Route { mtu, ..route(peer.subnet.into(), via) });

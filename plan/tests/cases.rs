@@ -29,7 +29,7 @@ use weft_plan::links::{Kind, Link, Vxlan};
 use weft_plan::neighbors::{Forward, Neighbor};
 use weft_plan::routes::{Route, Via};
 use weft_plan::sysctls::Sysctl;
-use weft_plan::{Attachment, Host, Uplink, maps};
+use weft_plan::{Attachment, Host, OnLink, Uplink, maps};
 
 #[test]
 fn every_case_plans_what_it_says() {
@@ -124,7 +124,9 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
         node: "h1".parse().unwrap(),
         config: snapshot.network().cloned(),
         subnet: None,
+        subnet6: None,
         vtep_mac: "02:00:00:00:00:01".parse().unwrap(),
+        vtep_mac6: "02:00:00:00:06:01".parse().unwrap(),
         uplink: None,
         attachments: Vec::new(),
         netns_cookie: 1,
@@ -142,7 +144,18 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
             "uplink" => {
                 let name = words.next();
                 let (index, address, mtu) = (words.after("index"), words.after("address"), words.after("mtu"));
-                host.uplink = Some(Uplink { name, index, address, public_ip: words.after("public"), mtu, ethernet: true });
+                let public_ip = words.after("public");
+                host.uplink = Some(Uplink {
+                    name,
+                    index,
+                    address: Some(address),
+                    address6: None,
+                    public_ip: Some(public_ip),
+                    public_ipv6: None,
+                    mtu,
+                    ethernet: true,
+                    on_link: OnLink::default(),
+                });
             }
             "attachment" => {
                 let (id, address, mac) = (words.next(), words.after("address"), words.after("mac"));
@@ -150,6 +163,7 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
                 host.attachments.push(Attachment {
                     id,
                     address,
+                    address6: None,
                     mac,
                     host_ifname,
                     host_index: index.parse().ok(),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use weft_model::ids::{NodeName, ServiceName};
 use weft_model::record::Proto;
 use weft_model::snapshot::Snapshot;
@@ -90,10 +90,10 @@ impl Context {
         for (key, lease) in snapshot.leases() {
             let subnet = IpNet::V4(key.subnet);
             let holder = || lease.value.node().cloned().map_or(HostAddress::Holder(subnet), HostAddress::Node);
-            context.add(Some(lease.value.public_ip.into()), holder);
+            context.add(lease.value.public_ip.map(Into::into), holder);
             context.add(lease.value.public_ipv6.map(Into::into), holder);
             context.add_subnet(subnet, lease.value.node());
-            if let Some(v6) = key.v6.as_deref().and_then(v6_subnet) {
+            if let Some(v6) = key.v6 {
                 context.add_subnet(IpNet::V6(v6), lease.value.node());
             }
         }
@@ -197,13 +197,6 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(a) => a.is_link_local(),
         IpAddr::V6(a) => a.is_unicast_link_local(),
     }
-}
-
-/// The IPv6 half of a lease's key: `fd00:10:244::-64`, or with `-` for every `:`.
-fn v6_subnet(text: &str) -> Option<Ipv6Net> {
-    let (address, len) = text.rsplit_once('-')?;
-    let address: Ipv6Addr = address.replace('-', ":").parse().ok()?;
-    Ipv6Net::new(address, len.parse().ok()?).ok()
 }
 
 impl fmt::Display for HostAddress {

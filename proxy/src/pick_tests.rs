@@ -15,7 +15,7 @@ fn snapshot(entries: &[(&str, &str)]) -> Snapshot {
         modified: Revision(1),
     };
     let cluster = [
-        ("/coreos.com/network/subnets/10.244.3.0-24&fd00-3---64", LEASE),
+        ("/coreos.com/network/subnets/10.244.3.0-24&fd00:3::-64", LEASE),
         ("/coreos.com/network/subnets/10.244.9.0-24", r#"{"PublicIP":"192.0.2.9"}"#),
         ("/weft/v1/nodes/h1", r#"{"node":"h1","public_ip":"192.0.2.1","public_ipv6":"2001:db8::1"}"#),
     ];

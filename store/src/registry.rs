@@ -114,7 +114,7 @@ impl Registry {
         self.write(when, vec![Op::Put { key, value, lease: None }]).await
     }
 
-    /// Claims a subnet that nobody has, or rewrites the own lease read at `over`.
+    /// Claims a subnet that nobody has under any key that it may stand under, or rewrites the own lease read at `over`.
     ///
     /// # Errors
     /// Those of the store.
@@ -126,7 +126,10 @@ impl Registry {
         on: Option<LeaseId>,
     ) -> Result<Outcome, StoreError> {
         let key = self.layout.subnet(subnet).into_bytes();
-        let when = vec![unchanged(&key, over)];
+        let mut when = vec![unchanged(&key, over)];
+        if over.is_none() {
+            when.extend(subnet.rivals().iter().map(|rival| Compare::Absent(self.layout.subnet(rival).into_bytes())));
+        }
         self.write(when, vec![Op::Put { key, value: lease.to_json().into_bytes(), lease: on }]).await
     }
 
@@ -139,6 +142,9 @@ impl Registry {
         let reservation = self.layout.reservation(&NetworkName::default_network(), claim.key.subnet);
         let mut when = vec![unchanged(&key, claim.over), unchanged(reservation.as_bytes(), claim.reserved)];
         let mut then = vec![Op::Put { key, value: claim.lease.to_json().into_bytes(), lease: Some(claim.on) }];
+        let left = |rival: &SubnetKey| claim.leaving.is_some_and(|(left, _)| left == *rival);
+        let rivals = claim.key.rivals().into_iter().filter(|rival| !left(rival));
+        when.extend(rivals.map(|rival| Compare::Absent(self.layout.subnet(&rival).into_bytes())));
         if let Some((left, at)) = &claim.leaving {
             let left = self.layout.subnet(left).into_bytes();
             when.push(Compare::ModifiedAt(left.clone(), *at));

@@ -13,7 +13,7 @@ use weft_model::node::Node;
 use weft_model::record::Record;
 use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
-use weft_model::subnet::{Lease, SubnetKey};
+use weft_model::subnet::{Lease, SubnetKey, Tree};
 use weft_store::Outcome;
 use weft_store::embedded::EmbeddedStore;
 use weft_store::registry::{NodeRemains, RecordPut, Registry};
@@ -112,6 +112,20 @@ async fn a_subnet_is_claimed_once_and_rewritten_only_as_it_was_read() {
 }
 
 #[tokio::test]
+async fn a_subnet_is_claimed_once_in_both_trees_and_in_either_form_of_its_key() {
+    let (registry, _dir) = registry().await;
+    let lease = Lease::parse(br#"{"PublicIP":"192.0.2.1","BackendType":"host-gw"}"#).unwrap();
+    let dual = SubnetKey::new("10.244.3.0/24".parse().unwrap(), Some("fd00:10:244:3::/64".parse().unwrap()));
+    assert!(done(registry.write_lease(&dual.in_tree(Tree::Weft), &lease, None, None).await.unwrap()));
+    assert!(!done(registry.write_lease(&dual, &lease, None, None).await.unwrap()));
+    let plain = SubnetKey::v4("10.244.4.0/24".parse().unwrap());
+    assert!(done(registry.write_lease(&plain, &lease, None, None).await.unwrap()));
+    let dual = SubnetKey { v6: dual.v6, ..plain };
+    assert!(!done(registry.write_lease(&dual.in_tree(Tree::Weft), &lease, None, None).await.unwrap()));
+    assert_eq!(snapshot(&registry).await.leases().count(), 2);
+}
+
+#[tokio::test]
 async fn records_on_a_liveness_lease_are_written_only_beside_their_nodes_entry() {
     let (registry, _dir) = registry().await;
     let lease = registry.store().grant(Duration::from_secs(60)).await.unwrap();
@@ -188,7 +202,7 @@ async fn a_nodes_remains_are_removed_only_while_it_is_dead_and_its_lease_as_it_w
         (0..250).map(|n| RecordPut { path: path(n), record: record.clone(), lease: None, over: None }).collect();
     assert!(done(registry.write_records(&puts, &[], None).await.unwrap()));
     let read: Vec<_> = snapshot(&registry).await.records().map(|(path, r)| (path.clone(), r.modified)).collect();
-    let remains = |at| NodeRemains { node: node.node.clone(), leases: vec![(key.clone(), at)], records: read.clone() };
+    let remains = |at| NodeRemains { node: node.node.clone(), leases: vec![(key, at)], records: read.clone() };
 
     assert!(done(registry.write_node(&node, None, on).await.unwrap()));
     assert!(!done(registry.remove_node(&remains(at)).await.unwrap()), "it is alive");

@@ -31,6 +31,7 @@ impl Admin {
             vni: init.vni.unwrap_or(DEFAULT_VNI),
             port: init.port.unwrap_or(DEFAULT_VXLAN_PORT),
             mtu: init.mtu.unwrap_or(0),
+            ..Backend::default()
         };
         if backend.vni == 0 || backend.vni > 0xff_ffff || backend.port == 0 {
             return Err(Refusal::invalid("network init: VNI is 1 to 16777215, port 1 to 65535"));
@@ -134,7 +135,7 @@ impl Admin {
         }
         for (key, stored) in snapshot.leases().filter(|(_, stored)| !stored.value.is_placeholder()) {
             let lease = &stored.value;
-            let name = lease.node().map_or_else(|| lease.public_ip.to_string(), ToString::to_string);
+            let name = lease.node().map_or_else(|| lease.address().to_string(), ToString::to_string);
             let view = views.entry(name.clone()).or_insert_with(|| NodeView {
                 node: name,
                 // A flanneld keeps no entry: whether it lives is not known.
@@ -148,7 +149,7 @@ impl Admin {
                 this: lease.node() == Some(&self.node),
             });
             view.subnet = Some(key.subnet);
-            view.public_ip.get_or_insert(IpAddr::V4(lease.public_ip));
+            view.public_ip.get_or_insert(lease.address());
         }
         Ok(views.into_values().collect())
     }
@@ -191,7 +192,7 @@ fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
     if let Some(network) = snapshot.network().filter(|n| overlap(cidr, IpNet::V4(n.network))) {
         return Some(format!("overlaps {}, the containers' network", network.network));
     }
-    let of_lease = snapshot.leases().map(|(_, lease)| IpAddr::V4(lease.value.public_ip));
+    let of_lease = snapshot.leases().map(|(_, lease)| lease.value.address());
     let of_nodes = snapshot.nodes().filter_map(|(_, node)| node.value.public_ip.map(IpAddr::V4));
     of_lease.chain(of_nodes).find(|ip| cidr.contains(ip)).map(|ip| format!("holds {ip}, the address of a host"))
 }

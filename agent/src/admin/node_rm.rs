@@ -35,7 +35,7 @@ impl Admin {
 fn remains(snapshot: &Snapshot, this: &NodeName, name: &str) -> Result<NodeRemains, Refusal> {
     let of_flannel = |ip: IpAddr| {
         let mut leases = snapshot.leases();
-        leases.find(|(_, lease)| lease.value.node().is_none() && IpAddr::V4(lease.value.public_ip) == ip).map(|(key, _)| key)
+        leases.find(|(_, lease)| lease.value.node().is_none() && lease.value.address() == ip).map(|(key, _)| key)
     };
     if let Some(key) = name.parse().ok().and_then(of_flannel) {
         return Err(Refusal::conflict(flannel_sentence(snapshot, name, key)));
@@ -58,7 +58,7 @@ fn remains(snapshot: &Snapshot, this: &NodeName, name: &str) -> Result<NodeRemai
     let leases = snapshot
         .leases()
         .filter(|(_, l)| owned(l.value.node()) && !l.value.is_placeholder())
-        .map(|(key, l)| (key.clone(), l.modified))
+        .map(|(key, l)| (*key, l.modified))
         .collect();
     let records = snapshot
         .records()

@@ -116,7 +116,7 @@ fn promise(snapshot: &Snapshot, reserve: &Reserve) -> Result<Option<Promise>, Re
     let mut held = None;
     for (key, lease) in overlapping(snapshot, *subnet) {
         if key.subnet == *subnet && reservation.is_owners(&lease.value) {
-            held = Some((key.clone(), lease.modified));
+            held = Some((*key, lease.modified));
         } else {
             let holder = holder_of(&lease.value);
             return Err(Refusal::conflict(format!(
@@ -183,7 +183,7 @@ mod tests {
     fn a_free_subnet_or_the_hosts_own_is_promised_and_the_same_again_is_no_news() {
         assert_eq!(asked("h2", "10.244.7.0/24").unwrap().unwrap().1, None);
         let own = (SubnetKey::v4("10.244.1.0/24".parse().unwrap()), Revision(5));
-        assert_eq!(asked("h1", "10.244.1.0/24").unwrap().unwrap().1, Some(own.clone()));
+        assert_eq!(asked("h1", "10.244.1.0/24").unwrap().unwrap().1, Some(own));
         let flannels = asked("192.0.2.9", "10.244.9.0/24").unwrap().unwrap();
         assert_eq!(flannels.1.unwrap().0.subnet.to_string(), "10.244.9.0/24");
         assert_eq!(asked("h3", "10.244.3.0/24"), Ok(None));

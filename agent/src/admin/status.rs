@@ -31,7 +31,7 @@ impl Admin {
         let peers = report.peers.iter().map(|peer| PeerStatus {
             node: peer.node.clone(),
             subnet: peer.subnet,
-            public_ip: IpAddr::V4(peer.public_ip),
+            public_ip: peer.outer,
             via: if peer.fast { Via::Fast } else { Via::Kernel },
             alive: peer.node.as_ref().is_some_and(|node| snapshot.as_ref().is_some_and(|s| s.node(node).is_some())),
         });

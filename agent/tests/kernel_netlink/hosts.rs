@@ -104,7 +104,7 @@ async fn the_device_follows_a_new_uplink_in_place_and_traffic_goes_on() {
         let index = machine.place.index("u9");
         let uplink = machine.host.uplink.as_mut().unwrap();
         (uplink.name, uplink.index, uplink.mtu) = ("u9".into(), index, 1400);
-        uplink.address = [198, 51, 100, n].into();
+        uplink.address = Some([198, 51, 100, n].into());
         uplink.public_ip = uplink.address;
     }
     one.host.vtep_mac.0[1] = 9;

@@ -26,7 +26,7 @@ use weft_model::network::{Backend, NetworkConfig};
 use weft_model::snapshot::Snapshot;
 use weft_model::stored::Entry;
 use weft_plan::kernel::{self, Action, Rows};
-use weft_plan::{Attachment, Desired, Host, Uplink, ipam, links};
+use weft_plan::{Attachment, Desired, Host, OnLink, Uplink, ipam, links};
 
 /// A network namespace without a name; it ends when this value does.
 #[derive(Debug)]
@@ -103,8 +103,20 @@ impl Machine {
             node: format!("h{n}").parse().unwrap(),
             config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
             subnet: Some(format!("10.244.{n}.0/24").parse().unwrap()),
+            subnet6: None,
             vtep_mac: vtep_mac(n),
-            uplink: Some(Uplink { name: "u0".into(), index, address, public_ip: address, mtu: 1500, ethernet: true }),
+            vtep_mac6: Mac([2, 0, 0, 0, 6, n]),
+            uplink: Some(Uplink {
+                name: "u0".into(),
+                index,
+                address: Some(address),
+                address6: None,
+                public_ip: Some(address),
+                public_ipv6: None,
+                mtu: 1500,
+                ethernet: true,
+                on_link: OnLink::default(),
+            }),
             attachments: Vec::new(),
             netns_cookie: netns.cookie(),
         };
@@ -150,6 +162,7 @@ impl Machine {
         self.host.attachments.push(Attachment {
             id,
             address,
+            address6: None,
             mac: spec.mac,
             host_index: Some(self.place.index(&spec.host_ifname)),
             host_ifname: spec.host_ifname,

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
-use weft_plan::Uplink;
 use weft_plan::links::{is_veth_name, is_vxlan_name};
+use weft_plan::{OnLink, Uplink};
 
 use super::link::Device;
 use super::socket::Socket;
@@ -109,10 +109,13 @@ fn find(socket: &mut Socket, iface: &str, public_ip: Option<Ipv4Addr>, last: Opt
     Ok(Uplink {
         name: name(),
         index: device.index,
-        address,
-        public_ip: public_ip.unwrap_or(address),
+        address: Some(address),
+        address6: None,
+        public_ip: Some(public_ip.unwrap_or(address)),
+        public_ipv6: None,
         mtu: device.mtu,
         ethernet: device.ethernet,
+        on_link: OnLink::default(),
     })
 }
 
