@@ -1,10 +1,11 @@
 //! Keeps the eBPF half as it should be: rows of the maps, and what the programs are attached to.
 //!
 //! What is wanted comes from `weft-plan` and `weft-proxy`; what is there was read back from the maps when the agent started,
-//! is remembered with each write, and is read again at every resync, so that a row removed by hand comes back. Pins of maps
-//! are looked at before each change, and every link is. If the
-//! programs cannot be loaded the kernel path carries everything, and [`Outcome::why_not`] says why.
+//! is remembered with each write, and is read again at every resync and as soon as [`look`] finds that somebody else changed
+//! something. Pins of maps are looked at before each change, and every link is. If the programs cannot be loaded the kernel
+//! path carries everything, and [`Outcome::why_not`] says why.
 
+pub mod look;
 pub mod preview;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +36,10 @@ pub struct Fast {
     /// Links that hold this agent's programs, and the device they were attached to.
     attached: BTreeMap<String, u32>,
     sockets: bool,
+    /// The last sync left everything as it should be.
+    settled: bool,
+    /// The map whose rows are looked at next.
+    turn: usize,
 }
 
 /// What the maps hold, as far as this agent knows.
@@ -67,7 +72,17 @@ impl Fast {
     /// The datapath at `paths`, or the reason why there is no place for it. Nothing is loaded yet.
     #[must_use]
     pub fn new(paths: Result<Paths, String>) -> Self {
-        Self { paths, open: None, why_not: None, shadow: None, ids: None, attached: BTreeMap::new(), sockets: false }
+        Self {
+            paths,
+            open: None,
+            why_not: None,
+            shadow: None,
+            ids: None,
+            attached: BTreeMap::new(),
+            sockets: false,
+            settled: false,
+            turn: 0,
+        }
     }
 
     /// Packets by verdict; empty while nothing is loaded.
@@ -92,6 +107,7 @@ impl Fast {
             outcome.why_not.clone_from(&self.why_not);
             return outcome;
         }
+        self.settled = false;
         let has_bpffs = self.sync_pins(&mut outcome);
         let rows_are_right = match self.sync_rows(snapshot, wanted, &mut outcome) {
             Ok(()) => true,
@@ -103,8 +119,13 @@ impl Fast {
         };
         // A program on rows that are not right would drop what it does not know.
         if rows_are_right && has_bpffs {
+            let failed_before = (outcome.failed, outcome.problems.len());
             self.sync_links(host, &mut outcome);
+            if (outcome.failed, outcome.problems.len()) == failed_before {
+                self.retire_others(&mut outcome);
+            }
         }
+        self.settled = rows_are_right && has_bpffs;
         outcome.sockets = self.sockets;
         let uplink = host.uplink.as_ref();
         outcome.fast = self.attached.contains_key(UPLINK) && rows_are_right;
@@ -172,7 +193,8 @@ impl Fast {
 
     fn sync_rows(&mut self, snapshot: &Snapshot, wanted: &maps::Rows, outcome: &mut Outcome) -> Result<(), BpfError> {
         let Some(datapath) = self.open.as_mut() else { return Ok(()) };
-        let mut shadow = match self.shadow.take() {
+        // A row more or less would not be seen any more once they are counted anew.
+        let mut shadow = match self.shadow.take().filter(|_| datapath.maps().have_as_many_rows()) {
             Some(shadow) => shadow,
             None => Shadow { maps: read_maps(datapath)?, services: read_services(datapath)? },
         };
@@ -195,6 +217,7 @@ impl Fast {
             outcome.done += 1;
         }
         self.shadow = Some(shadow);
+        datapath.maps_mut().settle();
         Ok(())
     }
 
@@ -209,6 +232,19 @@ impl Fast {
         };
         for step in self.link_steps(host, &there) {
             self.take_link_step(&step, outcome);
+        }
+    }
+
+    /// Everything is attached: what an agent of another layout left is of no more use.
+    fn retire_others(&mut self, outcome: &mut Outcome) {
+        let Some(datapath) = self.open.as_mut().filter(|d| !d.others().is_empty()) else { return };
+        let layouts: Vec<u32> = datapath.others().iter().map(|other| other.layout).collect();
+        match datapath.retire_others() {
+            Ok(()) => info!(?layouts, "took over from an agent of another layout"),
+            Err(e) => {
+                outcome.failed += 1;
+                outcome.problems.push(format!("datapath: {}", chain(&e)));
+            }
         }
     }
 
@@ -309,7 +345,11 @@ impl fmt::Display for LinkStep {
 }
 
 fn is_device_link(link: &LinkState) -> bool {
-    link.name == UPLINK || link.container().is_some()
+    is_device_link_name(&link.name)
+}
+
+fn is_device_link_name(name: &str) -> bool {
+    name == UPLINK || links::container_of(name).is_some()
 }
 
 fn note(result: Result<(), BpfError>, name: &str, index: u32, attached: &mut BTreeMap<String, u32>, outcome: &mut Outcome) {

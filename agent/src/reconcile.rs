@@ -35,6 +35,7 @@ use weft_plan::{Host, Peer, Row, Step, Uplink, kernel, maps};
 
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
+use crate::datapath::look::Lookout;
 use crate::datapath::{self, Outcome, Shared};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
@@ -129,6 +130,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     let mut held = Held::default();
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut lookout = Lookout::default();
     loop {
         uplink.find(&inputs).await;
         publish_facts(&inputs, &facts, uplink.now.as_ref());
@@ -139,6 +141,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             Ok(()) = inputs.published.changed() => {}
             () = inputs.events.changed() => {}
             () = inputs.firewall.changed() => {}
+            () = lookout.changed(&inputs.datapath) => {}
             _ = resync.tick() => {
                 datapath::lock(&inputs.datapath).resync();
                 inputs.firewall.resync();

@@ -24,13 +24,13 @@ fn attach(place: &Place, netns: &Netns, uplink: u32, container: u32) -> Vec<Link
 }
 
 /// Names and ids of the programs that the kernel runs at a device's ingress.
-fn programs_at(netns: &Netns, device: &str) -> Vec<(String, u32)> {
+pub fn programs_at(netns: &Netns, device: &str) -> Vec<(String, u32)> {
     let (_, programs) = netns.enter(|| SchedClassifier::query_tcx(device, TcAttachType::Ingress).unwrap());
     programs.iter().map(|p| (p.name_as_str().unwrap().to_owned(), p.id())).collect()
 }
 
 /// Waits until nothing is attached to a device: the kernel lets go of a link a moment after its pin is gone.
-fn gone(netns: &Netns, device: &str) {
+pub fn gone(netns: &Netns, device: &str) {
     let until = std::time::Instant::now() + std::time::Duration::from_secs(20);
     loop {
         let left = programs_at(netns, device);

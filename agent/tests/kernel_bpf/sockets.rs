@@ -324,3 +324,47 @@ fn hooks_go_on_without_the_agent_and_stop_when_detached() {
         !one.since(&before).contains_key(&Verdict::SocketTranslated)
     });
 }
+
+#[test]
+fn open_sockets_show_the_address_that_they_named_after_an_upgrade_to_another_layout() {
+    use weft_agent::kernel::bpf::upgrade::{Group, SHARED, others, share};
+
+    let mut scene = scene();
+    let script = format!(
+        "{PRELUDE}{}",
+        r#"
+t = sock(V4, T); t.connect((VIP, 80))
+u = sock(V4, U); u.sendto(b'x', (VIP, 80)); u.recv(100)
+print('open', flush=True); sys.stdin.readline()
+same(t.getpeername(), (VIP, 80), 'getpeername')
+u.sendto(b'x', (VIP, 80)); same(u.recvfrom(100)[1], (VIP, 80), 'recvfrom')
+t = sock(V4, T); t.connect((VIP, 80)); same(t.getpeername(), (VIP, 80), 'a new connection')
+"#
+    );
+    let mut command = scene.one.containers[0].netns.command("python3");
+    command.args(["-c", &script, ""]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = Server(in_cgroup(&mut command, &scene.one.place.paths.cgroup).spawn().unwrap());
+    let mut out = std::io::BufReader::new(child.0.stdout.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    assert_eq!(line, "open\n");
+
+    let place = &scene.one.place;
+    let older = place.paths.bpffs.join(format!("v{}", weft_abi::LAYOUT_VERSION - 1));
+    std::fs::rename(place.paths.pins(), &older).unwrap();
+    std::fs::create_dir(place.paths.pins()).unwrap();
+    // As if the layout before had these maps in this meaning.
+    let groups = SHARED.map(|group| Group { since: 0, ..group });
+    share(&place.paths.pins(), &others(&place.paths.bpffs).unwrap(), &groups).unwrap();
+    scene.one.datapath = place.open();
+    scene.one.fill();
+    scene.one.attach();
+    scene.one.datapath.attach_sockets().unwrap();
+    scene.one.datapath.retire_others().unwrap();
+
+    drop(child.0.stdin.take());
+    let status = child.0.wait().unwrap();
+    let mut errors = String::new();
+    std::io::Read::read_to_string(child.0.stderr.as_mut().unwrap(), &mut errors).unwrap();
+    assert!(status.success(), "{errors}");
+}

@@ -2,18 +2,29 @@
 //!
 //! A link is found again by the name of its pin. If it is alive and attached to the right thing, the new program is put
 //! into it at once; if what it was attached to is gone or another, it is unpinned, which detaches, and made anew.
+//!
+//! Each link that was attached is also held open: a pin that somebody removes detaches nothing while the agent lives, and
+//! [`Links::disturbed`] can ask each link at the price of one system call what has become of it.
+//!
+//! An agent of another layout left its links in another folder (see [`super::upgrade`]). They are taken over: the new
+//! program goes into the old link, which is then pinned here, and only then unpinned there.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use super::sys::{self, AttachedTo};
+use super::sys::{self, Attached, AttachedTo};
 use super::{BpfError, Program, create_dir};
 
 /// The name of the uplink's link.
 pub const UPLINK: &str = "uplink";
+
+/// How many links are asked at once what has become of them; each costs about half a microsecond.
+const AT_ONCE: usize = 256;
 
 /// What the names of containers' links begin with.
 const CONTAINER: &str = "container-";
@@ -22,6 +33,12 @@ const CONTAINER: &str = "container-";
 #[must_use]
 pub fn container(name: &str) -> String {
     format!("{CONTAINER}{name}")
+}
+
+/// The container whose link bears this name.
+#[must_use]
+pub fn container_of(link: &str) -> Option<&str> {
+    link.strip_prefix(CONTAINER)
 }
 
 /// A pinned link.
@@ -39,7 +56,7 @@ impl LinkState {
     /// The container whose link this is, as [`super::Datapath::attach_container`] was told.
     #[must_use]
     pub fn container(&self) -> Option<&str> {
-        self.name.strip_prefix(CONTAINER)
+        container_of(&self.name)
     }
 }
 
@@ -48,12 +65,24 @@ impl LinkState {
 pub(super) struct Links {
     dir: PathBuf,
     cgroup: PathBuf,
+    /// Folders of links that agents of other layouts left.
+    others: Vec<PathBuf>,
+    held: BTreeMap<String, Held>,
+    /// The last link that [`Links::disturbed`] asked.
+    turn: Option<String>,
+}
+
+/// A link that this agent attached, or put its program into.
+#[derive(Debug)]
+struct Held {
+    link: OwnedFd,
+    as_left: Attached,
 }
 
 impl Links {
     /// Makes the folder if need be.
-    pub(super) fn open(dir: PathBuf, cgroup: PathBuf) -> Result<Self, BpfError> {
-        let links = Self { dir, cgroup };
+    pub(super) fn open(dir: PathBuf, cgroup: PathBuf, others: Vec<PathBuf>) -> Result<Self, BpfError> {
+        let links = Self { dir, cgroup, others, held: BTreeMap::new(), turn: None };
         links.make_dir()?;
         Ok(links)
     }
@@ -63,13 +92,23 @@ impl Links {
         create_dir(&self.dir)
     }
 
+    /// The folder.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The other layouts' folders are gone.
+    pub(super) fn forget_others(&mut self) {
+        self.others.clear();
+    }
+
     /// Attaches a program at a device's ingress.
-    pub(super) fn attach_device(&self, link: &str, ifindex: u32, program: BorrowedFd<'_>) -> Result<(), BpfError> {
+    pub(super) fn attach_device(&mut self, link: &str, ifindex: u32, program: BorrowedFd<'_>) -> Result<(), BpfError> {
         self.attach(link, AttachedTo::Device(ifindex), ifindex, sys::attach::TCX_INGRESS, program)
     }
 
     /// Attaches a program to the cgroup.
-    pub(super) fn attach_cgroup(&self, program: Program, fd: BorrowedFd<'_>) -> Result<(), BpfError> {
+    pub(super) fn attach_cgroup(&mut self, program: Program, fd: BorrowedFd<'_>) -> Result<(), BpfError> {
         let open = |source| BpfError::Path { op: "open cgroup", path: self.cgroup.clone(), source };
         let cgroup = File::open(&self.cgroup).map_err(open)?;
         // A cgroup's id is its folder's inode number (kernfs; seen on 6.18).
@@ -79,7 +118,7 @@ impl Links {
     }
 
     fn attach(
-        &self,
+        &mut self,
         link: &str,
         wanted: AttachedTo,
         target: u32,
@@ -87,28 +126,89 @@ impl Links {
         program: BorrowedFd<'_>,
     ) -> Result<(), BpfError> {
         let failed = |op| move |source| BpfError::Link { op, link: link.to_owned(), source };
-        if let Some(pinned) = self.get(link)? {
-            if sys::link_target(pinned.as_fd()).map_err(failed("inspect link"))? == wanted {
-                match sys::link_update(pinned.as_fd(), program) {
-                    Ok(()) => return Ok(()),
-                    // The device or cgroup went away in this moment.
-                    Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {}
-                    Err(e) => return Err(failed("replace program of link")(e)),
+        let id = sys::program_id(program).map_err(failed("identify program of link"))?;
+        let as_left = Attached { to: wanted, program: id };
+        if let Some(there) = self.find(link, wanted)? {
+            match sys::link_update(there.as_fd(), program) {
+                Ok(()) => {
+                    // Pinned here before it is unpinned elsewhere: at no moment does the link depend on this process.
+                    self.pin(link, there.as_fd())?;
+                    self.held.insert(link.to_owned(), Held { link: there, as_left });
+                    return self.others.iter().try_for_each(|dir| unpin(dir.join(encode(link))));
                 }
+                // The device or cgroup went away in this moment.
+                Err(e) if e.raw_os_error() == Some(libc::ENOLINK) => {}
+                Err(e) => return Err(failed("replace program of link")(e)),
             }
-            self.detach(link)?;
         }
+        self.detach(link)?;
         let made = sys::link_create(program, target, attach_type).map_err(failed("attach link"))?;
-        sys::obj_pin(made.as_fd(), &self.path(link)).map_err(failed("pin link"))
+        self.pin(link, made.as_fd())?;
+        self.held.insert(link.to_owned(), Held { link: made, as_left });
+        Ok(())
     }
 
-    /// Unpins a link. The kernel detaches when the last descriptor is closed, and nobody else keeps one.
-    pub(super) fn detach(&self, link: &str) -> Result<(), BpfError> {
-        let path = self.path(link);
-        match std::fs::remove_file(&path) {
-            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BpfError::Path { op: "unpin", path, source }),
-            _ => Ok(()),
+    /// A link of this name that is attached to what is wanted: pinned here, held although its pin is gone, or pinned by an
+    /// agent of another layout. What is pinned here under this name and is attached to something else is unpinned.
+    fn find(&self, link: &str, wanted: AttachedTo) -> Result<Option<OwnedFd>, BpfError> {
+        let inspect = |source| BpfError::Link { op: "inspect link", link: link.to_owned(), source };
+        let fits = |fd: &OwnedFd| Ok::<_, BpfError>(sys::link_info(fd.as_fd()).map_err(inspect)?.to == wanted);
+        if let Some(pinned) = self.get(link)? {
+            if fits(&pinned)? {
+                return Ok(Some(pinned));
+            }
+            unpin(self.path(link))?;
         }
+        if let Some(held) = self.held.get(link)
+            && fits(&held.link)?
+        {
+            return held.link.try_clone().map(Some).map_err(inspect);
+        }
+        for dir in &self.others {
+            if let Some(pinned) = get_at(&dir.join(encode(link)), link)?
+                && fits(&pinned)?
+            {
+                return Ok(Some(pinned));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Pins a link unless it is.
+    fn pin(&self, link: &str, fd: BorrowedFd<'_>) -> Result<(), BpfError> {
+        match sys::obj_pin(fd, &self.path(link)) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            done => done.map_err(|source| BpfError::Link { op: "pin link", link: link.to_owned(), source }),
+        }
+    }
+
+    /// Unpins a link and lets go of it, wherever it is pinned. The kernel detaches when nobody has it open any more.
+    pub(super) fn detach(&mut self, link: &str) -> Result<(), BpfError> {
+        self.held.remove(link);
+        unpin(self.path(link))?;
+        self.others.iter().try_for_each(|dir| unpin(dir.join(encode(link))))
+    }
+
+    /// A link that this agent attached and that is no longer as it left it: detached, or with another program. Asks
+    /// [`AT_ONCE`] of them, the next ones the next time.
+    pub(super) fn disturbed(&mut self) -> Option<String> {
+        let as_left = |held: &Held| sys::link_info(held.link.as_fd()).is_ok_and(|now| now == held.as_left);
+        let from = self.turn.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut last = None;
+        for (name, held) in self.held.range::<String, _>((from, Bound::Unbounded)).take(AT_ONCE) {
+            if !as_left(held) {
+                return Some(name.clone());
+            }
+            last = Some(name);
+        }
+        // After the last of all it is the first one's turn.
+        self.turn = last.filter(|name| self.held.keys().next_back() != Some(*name)).cloned();
+        None
+    }
+
+    /// The first link that this agent attached and that is not pinned any more.
+    pub(super) fn unpinned(&self) -> Option<&str> {
+        self.held.keys().find(|name| !self.path(name).exists()).map(String::as_str)
     }
 
     /// All pinned links, in the order of names.
@@ -119,12 +219,9 @@ impl Links {
             let name = decode(&entry.map_err(failed)?.file_name().to_string_lossy());
             // Unpinned since the folder was read: not there.
             let Some(fd) = self.get(&name)? else { continue };
-            let target = sys::link_target(fd.as_fd()).map_err(|source| BpfError::Link {
-                op: "inspect link",
-                link: name.clone(),
-                source,
-            })?;
-            let (alive, ifindex) = match target {
+            let info =
+                sys::link_info(fd.as_fd()).map_err(|source| BpfError::Link { op: "inspect link", link: name.clone(), source })?;
+            let (alive, ifindex) = match info.to {
                 AttachedTo::Device(0) | AttachedTo::Cgroup(0) | AttachedTo::Other => (false, None),
                 AttachedTo::Device(ifindex) => (true, Some(ifindex)),
                 AttachedTo::Cgroup(_) => (true, None),
@@ -136,15 +233,26 @@ impl Links {
     }
 
     fn get(&self, link: &str) -> Result<Option<OwnedFd>, BpfError> {
-        match sys::obj_get(&self.path(link)) {
-            Ok(fd) => Ok(Some(fd)),
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-            Err(source) => Err(BpfError::Link { op: "open link", link: link.to_owned(), source }),
-        }
+        get_at(&self.path(link), link)
     }
 
     fn path(&self, link: &str) -> PathBuf {
         self.dir.join(encode(link))
+    }
+}
+
+fn get_at(path: &Path, link: &str) -> Result<Option<OwnedFd>, BpfError> {
+    match sys::obj_get(path) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(source) => Err(BpfError::Link { op: "open link", link: link.to_owned(), source }),
+    }
+}
+
+fn unpin(path: PathBuf) -> Result<(), BpfError> {
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BpfError::Path { op: "unpin", path, source }),
+        _ => Ok(()),
     }
 }
 

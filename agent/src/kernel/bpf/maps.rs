@@ -18,6 +18,7 @@ use weft_abi::{
     ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
 
+use super::glance::{Budget, Glance};
 use super::{BpfError, sys};
 
 /// All maps of the datapath.
@@ -93,6 +94,34 @@ impl Maps {
         Ok(restored)
     }
 
+    /// The first of them that is not pinned in `pins`.
+    pub(super) fn unpinned(&self, pins: &Path) -> Option<&'static str> {
+        self.descriptors.iter().map(|(name, _)| *name).find(|name| !pins.join(name).exists())
+    }
+
+    /// Remembers how many rows each map has, as [`Table::settle`] does. Those that programs write are left out.
+    pub fn settle(&mut self) {
+        self.endpoints.settle();
+        self.peers.settle();
+        self.vteps.settle();
+        self.netns.settle();
+        self.frontends.settle();
+        self.slots.settle();
+        self.backends.settle();
+    }
+
+    /// Whether each map has as many rows as when they were settled.
+    #[must_use]
+    pub fn have_as_many_rows(&self) -> bool {
+        self.endpoints.has_as_many_rows()
+            && self.peers.has_as_many_rows()
+            && self.vteps.has_as_many_rows()
+            && self.netns.has_as_many_rows()
+            && self.frontends.has_as_many_rows()
+            && self.slots.has_as_many_rows()
+            && self.backends.has_as_many_rows()
+    }
+
     /// The host's own row; all zero before it is written for the first time.
     ///
     /// # Errors
@@ -156,6 +185,7 @@ impl Maps {
 pub struct Table<K: Pod, V: Pod> {
     name: &'static str,
     map: HashMap<MapData, K, V>,
+    glance: Glance<K>,
 }
 
 impl<K: Pod, V: Pod> fmt::Debug for Table<K, V> {
@@ -168,7 +198,38 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     fn open(pins: &Path, name: &'static str) -> Result<Self, BpfError> {
         let map =
             open(pins, name, |data| if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
-        Ok(Self { name, map })
+        let (_, descriptor) = descriptor(pins, name)?;
+        let capacity = MapInfo::from_pin(pins.join(name)).map_err(failed("open", name))?.max_entries();
+        Ok(Self { name, map, glance: Glance::new(descriptor, capacity) })
+    }
+
+    /// Remembers that the map holds what it should: [`Table::look`] compares with now.
+    pub fn settle(&mut self) {
+        self.glance.settle();
+    }
+
+    /// Whether the map has as many rows as when it was settled. Costs two microseconds, whatever its size. Always true where
+    /// the kernel does not tell (before 6.4).
+    #[must_use]
+    pub fn has_as_many_rows(&self) -> bool {
+        self.glance.has_as_many_rows()
+    }
+
+    /// Looks whether the map still holds `expected`, as far as `budget` goes; the next look goes on where this one ended.
+    /// Returns what is wrong.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn look(&mut self, expected: &BTreeMap<K, V>, budget: &mut Budget) -> Result<Option<&'static str>, BpfError>
+    where
+        V: PartialEq,
+    {
+        let get = |key: &K| match self.map.get(key, 0) {
+            Ok(value) => Ok(Some(value)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("read", self.name)(error)),
+        };
+        self.glance.look(self.name, expected, budget, get)
     }
 
     /// All rows. Those that are written or deleted meanwhile may be there or not.
@@ -240,6 +301,11 @@ const LAYOUT: [(&str, usize, usize, u32); name::ALL.len()] = [
     (name::REVERSE, size_of::<ReverseKey>(), size_of::<Reverse>(), capacity::REVERSE),
     (name::COUNTERS, 4, size_of::<Counter>(), Verdict::COUNT),
 ];
+
+/// Key size, value size and rows of a map of this layout.
+pub(super) fn shape_of(map: &str) -> Option<(usize, usize, u32)> {
+    LAYOUT.into_iter().find(|(name, ..)| *name == map).map(|(_, key, value, rows)| (key, value, rows))
+}
 
 /// Checks that what is pinned in `pins` is what this version means by the names. The loader takes pins as they are, and
 /// programs on maps of another layout would read beyond their rows' ends or be refused with a riddle.

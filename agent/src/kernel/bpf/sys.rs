@@ -1,4 +1,4 @@
-//! The bpf() system calls that aya has no public wrapper for: links by any name, and test runs.
+//! The bpf() system calls that aya has no public wrapper for: links by any name, many rows at once, and test runs.
 //!
 //! Layouts are those of `union bpf_attr` in linux/bpf.h; each call zeroes what it does not set, and the kernel refuses
 //! sizes it does not know only if the rest is not zero.
@@ -13,6 +13,7 @@ const BPF_OBJ_PIN: libc::c_long = 6;
 const BPF_OBJ_GET: libc::c_long = 7;
 const BPF_PROG_TEST_RUN: libc::c_long = 10;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_long = 15;
+const BPF_MAP_LOOKUP_BATCH: libc::c_long = 24;
 const BPF_LINK_CREATE: libc::c_long = 28;
 const BPF_LINK_UPDATE: libc::c_long = 29;
 
@@ -145,21 +146,111 @@ struct LinkInfo {
     rest: [u32; 2],
 }
 
-/// What a link is attached to.
-pub(super) fn link_target(link: BorrowedFd<'_>) -> io::Result<AttachedTo> {
+/// What a link is: what it is attached to, and the id of the program in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Attached {
+    pub(super) to: AttachedTo,
+    pub(super) program: u32,
+}
+
+/// What a link is attached to, and the program in it.
+pub(super) fn link_info(link: BorrowedFd<'_>) -> io::Result<Attached> {
     let mut info = LinkInfo::default();
-    let mut attr =
-        InfoAttr { bpf_fd: raw(link), info_len: size_of::<LinkInfo>() as u32, info: std::ptr::from_mut(&mut info) as u64 };
-    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which lives through the call.
-    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    get_info(link, &mut info)?;
     let [low, high] = info.first;
-    Ok(match info.kind {
+    let to = match info.kind {
         LINK_TCX => AttachedTo::Device(low),
         // Two halves of a u64 as the machine has it.
         LINK_CGROUP if cfg!(target_endian = "little") => AttachedTo::Cgroup(u64::from(high) << 32 | u64::from(low)),
         LINK_CGROUP => AttachedTo::Cgroup(u64::from(low) << 32 | u64::from(high)),
         _ => AttachedTo::Other,
-    })
+    };
+    Ok(Attached { to, program: info.prog_id })
+}
+
+/// The beginning of struct bpf_prog_info.
+#[repr(C)]
+#[derive(Default)]
+struct ProgramInfo {
+    kind: u32,
+    id: u32,
+}
+
+/// A program's id, by which [`link_info`] names it.
+pub(super) fn program_id(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut info = ProgramInfo::default();
+    get_info(program, &mut info)?;
+    Ok(info.id)
+}
+
+/// Integers of which any are valid, laid out as the beginning of what the kernel tells of a kind of object.
+trait Info {}
+impl Info for LinkInfo {}
+impl Info for ProgramInfo {}
+
+fn get_info<T: Info>(object: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+    let mut attr = InfoAttr { bpf_fd: raw(object), info_len: size_of::<T>() as u32, info: std::ptr::from_mut(info) as u64 };
+    // SAFETY: the kernel writes at most `info_len` bytes to `info`, which lives through the call and is made of integers.
+    unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }.map(drop)
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct BatchAttr {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// The place in a hash map where the next rows are read; what is in it is the kernel's affair.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Position(u64);
+
+/// Rows of a hash map, and where the rest of them begins, if there is any.
+#[derive(Debug)]
+pub(super) struct Batch<K, V> {
+    pub(super) rows: Vec<(K, V)>,
+    pub(super) rest: Option<Position>,
+}
+
+/// Up to `room` rows of a hash map, from a position on or from the beginning.
+/// The kernel gives whole buckets only, and says ENOSPC if the first of them does not fit (kernel 5.6).
+pub(super) fn lookup_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    from: Option<Position>,
+    room: usize,
+) -> io::Result<Batch<K, V>> {
+    let (mut keys, mut values) = (Vec::<K>::with_capacity(room), Vec::<V>::with_capacity(room));
+    let mut next = Position(0);
+    let mut attr = BatchAttr {
+        in_batch: from.as_ref().map_or(0, |from| std::ptr::from_ref(&from.0) as u64),
+        out_batch: std::ptr::from_mut(&mut next.0) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map_fd: raw(map),
+        ..BatchAttr::default()
+    };
+    // SAFETY: there is room for `count` keys and values of the map's sizes, which the table was opened with; a position is
+    // four bytes of a hash map (kernel/bpf/hashtab.c) and may be eight here. All of it lives through the call.
+    let rest = match unsafe { bpf(BPF_MAP_LOOKUP_BATCH, &mut attr) } {
+        Ok(_) => Some(next),
+        // That was the last bucket.
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(e) => return Err(e),
+    };
+    let count = (attr.count as usize).min(room);
+    // SAFETY: the kernel wrote `count` of each, at most as many as there is room for; any bytes are valid ones (Pod).
+    unsafe {
+        keys.set_len(count);
+        values.set_len(count);
+    }
+    Ok(Batch { rows: keys.into_iter().zip(values).collect(), rest })
 }
 
 #[repr(C)]
