@@ -167,15 +167,20 @@ fn rows_of_the_programs_that_are_changed_removed_or_added_are_as_they_were() {
         let byte = |byte: &serde_json::Value| byte.as_str().unwrap().to_owned();
         bytes.as_array().unwrap().iter().map(byte).collect::<Vec<_>>().join(" ")
     };
-    for map in ["weft_config", "weft_peers", "weft_vteps", "weft_endpoints", "weft_netns"] {
-        let pin = w.pin(map).display().to_string();
+    for map in ["config", "networks", "peers", "vteps", "endpoints", "ranges", "netns"] {
+        let pin = w.pin(&format!("weft_{map}")).display().to_string();
         let dump = format!("bpftool map dump pinned {pin}");
         let rows = w.host().exec(format!("bpftool -j map dump pinned {pin}").split(' ')).unwrap().json().unwrap();
-        let (key, value) = (words(&rows[0]["key"]), words(&rows[0]["value"]));
+        // The first network has number 1.
+        let row = &rows[usize::from(map == "networks")];
+        let (key, value) = (words(&row["key"]), words(&row["value"]));
         let other = |bytes: &str| bytes.split(' ').map(|_| "9").collect::<Vec<_>>().join(" ");
         w.heals(&format!("bpftool map update pinned {pin} key {key} value {}", other(&value)), SOON, || w.shown(&dump));
-        if map != "weft_config" {
+        // An array's rows are always there, and in a trie such a key is none.
+        if !["config", "networks"].contains(&map) {
             w.heals(&format!("bpftool map delete pinned {pin} key {key}"), SOON, || w.shown(&dump));
+        }
+        if !["config", "networks", "ranges"].contains(&map) {
             w.heals(&format!("bpftool map update pinned {pin} key {} value {value}", other(&key)), SOON, || w.shown(&dump));
         }
     }

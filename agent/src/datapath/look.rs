@@ -25,8 +25,8 @@ const EVERY: Duration = Duration::from_millis(500);
 /// What the values of rows may cost each time, in nanoseconds.
 const BUDGET: u64 = 350_000;
 
-/// The maps whose rows are looked at; the configuration is, each time, besides.
-const TABLES: usize = 7;
+/// The maps whose rows are looked at in turn; those of the host and of its networks are each time, besides.
+const TABLES: usize = 10;
 
 /// Looks from time to time.
 #[derive(Debug)]
@@ -89,6 +89,12 @@ fn look_at_rows(maps: &mut Maps, shadow: &Shadow, turn: &mut usize) -> Result<Op
     if maps.config()? != shadow.maps.config {
         return Ok(Some((name::CONFIG, "the row was changed")));
     }
+    // One that nobody expects is led to by no other row.
+    for (network, row) in &shadow.maps.networks {
+        if maps.network(*network)? != *row {
+            return Ok(Some((name::NETWORKS, "a row was changed")));
+        }
+    }
     let mut budget = Budget::nanoseconds(BUDGET);
     let first = *turn;
     for i in (first..first + TABLES).map(|i| i % TABLES) {
@@ -96,11 +102,14 @@ fn look_at_rows(maps: &mut Maps, shadow: &Shadow, turn: &mut usize) -> Result<Op
         let (rows, services) = (&shadow.maps, &shadow.services);
         let (map, found) = match i {
             0 => (name::ENDPOINTS, maps.endpoints.look(&rows.endpoints, &mut budget)?),
-            1 => (name::PEERS, maps.peers.look(&rows.peers, &mut budget)?),
-            2 => (name::VTEPS, maps.vteps.look(&rows.vteps, &mut budget)?),
-            3 => (name::NETNS, maps.netns.look(&rows.netns, &mut budget)?),
-            4 => (name::FRONTENDS, maps.frontends.look(&services.frontends, &mut budget)?),
-            5 => (name::SLOTS, maps.slots.look(&services.slots, &mut budget)?),
+            1 => (name::ENDPOINTS6, maps.endpoints6.look(&rows.endpoints6, &mut budget)?),
+            2 => (name::PEERS, maps.peers.look(&rows.peers, &mut budget)?),
+            3 => (name::PEERS6, maps.peers6.look(&rows.peers6, &mut budget)?),
+            4 => (name::VTEPS, maps.vteps.look(&rows.vteps, &mut budget)?),
+            5 => (name::RANGES, maps.ranges.look(&rows.ranges, &mut budget)?),
+            6 => (name::NETNS, maps.netns.look(&rows.netns, &mut budget)?),
+            7 => (name::FRONTENDS, maps.frontends.look(&services.frontends, &mut budget)?),
+            8 => (name::SLOTS, maps.slots.look(&services.slots, &mut budget)?),
             _ => (name::BACKENDS, maps.backends.look(&services.backends, &mut budget)?),
         };
         if let Some(what) = found {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use weft_abi::{Backend, Be32, Endpoint};
+use weft_abi::{Backend, Be32, Be128, Endpoint, RangeKey};
 use weft_agent::kernel::bpf::{Budget, Datapath, Disturbed, Table};
 
 use crate::lab::{Netns, Place, run, unique};
 
 fn endpoint(ifindex: u32) -> Endpoint {
-    Endpoint { ifindex, mac: [2, 0, 0, 0, 0, 1], flags: 0 }
+    Endpoint { ifindex, mac: [2, 0, 0, 0, 0, 1], flags: 0, network: 1 }
 }
 
 fn address(n: u32) -> Be32 {
@@ -89,6 +89,27 @@ fn rows_that_this_agent_writes_are_no_disturbance() {
         table.settle();
     }
     assert_eq!(found(&mut datapath.maps_mut().endpoints, &expected), None);
+}
+
+#[test]
+fn a_trie_is_looked_at_row_by_row() {
+    let place = Place::new();
+    let mut datapath = place.open();
+    let table = &mut datapath.maps_mut().ranges;
+    let range = |n: u8| RangeKey { prefix_len: 112, addr: Be128::mapped(Be32::from_bytes([10, n, 0, 0])) };
+    let expected: BTreeMap<RangeKey, u32> = (0..200).map(|n| (range(n), u32::from(n))).collect();
+    for (key, network) in &expected {
+        table.put(key, network).unwrap();
+    }
+    table.settle();
+    assert_eq!(found(table, &expected), None);
+    table.put(range(199), 7).unwrap();
+    assert!(found(table, &expected).is_some());
+    table.put(range(199), 199).unwrap();
+    table.delete(&range(0)).unwrap();
+    assert!(!table.has_as_many_rows());
+    table.put(RangeKey { prefix_len: 104, addr: range(0).addr }, 0).unwrap();
+    assert!(table.has_as_many_rows());
 }
 
 #[test]

@@ -72,13 +72,14 @@ pub(super) struct Glance<K> {
     map: OwnedFd,
     /// Where the kernel tells of the map; none where there is no /proc.
     told: Option<File>,
-    capacity: u32,
+    /// How many rows it takes, if it can be walked. (In a trie a position is a key, and not four bytes.)
+    capacity: Option<u32>,
     settled: Option<u64>,
     turn: Turn<K>,
 }
 
 impl<K: Pod + Ord> Glance<K> {
-    pub(super) fn new(map: OwnedFd, capacity: u32) -> Self {
+    pub(super) fn new(map: OwnedFd, capacity: Option<u32>) -> Self {
         let told = File::open(format!("/proc/self/fdinfo/{}", map.as_raw_fd())).ok();
         Self { map, told, capacity, settled: None, turn: Turn::First }
     }
@@ -112,9 +113,10 @@ impl<K: Pod + Ord> Glance<K> {
         if budget.is_spent() || expected.is_empty() {
             return Ok(None);
         }
+        let capacity = self.capacity.unwrap_or(u32::MAX);
         let at = match self.turn {
             Turn::At(position) => Some(position),
-            Turn::First if pays(expected.len(), self.capacity) => None,
+            Turn::First if self.capacity.is_some() && pays(expected.len(), capacity) => None,
             Turn::First => return self.look_up(expected, Bound::Unbounded, budget, get),
             Turn::Behind(key) => return self.look_up(expected, Bound::Excluded(key), budget, get),
         };
@@ -123,7 +125,7 @@ impl<K: Pod + Ord> Glance<K> {
         self.turn = Turn::First;
         let sys::Batch { rows, rest } = sys::lookup_batch::<K, V>(self.map.as_fd(), at, room)
             .map_err(|source| BpfError::Map { op: "list", map: name, source: source.into() })?;
-        let share = rows.len() as u64 + u64::from(self.capacity) / BUCKETS as u64 * rows.len() as u64 / expected.len() as u64;
+        let share = rows.len() as u64 + u64::from(capacity) / BUCKETS as u64 * rows.len() as u64 / expected.len() as u64;
         budget.spend(share * BATCHED);
         self.turn = rest.map_or(Turn::First, Turn::At);
         let same = rows.iter().all(|(key, value)| expected.get(key) == Some(value));

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use aya::Pod;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, PerCpuArray};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use weft_abi::maps::{capacity, name};
 use weft_abi::{
     Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, RangeKey, Reverse,
@@ -102,8 +102,11 @@ impl Maps {
     /// Remembers how many rows each map has, as [`Table::settle`] does. Those that programs write are left out.
     pub fn settle(&mut self) {
         self.endpoints.settle();
+        self.endpoints6.settle();
         self.peers.settle();
+        self.peers6.settle();
         self.vteps.settle();
+        self.ranges.settle();
         self.netns.settle();
         self.frontends.settle();
         self.slots.settle();
@@ -114,8 +117,11 @@ impl Maps {
     #[must_use]
     pub fn have_as_many_rows(&self) -> bool {
         self.endpoints.has_as_many_rows()
+            && self.endpoints6.has_as_many_rows()
             && self.peers.has_as_many_rows()
+            && self.peers6.has_as_many_rows()
             && self.vteps.has_as_many_rows()
+            && self.ranges.has_as_many_rows()
             && self.netns.has_as_many_rows()
             && self.frontends.has_as_many_rows()
             && self.slots.has_as_many_rows()
@@ -145,12 +151,20 @@ impl Maps {
     pub fn networks(&self) -> Result<BTreeMap<u32, Network>, BpfError> {
         let mut rows = BTreeMap::new();
         for network in 0..capacity::NETWORKS {
-            let row = self.networks.get(&network, 0).map_err(failed("read", name::NETWORKS))?;
+            let row = self.network(network)?;
             if row != Network::default() {
                 rows.insert(network, row);
             }
         }
         Ok(rows)
+    }
+
+    /// A network's row; all zero: there is no such network.
+    ///
+    /// # Errors
+    /// The number is not below [`capacity::NETWORKS`], or the kernel refuses.
+    pub fn network(&self, network: u32) -> Result<Network, BpfError> {
+        self.networks.get(&network, 0).map_err(failed("read", name::NETWORKS))
     }
 
     /// Writes a network's row; all zero: there is no such network. A program that runs meanwhile may see part of the old and
@@ -199,8 +213,9 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
         let map =
             open(pins, name, |data| if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
         let (_, descriptor) = descriptor(pins, name)?;
-        let capacity = MapInfo::from_pin(pins.join(name)).map_err(failed("open", name))?.max_entries();
-        Ok(Self { name, map, glance: Glance::new(descriptor, capacity) })
+        let info = MapInfo::from_pin(pins.join(name)).map_err(failed("open", name))?;
+        let is_hash = matches!(info.map_type(), Ok(MapType::Hash));
+        Ok(Self { name, map, glance: Glance::new(descriptor, is_hash.then(|| info.max_entries())) })
     }
 
     /// Remembers that the map holds what it should: [`Table::look`] compares with now.
