@@ -367,12 +367,17 @@ struct Went {
     address_failed: bool,
     /// Devices that something failed for, and what.
     devices: BTreeMap<String, String>,
+    /// Devices that could not be made: nothing else of theirs is tried.
+    unmade: BTreeSet<String>,
 }
 
 async fn apply(inputs: &Inputs, actions: &[kernel::Action], held: &Held, problems: &mut Vec<String>) -> Went {
     let mut went = Went::default();
     let before = problems.len();
     for action in actions {
+        if device_of(action).is_some_and(|device| went.unmade.contains(device)) {
+            continue;
+        }
         let mut done = inputs.netlink.apply(action).await;
         // Somebody put a route in the place of ours (`ip route replace`). Theirs stays; ours counts again.
         if let (Err(NetlinkError::InTheWay { .. }), kernel::Action::Route(Step::Add(route))) = (&done, action)
@@ -391,7 +396,10 @@ async fn apply(inputs: &Inputs, actions: &[kernel::Action], held: &Held, problem
                 // On a device that could not be made nothing else can be; what counts is the gateway, which is on none.
                 went.address_failed |= matches!(action, kernel::Action::Address(step) if step.row().device == LOOPBACK);
                 count(&inputs.metrics, 0, 1);
-                let text = explain(action, &e);
+                let text = explain(inputs, action, &e).await;
+                if let kernel::Action::Link(Step::Add(link)) = action {
+                    went.unmade.insert(link.name.clone());
+                }
                 if let Some(device) = device_of(action) {
                     went.devices.insert(device.to_owned(), text.clone());
                 }
@@ -427,14 +435,21 @@ fn device_of(action: &kernel::Action) -> Option<&str> {
 }
 
 /// What went wrong, and where that is known what to do about it.
-fn explain(action: &kernel::Action, error: &NetlinkError) -> String {
-    match action {
-        kernel::Action::Link(step) if error.errno() == libc::EADDRINUSE => match &step.row().kind {
-            Kind::Vxlan(vxlan) => format!(
-                "no overlay: UDP port {} is taken by another program; free it, or choose another with netctl network init --port",
-                vxlan.port
+async fn explain(inputs: &Inputs, action: &kernel::Action, error: &NetlinkError) -> String {
+    let kernel::Action::Link(step) = action else { return chain(error) };
+    let Kind::Vxlan(vxlan) = &step.row().kind else { return chain(error) };
+    match error.errno() {
+        libc::EADDRINUSE => format!(
+            "no overlay: UDP port {} is taken by another program; free it, or choose another with netctl network init --port",
+            vxlan.port
+        ),
+        libc::EEXIST => match inputs.netlink.foreign_vxlan(vxlan.vni, vxlan.port).await {
+            Ok(Some(other)) => format!(
+                "no {}, so no kernel path to other hosts: {other} has VNI {} already; if what made it (flanneld?) does not run here any more: ip link delete {other}",
+                step.row().name,
+                vxlan.vni
             ),
-            Kind::Veth => chain(error),
+            _ => chain(error),
         },
         _ => chain(error),
     }

@@ -10,7 +10,8 @@
 //! flannel writes the file once, at its start. Here it follows the subnet, the network and the uplink's MTU, and comes back
 //! when somebody removes it. As long as something of it is not known (the store has not been read, there is no subnet yet)
 //! the file stays as it is. Attachments do not need it, and such a tool does not know of attachments: on one host either
-//! the one or the other gives out addresses.
+//! the one or the other gives out addresses. (Those of a tool's bridge take the whole subnet for on-link, so they reach the
+//! containers of all hosts but the attachments beside them.)
 
 use std::fmt::Write as _;
 use std::io::Write as _;

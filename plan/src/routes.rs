@@ -20,12 +20,16 @@ pub const PROTOCOL: u8 = 119;
 /// (`IP6_RT_PRIO_USER`).
 pub const METRIC_V6: u32 = 1;
 
+/// The metric of the route that ends what no other route of the own subnet takes: all others win over it, such as that of a
+/// bridge which somebody made from `subnet.env`.
+pub const METRIC_LAST: u32 = u32::MAX;
+
 /// A route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// Where to.
     pub destination: IpNet,
-    /// Its metric; ours is 0, which wins over all others, or [`METRIC_V6`].
+    /// Its metric; ours is 0, which wins over all others, [`METRIC_V6`] or [`METRIC_LAST`].
     pub metric: u32,
     /// How.
     pub via: Via,
@@ -109,8 +113,9 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Rou
     for attachment in host.attachments.iter().filter(|a| a.host_index.is_some()) {
         rows.insert(route(IpAddr::V4(attachment.address).into(), Via::Device(attachment.host_ifname.clone())));
     }
-    for nowhere in host.subnet.map(IpNet::V4).into_iter().chain(cluster.service_cidrs.iter().copied()) {
-        rows.insert_new(route(nowhere, Via::Unreachable));
+    rows.extend(host.subnet.map(|own| Route { metric: METRIC_LAST, ..route(own.into(), Via::Unreachable) }));
+    for nowhere in &cluster.service_cidrs {
+        rows.insert_new(route(*nowhere, Via::Unreachable));
     }
     rows
 }

@@ -28,7 +28,7 @@ use netlink_packet_route::link::{InfoKind, LinkAttribute};
 use weft_model::mac::Mac;
 use weft_plan::Table;
 use weft_plan::kernel::{Action, Rows};
-use weft_plan::links::is_veth_name;
+use weft_plan::links::{is_veth_name, is_vxlan_name};
 use weft_plan::routes::Route;
 use weft_plan::sysctls::Sysctl;
 
@@ -180,6 +180,19 @@ impl Netlink {
     pub async fn remove_device(&self, name: &str) -> Result<(), NetlinkError> {
         let name = name.to_owned();
         self.with("remove a link", move |socket| act::remove_device(socket, &name)).await
+    }
+
+    /// A VXLAN device of somebody else's with this network identifier and UDP port: Linux has one of each pair.
+    ///
+    /// # Errors
+    /// When devices cannot be listed.
+    pub async fn foreign_vxlan(&self, vni: u32, port: u16) -> Result<Option<String>, NetlinkError> {
+        self.with("list devices", move |socket| {
+            let is_it = |d: &link::Device| d.kind.as_deref() == Some("vxlan") && (d.vxlan.vni, d.vxlan.port) == (vni, port);
+            let mut devices = observe::devices(socket, Some(InfoKind::Vxlan))?.into_iter();
+            Ok(devices.find(|d| is_it(d) && !is_vxlan_name(&d.name)).map(|d| d.name))
+        })
+        .await
     }
 
     /// Removes veth pairs of ours that were not made to their end ([`super::veth::create`] marks those that were): whoever
