@@ -121,18 +121,19 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
     if let Some((key, stored)) = own_lease(snapshot, config, facts) {
         let vtep_mac = stored.value.backend_data.as_ref().map_or(facts.vtep_mac, |d| d.vtep_mac);
         let mut odd: Vec<String> = Vec::new();
+        let leave = |subnet, reserved, over| {
+            Todo::Claim(Box::new(SubnetClaim {
+                key: SubnetKey::v4(subnet),
+                lease: lease(vtep_mac),
+                on: claim,
+                reserved,
+                over,
+                leaving: Some((*key, stored.modified)),
+            }))
+        };
         match &reserved {
             Some(promised) if promised.subnet != key.subnet => match &promised.free {
-                Ok(over) if containers.is_empty() => {
-                    return Todo::Claim(Box::new(SubnetClaim {
-                        key: SubnetKey::v4(promised.subnet),
-                        lease: lease(vtep_mac),
-                        on: claim,
-                        reserved: Some(promised.at),
-                        over: *over,
-                        leaving: Some((*key, stored.modified)),
-                    }));
-                }
+                Ok(over) if containers.is_empty() => return leave(promised.subnet, Some(promised.at), *over),
                 Ok(_) => odd.push(format!(
                     "subnet {} is reserved for this host, which has {} with {}; detach them, and it moves there by itself",
                     promised.subnet,
@@ -141,7 +142,21 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
                 )),
                 Err(why) => odd.push(format!("{why}; this host stays in {}", key.subnet)),
             },
-            _ => {}
+            Some(_) => {}
+            // A lease without a lease of the store is kept by hand.
+            None if !config.could_give(key.subnet) && stored.lease.is_some() => {
+                let unfit = format!("subnet {} is none that {} gives any more", key.subnet, described(config));
+                match ipam::choose_subnet(config, taken(snapshot), None, seed(&facts.node)) {
+                    Ok(subnet) if containers.is_empty() => return leave(subnet, None, None),
+                    Ok(_) => odd.push(format!(
+                        "{unfit}; detach {}, and this host moves to one that it does; until then they keep their addresses{}",
+                        some(containers.keys()),
+                        if config.network.contains(&key.subnet) { "" } else { ", and cannot be reached from other hosts" }
+                    )),
+                    Err(full) => odd.push(format!("{unfit}, and {full}")),
+                }
+            }
+            None => {}
         }
         let mut wanted = lease(vtep_mac);
         if facts.public_ip.is_none() {
@@ -154,14 +169,6 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
         // What somebody has made unreadable is written over as it is now: flannelds forget all peers over it.
         let bad = snapshot.bad_at(&snapshot.layout().subnet(key)).map(|bad| bad.modified);
         if stored.value == wanted && stored.lease == on && bad.is_none() {
-            if !config.could_give(key.subnet) {
-                odd.push(format!(
-                    "subnet {} is none that {} gives; containers keep their addresses; to move, stop them, delete {} and restart weftd",
-                    key.subnet,
-                    config.network,
-                    snapshot.layout().subnet(key)
-                ));
-            }
             odd.extend(strayed(snapshot, key.subnet, containers));
             let odd = Some(odd.join("; ")).filter(|text| !text.is_empty());
             return Todo::Keep(Own { subnet: key.subnet, vtep_mac }, odd);
@@ -174,11 +181,7 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
     };
     // A subnet with containers in it goes before the one that is reserved.
     let of_containers = facts.preferred.filter(|subnet| containers.values().any(|address| subnet.contains(address)));
-    let taken: Vec<Ipv4Net> = snapshot
-        .leases()
-        .map(|(key, _)| key.subnet)
-        .chain(snapshot.reservations().filter(|(network, ..)| network.is_default()).map(|(_, subnet, _)| subnet))
-        .collect();
+    let taken = taken(snapshot);
     match (&reserved, of_containers) {
         (Some(promised), Some(has)) if promised.subnet != has && ipam::is_free(config, &taken, has) => new(has, None, None),
         (Some(promised), _) => match &promised.free {
@@ -190,6 +193,17 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
             Err(full) => Todo::Wait(format!("claim subnet: {}", full.stored_at(snapshot.layout().network_config()))),
         },
     }
+}
+
+/// The subnets that somebody has, or is promised.
+fn taken(snapshot: &Snapshot) -> Vec<Ipv4Net> {
+    let promised = snapshot.reservations().filter(|(network, ..)| network.is_default()).map(|(_, subnet, _)| subnet);
+    snapshot.leases().map(|(key, _)| key.subnet).chain(promised).collect()
+}
+
+/// `10.244.0.0/16 in pieces of /24`.
+fn described(config: &NetworkConfig) -> String {
+    format!("{} in pieces of /{}", config.network, config.subnet_len)
 }
 
 /// The lease that is this host's: by its name, or by its address, where it was a flanneld's.

@@ -107,13 +107,23 @@ fn a_full_network_is_said_to_be_full() {
 }
 
 #[test]
-fn a_subnet_outside_of_a_changed_network_is_kept_and_said_to_be() {
-    let lease = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;
-    let config = (CONFIG.0, r#"{"Network":"10.245.0.0/16","Backend":{"Type":"vxlan"}}"#);
-    let s = snapshot(&[config, ("/coreos.com/network/subnets/10.244.9.0-24", lease)]);
-    let Todo::Keep(own, Some(odd)) = decide(&s, &facts(), CLAIM) else { panic!() };
-    assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
-    assert!(odd.contains("10.245.0.0/16"), "{odd}");
+fn a_subnet_that_a_changed_network_does_not_give_is_kept_while_containers_are_in_it() {
+    for (network, gives, cut) in [
+        (r#"{"Network":"10.245.0.0/16","Backend":{"Type":"vxlan"}}"#, "10.245.0.0/16 in pieces of /24", true),
+        (r#"{"Network":"10.244.0.0/16","SubnetLen":25,"Backend":{"Type":"vxlan"}}"#, "10.244.0.0/16 in pieces of /25", false),
+    ] {
+        let s = snapshot(&[(CONFIG.0, network), (LEASE_9, OURS)]);
+        let Todo::Keep(own, Some(odd)) = super::decide(&s, &facts(), CLAIM, &containers(&["10.244.9.2"])) else { panic!() };
+        assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
+        assert!(odd.contains(&format!("10.244.9.0/24 is none that {gives} gives any more; detach container c0")), "{odd}");
+        assert_eq!(odd.contains("cannot be reached"), cut, "{odd}");
+        let Todo::Claim(new) = decide(&s, &facts(), CLAIM) else { panic!() };
+        assert!(s.network().unwrap().could_give(new.key.subnet), "{}", new.key);
+        assert_eq!(new.leaving.unwrap().0.to_string(), "10.244.9.0-24");
+    }
+    let wider = r#"{"Network":"10.0.0.0/8","SubnetLen":24,"Backend":{"Type":"vxlan"}}"#;
+    let s = snapshot(&[(CONFIG.0, wider), (LEASE_9, OURS)]);
+    assert!(matches!(decide(&s, &facts(), CLAIM), Todo::Keep(_, None)), "a wider one disturbs nobody");
 }
 
 const OURS: &str = r#"{"PublicIP":"192.0.2.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"},"weft":{"node":"h1","boot":"b","mtu":1450}}"#;

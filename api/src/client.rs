@@ -11,8 +11,8 @@ use serde::de::DeserializeOwned;
 use weft_model::ids::{NodeName, ServiceName};
 
 use crate::{
-    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkInit,
-    NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkChange,
+    NetworkInit, NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -107,6 +107,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn network_init(&self, init: &NetworkInit) -> Result<Network, ClientError> {
         self.call(Method::PUT, "/v1/network", Some(init)).await
+    }
+
+    /// `PATCH /v1/network`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_set(&self, change: &NetworkChange) -> Result<Network, ClientError> {
+        self.call(Method::PATCH, "/v1/network", Some(change)).await
     }
 
     /// `GET /v1/reservations`.

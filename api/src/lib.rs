@@ -8,6 +8,7 @@
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/network` | → [`Network`] |
 //! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
+//! | `PATCH /v1/network` | [`NetworkChange`] → [`Network`] |
 //! | `GET /v1/reservations` | → list of [`ReservationView`] |
 //! | `POST /v1/reservations` | [`Reserve`] → [`ReservationView`] |
 //! | `DELETE /v1/reservations/{node}` | → [`ReservationView`] as it was |
@@ -47,7 +48,7 @@ pub use dns::{DnsAnswer, DnsRecord};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
-pub use network::{Config, ConfigChange, Network, NetworkInit, ReservationView, Reserve};
+pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkInit, ReservationView, Reserve};
 pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};

@@ -27,6 +27,41 @@ pub struct Network {
     pub capacity: u32,
     /// Subnets given.
     pub taken: u32,
+    /// What to know of a change that was just made.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// `PATCH /v1/network`: what is named is changed, while the network runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkChange {
+    /// The whole network.
+    #[serde(default)]
+    pub cidr: Option<Ipv4Net>,
+    /// Prefix length of a host's subnet.
+    #[serde(default)]
+    pub subnet_len: Option<u8>,
+    /// The first subnet that may be given.
+    #[serde(default)]
+    pub subnet_min: Option<Ipv4Addr>,
+    /// The last subnet that may be given.
+    #[serde(default)]
+    pub subnet_max: Option<Ipv4Addr>,
+    /// VXLAN network identifier.
+    #[serde(default)]
+    pub vni: Option<u32>,
+    /// UDP port.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// MTU of the underlay; 0 is the uplink's own.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Whether hosts on one link send each other packets as they are.
+    #[serde(default)]
+    pub direct_routing: Option<bool>,
+    /// Do it although hosts are left with subnets that do not fit.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// `PUT /v1/network`: writes the configuration where there is none.

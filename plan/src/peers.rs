@@ -192,6 +192,11 @@ pub fn of(snapshot: &Snapshot, host: &Host) -> Peers {
         None => true,
     });
     let mut used: Vec<Peer> = used.into_iter().map(|(_, peer)| peer).collect();
+    // Containers that came from a subnet which another host has taken keep their addresses, and reach each other by their own
+    // rows; the programs look for a peer first, so they are not told of this one.
+    for peer in &mut used {
+        peer.fast = peer.fast && !host.attachments.iter().any(|a| peer.subnet.contains(&a.address));
+    }
     used.sort_by_key(|peer| peer.subnet);
     skipped.sort_by_key(|a| a.key);
     Peers { used, skipped }

@@ -178,3 +178,19 @@ fn without_a_subnet_there_are_no_peers_yet() {
     assert_eq!(of(&s, &Host { config: None, ..host() }), Peers::default());
     assert_eq!(of(&s, &Host { uplink: None, ..host() }).used.len(), 1);
 }
+
+#[test]
+fn a_peer_in_whose_subnet_a_container_of_ours_was_left_is_not_on_the_fast_path() {
+    let s = snapshot(&[("10.244.6.0-24", "192.0.2.6", 6, ""), ("10.244.7.0-24", "192.0.2.7", 7, "")]);
+    let left = crate::Attachment {
+        id: "left".into(),
+        address: [10, 244, 6, 2].into(),
+        mac: Mac([2; 6]),
+        host_ifname: "weft0123456789".into(),
+        host_index: Some(7),
+        netns_cookie: 9,
+        network: 1,
+    };
+    let peers = of(&s, &Host { attachments: vec![left], ..host() });
+    assert_eq!(peers.used.iter().map(|p| p.fast).collect::<Vec<_>>(), [false, true]);
+}

@@ -102,6 +102,16 @@ impl Registry {
         self.write(when, vec![Op::Put { key, value: config.to_json().into_bytes(), lease: None }]).await
     }
 
+    /// Writes another text over the network's configuration that was written at `over`.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn rewrite_network(&self, text: &str, over: Revision) -> Result<Outcome, StoreError> {
+        let key = self.layout.network_config().into_bytes();
+        let when = vec![Compare::ModifiedAt(key.clone(), over)];
+        self.write(when, vec![Op::Put { key, value: text.as_bytes().to_vec(), lease: None }]).await
+    }
+
     /// Writes the cluster's settings: where there are none, or over those written at `over`.
     ///
     /// # Errors

@@ -163,12 +163,12 @@ impl Admin {
 }
 
 /// The least MTU of an underlay: what every IPv4 host must take (RFC 791 3.1) and the tunnel's headers.
-const MIN_UNDERLAY_MTU: u32 = 576 + weft_abi::ENCAP_OVERHEAD;
+pub(super) const MIN_UNDERLAY_MTU: u32 = 576 + weft_abi::ENCAP_OVERHEAD;
 
 /// The largest range of virtual IPs that is not taken for a slip.
 const MIN_SERVICE_PREFIX_V4: u8 = 8;
 
-fn overlap(a: IpNet, b: IpNet) -> bool {
+pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
@@ -197,7 +197,7 @@ fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
     of_lease.chain(of_nodes).find(|ip| cidr.contains(ip)).map(|ip| format!("holds {ip}, the address of a host"))
 }
 
-fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {
+pub(super) fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {
     let taken = snapshot.leases().filter(|(key, _)| config.network.contains(&key.subnet)).count();
     Network {
         cidr: config.network,
@@ -209,5 +209,6 @@ fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {
         mtu: Some(config.backend.mtu).filter(|m| *m != 0),
         capacity: config.capacity(),
         taken: u32::try_from(taken).unwrap_or(u32::MAX),
+        notes: Vec::new(),
     }
 }

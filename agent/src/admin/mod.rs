@@ -6,6 +6,7 @@
 mod cluster;
 mod drops;
 mod endpoints;
+mod network_set;
 mod node_rm;
 mod plan;
 mod reservations;
@@ -194,6 +195,7 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
         (&Method::GET, ["v1", "status"]) => json(&admin.status()),
         (&Method::GET, ["v1", "network"]) => json(&admin.network()?),
         (&Method::PUT, ["v1", "network"]) => json(&admin.network_init(parse(body)?).await?),
+        (&Method::PATCH, ["v1", "network"]) => json(&admin.network_set(parse(body)?).await?),
         (&Method::GET, ["v1", "reservations"]) => json(&admin.reservations()?),
         (&Method::POST, ["v1", "reservations"]) => json(&admin.reserve(parse(body)?).await?),
         (&Method::DELETE, ["v1", "reservations", node]) => json(&admin.unreserve(node).await?),

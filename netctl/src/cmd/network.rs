@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
 use ipnet::Ipv4Net;
-use weft_api::{Network, NetworkInit, ReservationView, Reserve};
+use weft_api::{Network, NetworkChange, NetworkInit, ReservationView, Reserve};
 use weft_model::ids::NodeName;
 
 use super::Context;
@@ -19,12 +19,54 @@ pub enum Command {
     Show,
     /// Write the network's configuration where there is none
     Init(InitArgs),
+    /// Change what is named while the network runs, leave the rest
+    Set(SetArgs),
     /// Keep a subnet for a host, whether it is there yet or not
     Reserve(ReserveArgs),
     /// List subnets that are kept for hosts
     Reservations,
     /// Give a host's reservation up; a subnet that it has stays its own
     Unreserve(UnreserveArgs),
+}
+
+/// Arguments of `network set`.
+#[derive(Debug, Args)]
+pub struct SetArgs {
+    #[command(flatten)]
+    change: Change,
+    /// Do it although hosts are left with subnets that do not fit
+    #[arg(long)]
+    force: bool,
+}
+
+/// What `network set` changes.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct Change {
+    /// The whole network, IPv4. A wider one disturbs nobody
+    #[arg(long, value_name = "CIDR", value_parser = parse::ipv4_network)]
+    cidr: Option<Ipv4Net>,
+    /// Prefix length of a host's subnet
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    subnet_len: Option<u8>,
+    /// The first subnet that may be given
+    #[arg(long, value_name = "ADDRESS")]
+    subnet_min: Option<Ipv4Addr>,
+    /// The last subnet that may be given
+    #[arg(long, value_name = "ADDRESS")]
+    subnet_max: Option<Ipv4Addr>,
+    /// VXLAN network identifier. Packets between hosts are lost for a moment
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0xff_ffff))]
+    vni: Option<u32>,
+    /// UDP port of the tunnel. Packets between hosts are lost for a moment
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// MTU of the underlay; 0 is the uplink's own
+    #[arg(long, value_name = "N")]
+    mtu: Option<u32>,
+    /// Whether hosts on one link send each other packets as they are
+    #[arg(long, value_name = "BOOL")]
+    direct_routing: Option<bool>,
 }
 
 /// Arguments of `network reserve`.
@@ -82,6 +124,7 @@ impl Command {
         match self {
             Self::Show => "network show",
             Self::Init(_) => "network init",
+            Self::Set(_) => "network set",
             Self::Reserve(_) => "network reserve",
             Self::Reservations => "network reservations",
             Self::Unreserve(_) => "network unreserve",
@@ -97,6 +140,7 @@ impl Command {
         let network = match self {
             Self::Show => context.agent.ask(client.network()).await?,
             Self::Init(args) => context.agent.ask(client.network_init(&args.into())).await?,
+            Self::Set(args) => context.agent.ask(client.network_set(&args.into())).await?,
             Self::Reserve(ReserveArgs { node, subnet }) => {
                 let kept = context.agent.ask(client.reserve(&Reserve { node, subnet })).await?;
                 context.printer.show(&kept, draw_reservation)?;
@@ -125,6 +169,13 @@ impl From<InitArgs> for NetworkInit {
     }
 }
 
+impl From<SetArgs> for NetworkChange {
+    fn from(args: SetArgs) -> Self {
+        let Change { cidr, subnet_len, subnet_min, subnet_max, vni, port, mtu, direct_routing } = args.change;
+        Self { cidr, subnet_len, subnet_min, subnet_max, vni, port, mtu, direct_routing, force: args.force }
+    }
+}
+
 fn draw(network: &Network, page: &mut Page) {
     page.field("network", cell(network.cidr));
     page.field("subnets", cell(format_args!("/{}, {} to {}", network.subnet_len, network.subnet_min, network.subnet_max)));
@@ -133,6 +184,9 @@ fn draw(network: &Network, page: &mut Page) {
     match network.mtu {
         Some(mtu) => page.field("mtu", cell(mtu)),
         None => page.field("mtu", cell("as the uplink")),
+    }
+    for note in &network.notes {
+        page.field("note", Cell::toned(note, Tone::Warn));
     }
 }
 
@@ -183,6 +237,7 @@ mod tests {
             mtu: None,
             capacity: 255,
             taken: 3,
+            notes: Vec::new(),
         };
         assert_eq!(
             drawn(false, |p| draw(&network, p)),
