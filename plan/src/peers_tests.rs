@@ -185,6 +185,7 @@ fn a_peer_in_whose_subnet_a_container_of_ours_was_left_is_not_on_the_fast_path()
     let left = crate::Attachment {
         id: "left".into(),
         address: [10, 244, 6, 2].into(),
+        address6: None,
         mac: Mac([2; 6]),
         host_ifname: "weft0123456789".into(),
         host_index: Some(7),
