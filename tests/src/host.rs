@@ -30,17 +30,18 @@ pub struct Host {
     place: Place,
     fabric: Place,
     dir: PathBuf,
+    mtu: u32,
 }
 
 impl Host {
-    pub(crate) fn make(topology: &Topology, number: u8, lease_ttl: Duration) -> Result<Self> {
+    pub(crate) fn make(topology: &Topology, number: u8, lease_ttl: Duration, mtu: u32) -> Result<Self> {
         let name = format!("h{number}");
         let [a, b, c, _] = FABRIC.octets();
         let place = make_place(topology.name(), &name)?;
         let dir = topology.dir().join(&name);
         let agent = Node::new(&name, place.clone(), dir.clone(), topology.etcd().endpoint(), lease_ttl);
         let address = Ipv4Addr::new(a, b, c, number);
-        let host = Self { agent, name, address, place, fabric: topology.fabric().clone(), dir };
+        let host = Self { agent, name, address, place, fabric: topology.fabric().clone(), dir, mtu };
         host.lay_cable()?;
         Ok(host)
     }
@@ -116,14 +117,25 @@ impl Host {
     }
 
     /// Puts the cable in: the link to the fabric and its addresses.
-    fn lay_cable(&self) -> Result<()> {
-        let name = &self.name;
+    ///
+    /// # Errors
+    /// When the kernel refuses, as it does while there is one.
+    pub fn lay_cable(&self) -> Result<()> {
+        let (name, mtu) = (&self.name, self.mtu);
         let netns = self.place.netns().display();
-        ip(&self.fabric, &format!("link add {name} type veth peer name {UPLINK} netns {netns}"))?;
+        ip(&self.fabric, &format!("link add {name} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {netns}"))?;
         ip(&self.fabric, &format!("link set {name} master br0 up"))?;
         ip(&self.place, &format!("address add {}/24 dev {UPLINK}", self.address))?;
         ip(&self.place, &format!("link set {UPLINK} up"))?;
         ip(&self.place, &format!("route add default via {FABRIC}"))
+    }
+
+    /// Takes the uplink out, as one takes out a network card: the device is gone, and with it all that stands on it.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn remove_cable(&self) -> Result<()> {
+        ip(&self.fabric, &format!("link delete {}", self.name))
     }
 
     /// Pulls the cable: the far end of the uplink goes down, everything on the host lives on.
@@ -171,7 +183,7 @@ impl Host {
     /// When the kernel refuses.
     pub fn power_on(&self) -> Result<()> {
         // The link goes here and now; with its namespace it would go some time later.
-        ip(&self.fabric, &format!("link delete {}", self.name))?;
+        self.remove_cable()?;
         teardown::unmount_below(&self.dir)?;
         // The agent's groups below the host's, and the programs attached to them, are memory too.
         cgroup::remove_tree(self.place.cgroup())?;

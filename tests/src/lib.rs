@@ -7,7 +7,7 @@
 //! The one thing that is played is somebody else's: [`flannel`], a host of another overlay in the same network.
 //!
 //! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`traffic`] and [`dns`] (what goes on
-//! in them), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
+//! in them), [`wire`] (what is seen of it between hosts), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
 
 pub mod bridge;
 pub mod cgroup;
@@ -23,6 +23,7 @@ pub mod signals;
 pub mod teardown;
 pub mod topology;
 pub mod traffic;
+pub mod wire;
 
 pub use container::Container;
 pub use eventually::eventually;

@@ -60,6 +60,8 @@ struct State {
     env: BTreeMap<String, String>,
     /// A command that starts it, as `setpriv …` does.
     wrapper: Vec<OsString>,
+    /// The agent's own binary, where it is not the one that was built.
+    binary: Option<PathBuf>,
 }
 
 impl Node {
@@ -78,7 +80,8 @@ impl Node {
             ("log", "info".to_owned()),
         ];
         let flags = flags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
-        let state = Mutex::new(State { process: None, flags, more: Vec::new(), env: BTreeMap::new(), wrapper: Vec::new() });
+        let state =
+            Mutex::new(State { process: None, flags, more: Vec::new(), env: BTreeMap::new(), wrapper: Vec::new(), binary: None });
         Self { name: name.to_owned(), place, dir, state }
     }
 
@@ -113,6 +116,11 @@ impl Node {
     /// Starts it through another command from now on, which gets the command line as its last arguments.
     pub fn set_wrapper<A: AsRef<OsStr>>(&self, words: impl IntoIterator<Item = A>) {
         self.state().wrapper = words.into_iter().map(|w| w.as_ref().to_owned()).collect();
+    }
+
+    /// Starts another binary from now on, as after an upgrade.
+    pub fn set_binary(&self, path: &Path) {
+        self.state().binary = Some(path.to_owned());
     }
 
     /// The run directory.
@@ -151,7 +159,8 @@ impl Node {
             args.extend(state.env.iter().map(|(name, value)| OsString::from(format!("{name}={value}"))));
         }
         args.extend(state.wrapper.iter().cloned());
-        args.push(binary("weftd")?.into_os_string());
+        let program = state.binary.clone().map_or_else(|| binary("weftd"), Ok)?;
+        args.push(program.into_os_string());
         for (flag, value) in &state.flags {
             args.push(format!("--{flag}={value}").into());
         }
@@ -189,6 +198,17 @@ impl Node {
     /// When it was not running, or does not end.
     pub fn stop(&self) -> Result<ExitStatus> {
         self.take()?.stop(SOON)
+    }
+
+    /// Ends it and has it remove all that is its own.
+    ///
+    /// # Errors
+    /// When it was not running, or cannot remove something.
+    pub fn cleanup(&self) -> Result<()> {
+        self.stop()?;
+        let mut words = self.command_line()?;
+        words.push("cleanup".into());
+        self.place.exec(words)?.success().map(drop)
     }
 
     /// Waits for an end that comes by itself, as of an agent that refuses to start.

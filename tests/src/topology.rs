@@ -64,9 +64,17 @@ pub struct Topology {
 pub struct Builder {
     hosts: usize,
     lease_ttl: Duration,
+    mtu: u32,
 }
 
 impl Builder {
+    /// The MTU of all cables, in bytes. Default 1500.
+    #[must_use]
+    pub fn mtu(mut self, mtu: u32) -> Self {
+        self.mtu = mtu;
+        self
+    }
+
     /// The agents' `--lease-ttl`: how long after its death a host still counts as alive. Default 5 s; etcd takes no less than 2.
     #[must_use]
     pub fn lease_ttl(mut self, ttl: Duration) -> Self {
@@ -93,7 +101,7 @@ impl Builder {
         let mut topology = Topology { hosts: Vec::new(), etcd, fabric, dir, claim };
         topology.lay_fabric()?;
         for number in 1..=self.hosts {
-            let host = Host::make(&topology, u8::try_from(number)?, self.lease_ttl)?;
+            let host = Host::make(&topology, u8::try_from(number)?, self.lease_ttl, self.mtu)?;
             topology.hosts.push(host);
         }
         Ok(topology)
@@ -104,7 +112,7 @@ impl Topology {
     /// Begins the description of a topology with this many hosts, named `h1`, `h2`, …
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
-        Builder { hosts, lease_ttl: Duration::from_secs(5) }
+        Builder { hosts, lease_ttl: Duration::from_secs(5), mtu: 1500 }
     }
 
     /// Hosts with the defaults; nothing runs yet.

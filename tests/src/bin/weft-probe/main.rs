@@ -1,6 +1,7 @@
 //! The traffic of the scenarios: small servers that say who they are, and clients that report what they saw as one line of
 //! JSON. It knows nothing of Weft: sockets only. The one exception is `hold-topology`, by which the harness tests itself.
 
+mod bulk;
 mod client;
 mod confine;
 mod server;
@@ -42,6 +43,17 @@ enum What {
     Stream(client::Stream),
     /// Sends numbered datagrams from one socket until SIGTERM or the end of its time, and reports what came back
     Datagrams(client::Datagrams),
+    /// Sends numbered datagrams that show whether they arrived whole, and reports what was said of them
+    SendUdp(bulk::SendUdp),
+    /// Takes such datagrams, and reports how many came whole
+    TakeUdp(bulk::TakeUdp),
+    /// Sends a stream that shows whether it arrived whole, and reports what the other end said
+    SendTcp(bulk::SendTcp),
+    /// Takes such streams, and answers each with how it came
+    TakeTcp {
+        /// Where to listen
+        listen: SocketAddr,
+    },
     /// Becomes a command that the kernel allows no bpf(2), as on a host whose administrator forbids it
     WithoutBpf {
         /// The command
@@ -59,6 +71,10 @@ fn main() -> Result<()> {
         What::Connect(args) => args.run(),
         What::Stream(args) => args.run(),
         What::Datagrams(args) => args.run(),
+        What::SendUdp(args) => args.run(),
+        What::TakeUdp(args) => args.run(),
+        What::SendTcp(args) => args.run(),
+        What::TakeTcp { listen } => bulk::take_tcp(listen),
         What::WithoutBpf { command } => confine::without_bpf(&command),
         What::HoldTopology => {
             let topology = weft_tests::Topology::new(2)?;
