@@ -350,7 +350,9 @@ fn index_of(name: &str) -> Option<u32> {
 }
 
 fn name_of(index: u32) -> Option<String> {
-    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
+    // nix 0.31 gives an empty name, not an error, for a number that no device has.
+    let name = nix::net::if_::if_indextoname(index).ok()?.into_string().ok();
+    name.filter(|name| !name.is_empty())
 }
 
 fn index_devices(host: &mut Host) {

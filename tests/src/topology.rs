@@ -341,6 +341,9 @@ pub(crate) fn make_netns(place: &Place) -> Result<()> {
 }
 
 /// Runs `ip` with these words in a place.
+///
+/// # Errors
+/// When the kernel refuses.
 pub fn ip(place: &Place, words: &str) -> Result<()> {
     place.exec_within(SOON, ["ip"].into_iter().chain(words.split(' ')))?.success().map(drop)
 }

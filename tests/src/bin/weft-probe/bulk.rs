@@ -67,7 +67,10 @@ impl SendUdp {
     /// Prints `{"datagrams", "error", "told": {"type", "code", "mtu", "from"}}`.
     pub fn run(&self) -> Result<()> {
         let step = self.segment.map_or(self.size, usize::from);
-        ensure!(step >= HEADER && (self.size % step == 0 || self.size % step >= HEADER), "a datagram has 8 bytes at least");
+        ensure!(
+            step >= HEADER && (self.size.is_multiple_of(step) || self.size % step >= HEADER),
+            "a datagram has 8 bytes at least"
+        );
         let any = if self.to.is_ipv4() { IpAddr::from(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
         let socket = UdpSocket::bind(SocketAddr::new(any, 0)).context("make a socket")?;
         socket.connect(self.to).with_context(|| format!("connect to {}", self.to))?;
