@@ -117,7 +117,7 @@ pub fn tally(from: &Place, to: &str, times: usize) -> Result<BTreeMap<String, us
 /// # Errors
 /// When it does not come about.
 pub fn stream(from: &Container, name: &str, to: &str) -> Result<Daemon> {
-    background(from, name, "stream", to)
+    background(from, name, &["stream", to])
 }
 
 /// Datagrams from one socket in the background.
@@ -125,12 +125,21 @@ pub fn stream(from: &Container, name: &str, to: &str) -> Result<Daemon> {
 /// # Errors
 /// When it does not start.
 pub fn datagrams(from: &Container, name: &str, to: &str) -> Result<Daemon> {
-    background(from, name, "datagrams", to)
+    background(from, name, &["datagrams", to])
 }
 
-fn background(from: &Container, name: &str, kind: &str, to: &str) -> Result<Daemon> {
-    let daemon = from.spawn(name, [probe()?.as_str(), kind, to])?;
-    eventually(&format!("{name} is connected to {to}"), SOON, || {
+/// As [`datagrams`], one in so many milliseconds.
+///
+/// # Errors
+/// When it does not start.
+pub fn datagrams_every(from: &Container, name: &str, to: &str, every_ms: u64) -> Result<Daemon> {
+    background(from, name, &["datagrams", to, "--every-ms", &every_ms.to_string()])
+}
+
+fn background(from: &Container, name: &str, words: &[&str]) -> Result<Daemon> {
+    let probe = probe()?;
+    let daemon = from.spawn(name, [&[probe.as_str()], words].concat())?;
+    eventually(&format!("{name} is connected: {}", words.join(" ")), SOON, || {
         if let Some(status) = daemon.ended()? {
             bail!("it ended: {status}: {}", daemon.stderr());
         }
