@@ -117,6 +117,13 @@ pub struct Attachment {
     pub network: u32,
 }
 
+impl Attachment {
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [IpAddr::V4(self.address)].into_iter().chain(self.address6.map(IpAddr::V6))
+    }
+}
+
 /// What the overlay needs, all of it there.
 #[derive(Clone, Copy, Debug)]
 pub struct Overlay<'a> {

@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
-use weft_model::network::NetworkConfig;
+use ipnet::{Ipv4Net, Ipv6Net};
+use weft_model::network::{NetworkConfig, V6Range};
 
 /// Among how many free subnets one is drawn, as flannel does (its `etcdv2/local_manager.go`): few enough to keep subnets
 /// together, enough that hosts which start at once seldom want the same one.
@@ -98,6 +98,69 @@ pub fn device_address(subnet: Ipv4Net) -> Ipv4Addr {
 #[must_use]
 pub fn gateway(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
+}
+
+/// The same of an IPv6 subnet.
+#[must_use]
+pub fn device_address6(subnet: Ipv6Net) -> Ipv6Addr {
+    subnet.network()
+}
+
+/// The address of this host in its IPv6 subnet, the one after the VXLAN device's: it answers for names. The gateway is
+/// [`LINK_GATEWAY`].
+#[must_use]
+pub fn gateway6(subnet: Ipv6Net) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(subnet.network()).saturating_add(1))
+}
+
+/// The IPv6 gateway of all containers.
+pub const LINK_GATEWAY: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The IPv6 address of the container that has `address` of `subnet`: the same place in `subnet6`, so that it is as free as
+/// the other one is, and easy to tell (10.244.3.5 has fd00:10:244:3::5). None if `subnet6` has no such place.
+#[must_use]
+pub fn address6(address: Ipv4Addr, subnet: Ipv4Net, subnet6: Ipv6Net) -> Option<Ipv6Addr> {
+    let place = u32::from(address).checked_sub(u32::from(subnet.network())).filter(|_| subnet.contains(&address))?;
+    let found = Ipv6Addr::from(u128::from(subnet6.network()).checked_add(u128::from(place))?);
+    subnet6.contains(&found).then_some(found)
+}
+
+/// The IPv6 subnet to go with `subnet`: `preferred` if `range` gives it and nobody has it; else the n-th for the n-th IPv4
+/// subnet, so that hosts which race for one race for the other; else the first free one. None if all are taken.
+#[must_use]
+pub fn choose_subnet6(
+    range: &V6Range,
+    config: &NetworkConfig,
+    subnet: Ipv4Net,
+    taken: impl IntoIterator<Item = Ipv6Net>,
+    preferred: Option<Ipv6Net>,
+) -> Option<Ipv6Net> {
+    let mut taken: Vec<(u128, u128)> = taken.into_iter().map(|net| (net.network().into(), net.broadcast().into())).collect();
+    taken.sort_unstable();
+    let is_free = |block: &Ipv6Net| {
+        let (first, last) = (u128::from(block.network()), u128::from(block.broadcast()));
+        !taken.iter().any(|(from, to)| *from <= last && first <= *to)
+    };
+    let preferred = preferred.map(|p| p.trunc()).filter(|p| range.could_give(*p)).filter(is_free);
+    let beside = || {
+        let n = u32::from(subnet.network()).checked_sub(u32::from(config.subnet_min))? / config.subnet_size();
+        range.nth(n.into()).filter(is_free)
+    };
+    // There may be more subnets than can be looked at one by one, so what is taken is stepped over.
+    let first_free = || {
+        let mut n = 0;
+        for (from, to) in &taken {
+            let block = range.nth(n)?;
+            if *from > u128::from(block.broadcast()) {
+                break;
+            }
+            if let Some(behind) = to.checked_sub(range.subnet_min.into()) {
+                n = n.max(behind / range.subnet_size() + 1);
+            }
+        }
+        range.nth(n)
+    };
+    preferred.or_else(beside).or_else(first_free)
 }
 
 /// The addresses of a subnet that containers may have, lowest first: all but the VXLAN device's, the gateway and the last.
@@ -206,6 +269,62 @@ mod tests {
                 Err(_) => prop_assert!(!c.subnets().any(|s| clear(&s))),
             }
         }
+    }
+
+    fn range(network: &str, len: u8) -> V6Range {
+        V6Range::new(network.parse().unwrap(), len, None, None).unwrap()
+    }
+
+    #[test]
+    fn the_ipv6_subnet_is_the_one_beside_the_ipv4_subnet_while_it_is_free() {
+        let (c, r) = (config("10.244.0.0/16", 24), range("fd00:10:244::/48", 64));
+        let choose = |taken: &[&str], preferred: Option<&str>| {
+            let taken: Vec<Ipv6Net> = taken.iter().map(|t| t.parse().unwrap()).collect();
+            choose_subnet6(&r, &c, net("10.244.3.0/24"), taken, preferred.map(|p| p.parse().unwrap())).unwrap().to_string()
+        };
+        assert_eq!(choose(&[], None), "fd00:10:244:3::/64");
+        assert_eq!(choose(&[], Some("fd00:10:244:9::/64")), "fd00:10:244:9::/64");
+        assert_eq!(choose(&["fd00:10:244:9::/64"], Some("fd00:10:244:9::/64")), "fd00:10:244:3::/64");
+        assert_eq!(choose(&["fd00:10:244:3::/64"], None), "fd00:10:244:1::/64");
+        assert_eq!(choose(&["fd00:10:244:3:8000::/65", "fd00:10:244::/63"], None), "fd00:10:244:2::/64");
+        assert_eq!(choose(&["fd00:10:244::/50"], Some("fd99::/64")), "fd00:10:244:4000::/64");
+        // A subnet that the range no longer gives has no number.
+        let outside = choose_subnet6(&r, &c, net("10.243.3.0/24"), [], None).unwrap();
+        assert_eq!(outside.to_string(), "fd00:10:244:1::/64");
+    }
+
+    proptest! {
+        #[test]
+        fn a_chosen_ipv6_subnet_overlaps_none_and_the_last_free_one_is_found(
+            taken in prop::collection::vec((0..64u128, 118..=124u8), 0..40), n in 0..16u8,
+        ) {
+            let (c, r) = (config("10.244.0.0/20", 24), range("fd00::/116", 120));
+            let first = u128::from(r.network.network());
+            let taken: Vec<Ipv6Net> = taken
+                .into_iter()
+                .map(|(n, len)| Ipv6Net::new(Ipv6Addr::from(first + n * 64), len).unwrap().trunc())
+                .collect();
+            let clear = |s: &Ipv6Net| !taken.iter().any(|t| t.contains(s) || s.contains(t));
+            match choose_subnet6(&r, &c, net(&format!("10.244.{n}.0/24")), taken.iter().copied(), None) {
+                Some(subnet) => prop_assert!(r.could_give(subnet) && clear(&subnet), "{subnet}"),
+                None => prop_assert!(!r.subnets().any(|s| clear(&s))),
+            }
+        }
+    }
+
+    #[test]
+    fn a_container_has_the_same_place_in_both_subnets() {
+        let at = |address: &str, len: &str| {
+            address6(address.parse().unwrap(), net("10.244.3.0/24"), len.parse().unwrap()).map(|a| a.to_string())
+        };
+        assert_eq!(at("10.244.3.5", "fd00:10:244:3::/64").as_deref(), Some("fd00:10:244:3::5"));
+        assert_eq!(at("10.244.3.254", "fd00::/120").as_deref(), Some("fd00::fe"));
+        assert_eq!(at("10.244.3.5", "fd00::/126"), None);
+        assert_eq!(at("10.244.4.5", "fd00::/64"), None);
+        assert_eq!(
+            (gateway6("fd00::/64".parse().unwrap()), device_address6("fd00::/64".parse().unwrap())),
+            ("fd00::1".parse().unwrap(), "fd00::".parse().unwrap())
+        );
     }
 
     #[test]

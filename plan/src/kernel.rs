@@ -4,7 +4,7 @@
 //!
 //! | | action | because |
 //! |---|---|---|
-//! | 1 | host-wide settings | |
+//! | 1 | settings of the uplink, then host-wide ones | `accept_ra` before IPv6 forwarding, which ends what advertisements brought |
 //! | 2 | devices: made anew, added, changed | everything else stands on them |
 //! | 3 | settings of devices | they are there only with the device |
 //! | 4 | addresses | |
@@ -81,9 +81,9 @@ impl fmt::Display for Action {
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     Rows {
-        sysctls: sysctls::desired(host),
-        links: links::desired(host),
-        addresses: addresses::desired(host),
+        sysctls: sysctls::desired(host, peers),
+        links: links::desired(host, peers),
+        addresses: addresses::desired(host, peers),
         neighbors: neighbors::desired(host, peers),
         forwards: neighbors::desired_forwards(host, peers),
         routes: routes::desired(cluster, host, peers),
@@ -102,8 +102,13 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     let actual = after.what_stays(actual, &desired);
     let (leaving, links): (Vec<_>, Vec<_>) = links.into_iter().partition(|step| step.is_removal() && !after.replaced(step));
 
-    let settings = steps(&desired.sysctls, &actual.sysctls).into_iter().filter(|step| !step.is_removal());
-    let (of_devices, of_host): (Vec<_>, Vec<_>) = settings.partition(|step| step.row().device().is_some());
+    let settings = steps(&desired.sysctls, &actual.sysctls).into_iter().filter(|step| match step {
+        Step::Add(to) => to.may_replace(None),
+        Step::Change { from, to } => to.may_replace(Some(&from.value)),
+        Step::Remove(_) => false,
+    });
+    let (of_devices, mut of_host): (Vec<_>, Vec<_>) = settings.partition(|step| step.row().device().is_some_and(is_ours));
+    of_host.sort_by_key(|step| step.row().device().is_none());
     let (no_addresses, addresses) = split(steps(&desired.addresses, &actual.addresses));
     let (no_neighbors, neighbors) = split(steps(&desired.neighbors, &actual.neighbors));
     let (no_forwards, forwards) = split(steps(&desired.forwards, &actual.forwards));
@@ -122,6 +127,11 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     actions.extend(no_addresses.into_iter().map(Action::Address));
     actions.extend(leaving.into_iter().map(Action::Link));
     actions
+}
+
+/// Whether a device is made, by a plan or by attach.
+fn is_ours(device: &str) -> bool {
+    links::is_vxlan_name(device) || links::is_veth_name(device) || device == LOOPBACK
 }
 
 /// Steps that take something away, and the others.
@@ -166,8 +176,9 @@ impl Devices {
         devices
     }
 
+    /// Devices that are not ours to make, such as the uplink, are taken to be there.
     fn has(&self, device: &str) -> bool {
-        self.there.contains(device)
+        self.there.contains(device) || !is_ours(device)
     }
 
     /// Whether the device of a step is removed only to be made anew.

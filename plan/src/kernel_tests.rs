@@ -1,25 +1,26 @@
 //! Any world can follow any world: the plan is carried out on a model of the kernel that refuses what the kernel refuses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use proptest::prelude::*;
 use weft_model::mac::Mac;
 
 use super::*;
-use crate::links::{Kind, Vxlan};
+use crate::links::{Kind, Vxlan, ZeroChecksums};
 
 /// What Linux would hold after `action`.
 ///
 /// # Panics
 /// When Linux would refuse it.
 fn apply(world: &mut Rows, action: &Action) {
-    let up = |world: &Rows, device: &str| device == LOOPBACK || world.links.get(&device.to_owned()).is_some_and(|link| link.up);
+    let up =
+        |world: &Rows, device: &str| OTHERS.contains(&device) || world.links.get(&device.to_owned()).is_some_and(|link| link.up);
     match action {
         Action::Sysctl(Step::Remove(_)) => panic!("{action}: settings are not removed"),
         Action::Sysctl(step) => {
             let row = step.row();
-            let there = row.device().is_none_or(|device| world.links.contains(&device.to_owned()));
+            let there = row.device().is_none_or(|device| OTHERS.contains(&device) || world.links.contains(&device.to_owned()));
             assert!(there, "{action}: no such device");
             world.sysctls.insert(row.clone());
         }
@@ -79,22 +80,33 @@ fn table<R: Row>(table: &mut Table<R>, step: &Step<R>) {
 }
 
 const VETHS: [&str; 3] = ["weft0000000001", "weft0000000002", "weft0000000003"];
-const DEVICES: [&str; 6] = ["lo", "weft.1", "weft.2", VETHS[0], VETHS[1], VETHS[2]];
+const DEVICES: [&str; 8] = ["lo", "u0", "weft.1", "weft.2", "weft6.1", VETHS[0], VETHS[1], VETHS[2]];
+/// Devices that are there whatever is planned.
+const OTHERS: [&str; 2] = ["lo", "u0"];
 
 fn links() -> impl Strategy<Value = Table<Link>> {
-    let vxlan = (1..3u32, 0..2u8, 0..2u8, 0..2u16, 0..2u32, any::<bool>(), prop::bool::weighted(0.1)).prop_map(
-        |(vni, local, mac, port, mtu, up, foreign)| {
+    let device = (1..3u32, any::<bool>(), 0..2u8, 0..2u8, 0..2u16, 0..2u32);
+    let vxlan = (device, any::<bool>(), prop::bool::weighted(0.1), prop::bool::weighted(0.1)).prop_map(
+        |((vni, v6, local, mac, port, mtu), up, sent, foreign)| {
+            let address = if v6 {
+                Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, local.into()).into()
+            } else {
+                Ipv4Addr::new(192, 0, 2, local).into()
+            };
             let vxlan = Vxlan {
                 vni,
-                local: Ipv4Addr::new(192, 0, 2, local),
+                local: address,
                 parent: 2 + u32::from(local),
                 port: 8472 + port,
                 mac: Mac([2, 0, 0, 0, 0, mac]),
                 mtu: 1450 + mtu,
                 learning: false,
+                zero_checksums: ZeroChecksums { sent, taken: v6 },
                 foreign,
             };
-            Link { name: links::vxlan_name(vni), kind: Kind::Vxlan(vxlan), up }
+            // One of the other family may have the name, too.
+            let name = if v6 && mac == 0 { links::vxlan6_name(vni) } else { links::vxlan_name(vni) };
+            Link { name, kind: Kind::Vxlan(vxlan), up }
         },
     );
     let veth = (0..3usize, any::<bool>()).prop_map(|(n, up)| Link { name: VETHS[n].to_owned(), kind: Kind::Veth, up });
@@ -103,11 +115,17 @@ fn links() -> impl Strategy<Value = Table<Link>> {
 
 fn rows() -> impl Strategy<Value = Rows> {
     let device = || (0..DEVICES.len()).prop_map(|n| DEVICES[n].to_owned());
-    let ip = || (0..4u8).prop_map(|n| Ipv4Addr::new(10, 244, n, 0));
+    let ip = || {
+        (0..4u8, any::<bool>()).prop_map(|(n, v6)| match v6 {
+            false => IpAddr::V4(Ipv4Addr::new(10, 244, n, 0)),
+            true => IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x244, n.into(), 0, 0, 0, 0)),
+        })
+    };
+    let vxlan = || (1..4u32).prop_map(|n| if n == 3 { links::vxlan6_name(1) } else { links::vxlan_name(n) });
     let mac = || (0..3u8).prop_map(|n| Mac([2, 0, 0, 0, 1, n]));
     let address = (device(), ip()).prop_map(|(device, ip)| Address { device, address: ip.into() });
     let neighbor = (device(), ip(), mac()).prop_map(|(device, address, mac)| Neighbor { device, address, mac });
-    let forward = (1..3u32, mac(), ip()).prop_map(|(n, mac, remote)| Forward { device: links::vxlan_name(n), mac, remote });
+    let forward = (vxlan(), mac(), ip()).prop_map(|(device, mac, remote)| Forward { device, mac, remote });
     let via = prop_oneof![
         (ip(), device()).prop_map(|(gateway, device)| Via::Gateway { gateway, device }),
         device().prop_map(Via::Device),
@@ -115,14 +133,17 @@ fn rows() -> impl Strategy<Value = Rows> {
         Just(Via::Foreign),
     ];
     let route = (ip(), 0..2u32, via, prop::option::of(Just(1400u32))).prop_map(|(ip, metric, via, mtu)| Route {
-        destination: Ipv4Net::new(ip, 24).unwrap().into(),
+        destination: IpNet::new(ip, 24).unwrap().trunc(),
         metric,
         via,
         mtu,
     });
-    let sysctl = (device(), 0..2u8).prop_map(|(device, value)| Sysctl {
-        path: if device == LOOPBACK { "net/ipv4/ip_forward".to_owned() } else { format!("net/ipv4/conf/{device}/forwarding") },
-        value: value.to_string(),
+    let sysctl = (device(), 0..2u8, any::<bool>()).prop_map(|(device, value, v6)| match (device.as_str(), v6) {
+        (LOOPBACK, false) => setting("net/ipv4/ip_forward".to_owned(), value, None),
+        (LOOPBACK, true) => setting("net/ipv6/conf/all/forwarding".to_owned(), value, None),
+        ("u0", _) => setting("net/ipv6/conf/u0/accept_ra".to_owned(), value * 2, Some("1")),
+        (_, false) => setting(format!("net/ipv4/conf/{device}/forwarding"), value, None),
+        (_, true) => setting(format!("net/ipv6/conf/{device}/accept_ra"), value, None),
     });
     let list = 0..6usize;
     (
@@ -141,6 +162,10 @@ fn rows() -> impl Strategy<Value = Rows> {
             forwards: forwards.into_iter().collect(),
             routes: routes.into_iter().collect(),
         })
+}
+
+fn setting(path: String, value: u8, over: Option<&'static str>) -> Sysctl {
+    Sysctl { path, value: value.to_string(), over }
 }
 
 /// What a kernel can hold: nothing stands on a device that is not there, and routes not on one that is down.
@@ -173,8 +198,8 @@ fn wanted() -> impl Strategy<Value = Rows> {
 
 fn drop_impossible(rows: &mut Rows) {
     let links = rows.links.clone();
-    let there = |device: &str| device == LOOPBACK || links.contains(&device.to_owned());
-    let up = |device: &str| device == LOOPBACK || links.get(&device.to_owned()).is_some_and(|link| link.up);
+    let there = |device: &str| OTHERS.contains(&device) || links.contains(&device.to_owned());
+    let up = |device: &str| OTHERS.contains(&device) || links.get(&device.to_owned()).is_some_and(|link| link.up);
     rows.addresses.retain(|row| there(&row.device));
     rows.neighbors.retain(|row| up(&row.device));
     rows.forwards.retain(|row| there(&row.device));
@@ -187,7 +212,10 @@ fn reachable(wanted: &Rows, actual: &Rows) -> Rows {
     let mut reachable = wanted.clone();
     reachable.links.retain(|link| link.kind != Kind::Veth || actual.links.contains(&link.name));
     drop_impossible(&mut reachable);
-    for row in actual.sysctls.iter().filter(|row| row.device().is_none_or(|d| reachable.links.contains(&d.to_owned()))) {
+    // Of a setting that may only take the place of one value, whether it is made depends on what is there.
+    reachable.sysctls.retain(|row| row.may_replace(actual.sysctls.get(&row.path).map(|now| now.value.as_str())));
+    let there = |device: &str| OTHERS.contains(&device) || reachable.links.contains(&device.to_owned());
+    for row in actual.sysctls.iter().filter(|row| row.device().is_none_or(there)) {
         let replaced = row.device().is_some_and(|d| {
             let (from, to) = (actual.links.get(&d.to_owned()), reachable.links.get(&d.to_owned()));
             from.zip(to).is_some_and(|(from, to)| !from.can_become(to))

@@ -1,20 +1,25 @@
 //! Network devices: the VXLAN device of the overlay, and the host ends of containers' veth pairs.
 //!
-//! The VXLAN device is flannel-shaped: one fixed VNI, `nolearning`, a stored Ethernet address. Veth pairs are made by attach,
+//! A VXLAN device is flannel-shaped: one fixed VNI, `nolearning`, a stored Ethernet address. There is one over IPv4, and one
+//! over IPv6 where some peer is reached so; Linux takes two of one VNI and port if they differ in that (seen on 6.18). The
+//! latter takes zero checksums, which is all that the programs can send, and sends right ones, because flannel's takes no
+//! others (`udp6zerocsumrx`, `noudp6zerocsumtx`). Veth pairs are made by attach,
 //! not by a plan, because a plan has no namespace at hand: what is planned here is that they are up, and that pairs which no
 //! attachment lists are swept away.
 //!
 //! What Linux 6.18 changes in place (seen): local address, lower device, learning, Ethernet address, MTU, up and down. It
-//! refuses another VNI ("Cannot change VNI") and another port ("Cannot change port"): those need a new device.
+//! refuses another VNI ("Cannot change VNI"), another port ("Cannot change port"), another family of the local address, and other
+//! checksums over IPv6: those need a new device.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use weft_model::hash::fnv1a;
 use weft_model::mac::Mac;
 
 use crate::diff::{Row, Step, Table};
-use crate::host::Host;
+use crate::host::{Host, Overlay};
+use crate::peers::Peers;
 
 /// What the names of all our devices begin with.
 pub const PREFIX: &str = "weft";
@@ -47,8 +52,8 @@ pub enum Kind {
 pub struct Vxlan {
     /// VXLAN network identifier.
     pub vni: u32,
-    /// The source of outer headers; unspecified if it has none.
-    pub local: Ipv4Addr,
+    /// The source of outer headers, whose family is that of the tunnel; unspecified if it has none.
+    pub local: IpAddr,
     /// The lower device, by ifindex; 0 if it has none. When that device goes, the kernel removes this one with it.
     pub parent: u32,
     /// UDP port.
@@ -59,8 +64,19 @@ pub struct Vxlan {
     pub mtu: u32,
     /// Whether it takes FDB entries from the packets it sees; ours never does.
     pub learning: bool,
+    /// What it does about zero UDP checksums over IPv6; over IPv4 it always takes and never sends them.
+    pub zero_checksums: ZeroChecksums,
     /// Whether it has an option that we never set, such as a default remote or `external`.
     pub foreign: bool,
+}
+
+/// Zero UDP checksums over IPv6.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ZeroChecksums {
+    /// Whether they are sent.
+    pub sent: bool,
+    /// Whether they are taken.
+    pub taken: bool,
 }
 
 impl Link {
@@ -68,7 +84,11 @@ impl Link {
     #[must_use]
     pub fn can_become(&self, to: &Self) -> bool {
         match (&self.kind, &to.kind) {
-            (Kind::Vxlan(from), Kind::Vxlan(to)) => from.vni == to.vni && from.port == to.port && from.foreign == to.foreign,
+            (Kind::Vxlan(from), Kind::Vxlan(to)) => {
+                (from.vni, from.port, from.foreign) == (to.vni, to.port, to.foreign)
+                    && from.local.is_ipv6() == to.local.is_ipv6()
+                    && from.zero_checksums == to.zero_checksums
+            }
             (Kind::Veth, Kind::Veth) => true,
             _ => false,
         }
@@ -96,13 +116,15 @@ impl fmt::Display for Link {
         let Self { name, kind, up } = self;
         let state = if *up { "up" } else { "down" };
         match kind {
-            Kind::Vxlan(Vxlan { vni, local, parent, port, mac, mtu, learning, foreign }) => {
+            Kind::Vxlan(Vxlan { vni, local, parent, port, mac, mtu, learning, zero_checksums, foreign }) => {
                 let learning = if *learning { "learning" } else { "nolearning" };
+                let sent = if zero_checksums.sent { " udp6zerocsumtx" } else { "" };
+                let taken = if zero_checksums.taken { " udp6zerocsumrx" } else { "" };
                 let foreign = if *foreign { " foreign" } else { "" };
                 write!(
                     f,
                     "link {name} vxlan id {vni} local {local} parent {parent} port {port} address {mac} mtu {mtu} \
-                     {learning}{foreign} {state}"
+                     {learning}{sent}{taken}{foreign} {state}"
                 )
             }
             Kind::Veth => write!(f, "link {name} veth {state}"),
@@ -112,24 +134,43 @@ impl fmt::Display for Link {
 
 /// The devices that `host` should have.
 #[must_use]
-pub fn desired(host: &Host) -> Table<Link> {
+pub fn desired(host: &Host, peers: &Peers) -> Table<Link> {
     let veth = |name: &String| Link { name: name.clone(), kind: Kind::Veth, up: true };
     let mut rows: Table<Link> = host.attachments.iter().map(|a| veth(&a.host_ifname)).collect();
     if let Some(overlay) = host.overlay() {
-        let backend = &overlay.config.backend;
-        let vxlan = Vxlan {
-            vni: backend.vni,
-            local: overlay.uplink.address.unwrap_or(Ipv4Addr::UNSPECIFIED),
-            parent: overlay.uplink.index,
-            port: backend.port,
-            mac: host.vtep_mac,
-            mtu: overlay.mtu(),
-            learning: false,
-            foreign: false,
-        };
-        rows.insert(Link { name: overlay.device(), kind: Kind::Vxlan(vxlan), up: true });
+        rows.extend(tunnels(host, &overlay, peers).into_iter().map(|(name, vxlan)| Link {
+            name,
+            kind: Kind::Vxlan(vxlan),
+            up: true,
+        }));
     }
     rows
+}
+
+/// The VXLAN devices by name: over IPv4 where the host has it; over IPv6 where a peer is reached so, or there is no other.
+pub(crate) fn tunnels(host: &Host, overlay: &Overlay<'_>, peers: &Peers) -> Vec<(String, Vxlan)> {
+    if !overlay.tunnels() {
+        return Vec::new();
+    }
+    let Overlay { config, uplink, .. } = overlay;
+    let over6 = uplink.address.is_none() || peers.used.iter().any(|p| p.tunnel_ends().any(|end| end.is_ipv6()));
+    let over4 = uplink.address.map(|local| (IpAddr::V4(local), host.vtep_mac));
+    let over6 = uplink.address6.filter(|_| over6).map(|local| (IpAddr::V6(local), host.vtep_mac6));
+    let device = |(local, mac): (IpAddr, Mac)| {
+        let vxlan = Vxlan {
+            vni: config.backend.vni,
+            local,
+            parent: uplink.index,
+            port: config.backend.port,
+            mac,
+            mtu: overlay.mtu_to(local),
+            learning: false,
+            zero_checksums: ZeroChecksums { sent: false, taken: local.is_ipv6() },
+            foreign: false,
+        };
+        (overlay.device_to(local), vxlan)
+    };
+    over4.into_iter().chain(over6).map(device).collect()
 }
 
 /// The steps for devices: a device that cannot be changed in place is removed and made anew; a veth pair that is missing is

@@ -1,18 +1,23 @@
 //! Permanent neighbours and VXLAN forwarding entries: nothing depends on flooding or on ARP.
 //!
+//! IPv6 inside takes the same steps, over IPv4 by the same forwarding entry. Its gateway is the link-local address that the
+//! peer's Ethernet address stands for, not an address of the peer's subnet as flannel has it: Linux refuses the latter while
+//! any other route leads to it, be it one of a whole site (`ip6_route_check_nh_onlink`: "Nexthop has invalid gateway or device
+//! mismatch"; seen on 6.18), and no route to a link-local one is looked for.
+//!
 //! ```text
 //!   10.244.2.9 ─route─▶ via 10.244.2.0 ─neighbour─▶ VtepMAC ─forwarding entry─▶ PublicIP
 //! ```
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_model::mac::Mac;
 
 use crate::diff::{Row, Table};
 use crate::host::Host;
 use crate::ipam;
-use crate::peers::Peers;
+use crate::peers::{Peers, Way};
 
 /// A permanent neighbour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,13 +25,13 @@ pub struct Neighbor {
     /// The device.
     pub device: String,
     /// The neighbour.
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
     /// Its Ethernet address.
     pub mac: Mac,
 }
 
 impl Row for Neighbor {
-    type Key = (String, Ipv4Addr);
+    type Key = (String, IpAddr);
 
     fn key(&self) -> Self::Key {
         (self.device.clone(), self.address)
@@ -47,7 +52,7 @@ pub struct Forward {
     /// The Ethernet address.
     pub mac: Mac,
     /// The other host's outer address.
-    pub remote: Ipv4Addr,
+    pub remote: IpAddr,
 }
 
 impl Row for Forward {
@@ -67,28 +72,44 @@ impl fmt::Display for Forward {
 /// The neighbours that `host` should have: each peer's VXLAN device, each container that is here.
 #[must_use]
 pub fn desired(host: &Host, peers: &Peers) -> Table<Neighbor> {
-    let here = host.attachments.iter().filter(|a| a.host_index.is_some());
-    let mut rows: Table<Neighbor> =
-        here.map(|a| Neighbor { device: a.host_ifname.clone(), address: a.address, mac: a.mac }).collect();
+    let mut rows = Table::default();
+    for here in host.attachments.iter().filter(|a| a.host_index.is_some()) {
+        rows.extend(here.addresses().map(|address| Neighbor { device: here.host_ifname.clone(), address, mac: here.mac }));
+    }
     if let Some(overlay) = host.overlay() {
-        let device = overlay.device();
-        rows.extend(peers.used.iter().filter(|peer| peer.outer.is_ipv4()).map(|peer| Neighbor {
-            device: device.clone(),
-            address: ipam::device_address(peer.subnet),
-            mac: peer.mac,
-        }));
+        for peer in &peers.used {
+            if peer.via == Way::Overlay {
+                let address = ipam::device_address(peer.subnet).into();
+                rows.insert(Neighbor { device: overlay.device_to(peer.outer), address, mac: peer.mac });
+            }
+            if let (Some(outer), Way::Overlay) = (peer.outer6, peer.via6) {
+                let address = link_local(peer.mac6).into();
+                rows.insert(Neighbor { device: overlay.device_to(outer), address, mac: peer.mac6 });
+            }
+        }
     }
     rows
 }
 
-/// The forwarding entries that `host` should have: each peer's.
+/// The link-local address that an Ethernet address stands for (RFC 4291 appendix A).
+pub(crate) fn link_local(mac: Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.0;
+    Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+}
+
+/// The forwarding entries that `host` should have: each peer's, on the device of each family that it is reached over.
 #[must_use]
 pub fn desired_forwards(host: &Host, peers: &Peers) -> Table<Forward> {
     let Some(overlay) = host.overlay() else { return Table::default() };
-    let device = overlay.device();
-    let forward = |peer: &crate::Peer| match peer.outer {
-        std::net::IpAddr::V4(remote) => Some(Forward { device: device.clone(), mac: peer.mac, remote }),
-        std::net::IpAddr::V6(_) => None,
-    };
-    peers.used.iter().filter_map(forward).collect()
+    let forward = |remote: IpAddr, mac: Mac| Forward { device: overlay.device_to(remote), mac, remote };
+    let mut rows = Table::default();
+    for peer in &peers.used {
+        if peer.via == Way::Overlay {
+            rows.insert(forward(peer.outer, peer.mac));
+        }
+        if let (Some(outer), Way::Overlay) = (peer.outer6, peer.via6) {
+            rows.insert(forward(outer, peer.mac6));
+        }
+    }
+    rows
 }

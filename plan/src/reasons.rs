@@ -2,15 +2,16 @@
 //!
 //! Nothing is decided here. What nothing of the desired state is behind is told as such: it is being removed.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_abi::{Be32, Be128};
 
-use crate::host::{Attachment, Host, LOOPBACK};
+use crate::host::{Attachment, Host, LOOPBACK, Overlay};
 use crate::ipam;
 use crate::kernel;
 use crate::maps;
+use crate::neighbors;
 use crate::peers::{Peer, Peers};
 use crate::routes::Via;
 
@@ -29,24 +30,36 @@ impl Reasons<'_> {
     pub fn of_kernel(&self, action: &kernel::Action) -> Option<String> {
         match action {
             kernel::Action::Sysctl(step) => match step.row().device() {
+                Some(device) if self.host.uplink.as_ref().is_some_and(|uplink| uplink.name == device) => {
+                    Some("the uplink listens to routers although packets are forwarded".to_owned())
+                }
+                Some(LOOPBACK) => self.own_subnets().map(|subnets| format!("gateway of own subnet {subnets}")),
                 Some(device) => self.of_device(device),
                 None => Some("packets of containers are forwarded".to_owned()),
             },
             kernel::Action::Link(step) => self.of_device(&step.row().name),
             kernel::Action::Address(step) => {
                 let row = step.row();
-                let gateway = self.host.subnet.map(ipam::gateway);
-                if row.device == LOOPBACK && gateway == Some(row.address.addr()) {
+                let gateway = self.host.subnet.map(|subnet| IpAddr::V4(ipam::gateway(subnet)));
+                let gateway6 = self.host.subnet6.map(|subnet| IpAddr::V6(ipam::gateway6(subnet)));
+                let address = Some(row.address.addr());
+                if row.device == LOOPBACK && gateway == address {
                     return self.host.subnet.map(|subnet| format!("gateway of own subnet {subnet}"));
+                }
+                if row.device == LOOPBACK && gateway6 == address {
+                    return self.host.subnet6.map(|subnet| format!("names for own subnet {subnet}"));
                 }
                 self.of_device(&row.device)
             }
             kernel::Action::Neighbor(step) => {
                 let row = step.row();
                 self.container_on(&row.device, row.address)
-                    .or_else(|| self.peer(|p| ipam::device_address(p.subnet) == row.address))
+                    .or_else(|| self.peer(|p| device_addresses(p).any(|address| address == row.address)))
             }
-            kernel::Action::Forward(step) => self.peer(|p| p.mac == step.row().mac),
+            kernel::Action::Forward(step) => {
+                let ends = [(step.row().remote, step.row().mac)];
+                self.peer(|p| ends.contains(&(p.outer, p.mac)) || p.outer6.is_some_and(|outer6| ends.contains(&(outer6, p.mac6))))
+            }
             kernel::Action::Route(step) => self.of_route(step.row().destination, &step.row().via),
         }
     }
@@ -86,21 +99,25 @@ impl Reasons<'_> {
     }
 
     fn of_device(&self, device: &str) -> Option<String> {
-        let overlay = self.host.overlay().filter(|overlay| overlay.device() == device);
+        let ours = |overlay: &Overlay<'_>| overlay.device() == device || overlay.device6() == device;
+        let overlay = self.host.overlay().filter(ours);
         let network = overlay.map(|overlay| format!("overlay of network {}", overlay.config.network));
         network.or_else(|| self.container(|a| a.host_ifname == device))
     }
 
     fn of_route(&self, destination: IpNet, via: &Via) -> Option<String> {
-        let own = self.host.subnet.filter(|subnet| IpNet::V4(*subnet) == destination);
+        let own = self.host.subnet.map(IpNet::V4).into_iter().chain(self.host.subnet6.map(IpNet::V6));
+        let own = own.into_iter().find(|subnet| *subnet == destination);
         match (destination, via) {
             (_, Via::Unreachable) => Some(match own {
                 Some(_) => "own subnet: addresses without a container".to_owned(),
                 None => "service range: what was not translated goes nowhere".to_owned(),
             }),
-            (IpNet::V4(subnet), _) if subnet.prefix_len() == 32 => self.container(|a| a.address == subnet.addr()),
+            _ if destination.prefix_len() == destination.max_prefix_len() => {
+                self.container(|a| a.addresses().any(|address| address == destination.addr()))
+            }
             (IpNet::V4(subnet), _) => self.peer(|p| p.subnet == subnet),
-            (IpNet::V6(_), _) => None,
+            (IpNet::V6(subnet), _) => self.peer(|p| p.subnet6 == Some(subnet)),
         }
     }
 
@@ -112,8 +129,14 @@ impl Reasons<'_> {
         })
     }
 
-    fn container_on(&self, device: &str, address: Ipv4Addr) -> Option<String> {
-        self.container(|a| a.host_ifname == device && a.address == address)
+    fn own_subnets(&self) -> Option<String> {
+        let subnets = self.host.subnet.map(IpNet::V4).into_iter().chain(self.host.subnet6.map(IpNet::V6));
+        let subnets: Vec<String> = subnets.map(|subnet| subnet.to_string()).collect();
+        (!subnets.is_empty()).then(|| subnets.join(" and "))
+    }
+
+    fn container_on(&self, device: &str, address: IpAddr) -> Option<String> {
+        self.container(|a| a.host_ifname == device && a.addresses().any(|of| of == address))
     }
 
     fn container(&self, is_it: impl Fn(&Attachment) -> bool) -> Option<String> {
@@ -121,9 +144,16 @@ impl Reasons<'_> {
     }
 }
 
+/// The addresses of a peer's VXLAN devices.
+fn device_addresses(peer: &Peer) -> impl Iterator<Item = IpAddr> {
+    let v6 = peer.outer6.map(|_| IpAddr::V6(neighbors::link_local(peer.mac6)));
+    [IpAddr::V4(ipam::device_address(peer.subnet))].into_iter().chain(v6)
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
 
     use weft_model::cluster::ClusterConfig;
     use weft_model::mac::Mac;
@@ -137,14 +167,14 @@ mod tests {
             node: "h1".parse().unwrap(),
             config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
             subnet: Some("10.244.1.0/24".parse().unwrap()),
-            subnet6: None,
+            subnet6: Some("fd00:10:244:1::/64".parse().unwrap()),
             vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
             vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
             uplink: Some(Uplink {
                 name: "eth0".into(),
                 index: 2,
                 address: Some(Ipv4Addr::new(192, 0, 2, 1)),
-                address6: None,
+                address6: Some("2001:db8::1".parse().unwrap()),
                 public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
                 public_ipv6: None,
                 mtu: 1500,
@@ -154,7 +184,7 @@ mod tests {
             attachments: vec![Attachment {
                 id: "web-1".into(),
                 address: Ipv4Addr::new(10, 244, 1, 2),
-                address6: None,
+                address6: Some("fd00:10:244:1::2".parse().unwrap()),
                 mac: Mac([2, 0, 0, 0, 0, 9]),
                 host_ifname: "weft0123456789".into(),
                 host_index: Some(7),
@@ -168,11 +198,11 @@ mod tests {
     fn peers() -> Peers {
         let peer = |n: u8, node: Option<&str>| Peer {
             subnet: format!("10.244.{n}.0/24").parse().unwrap(),
-            subnet6: None,
+            subnet6: Some(format!("fd00:10:244:{n}::/64").parse().unwrap()),
             outer: Ipv4Addr::new(192, 0, 2, n).into(),
-            outer6: None,
+            outer6: Some(format!("2001:db8::{n}").parse().unwrap()),
             mac: Mac([2, 0, 0, 0, 0, n]),
-            mac6: Mac([2, 0, 0, 0, 0, n]),
+            mac6: Mac([2, 0, 0, 0, 6, n]),
             node: node.map(|n| n.parse().unwrap()),
             mtu: None,
             fast: true,
@@ -194,6 +224,9 @@ mod tests {
         actual.links.extend(
             desired.links.iter().filter(|l| l.name == "weft0123456789").map(|l| crate::links::Link { up: false, ..l.clone() }),
         );
+        // The uplink listens to routers.
+        let listens = desired.sysctls.iter().filter(|s| s.over.is_some());
+        actual.sysctls.extend(listens.map(|s| crate::sysctls::Sysctl { value: "1".into(), ..s.clone() }));
         let mut said = BTreeSet::new();
         for action in kernel::diff(&desired, &actual) {
             said.insert(reasons.of_kernel(&action).unwrap_or_else(|| panic!("{action} has no reason")));
@@ -204,6 +237,9 @@ mod tests {
         for expected in [
             "attachment web-1",
             "gateway of own subnet 10.244.1.0/24",
+            "gateway of own subnet 10.244.1.0/24 and fd00:10:244:1::/64",
+            "names for own subnet fd00:10:244:1::/64",
+            "the uplink listens to routers although packets are forwarded",
             "overlay of network 10.244.0.0/16",
             "own subnet: addresses without a container",
             "packets of containers are forwarded",

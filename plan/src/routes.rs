@@ -1,7 +1,7 @@
-//! Routes of the main table, all marked with our protocol number: IPv4, and `unreachable` ones of IPv6.
+//! Routes of the main table, all marked with our protocol number.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_model::cluster::ClusterConfig;
@@ -9,7 +9,8 @@ use weft_model::cluster::ClusterConfig;
 use crate::diff::{Row, Table};
 use crate::host::Host;
 use crate::ipam;
-use crate::peers::Peers;
+use crate::neighbors;
+use crate::peers::{Peers, Way};
 
 /// The routing protocol number that marks our routes and addresses (`rtm_protocol`, `IFA_PROTO`): `w`. Neither Linux
 /// (`include/uapi/linux/rtnetlink.h`) nor iproute2 (`etc/iproute2/rt_protos`) gives it to anybody. A restarted agent knows its
@@ -43,7 +44,7 @@ pub enum Via {
     /// Through a gateway that is taken to be on the device's link (`onlink`).
     Gateway {
         /// The gateway.
-        gateway: Ipv4Addr,
+        gateway: IpAddr,
         /// The device.
         device: String,
     },
@@ -94,9 +95,10 @@ impl fmt::Display for Route {
 }
 
 /// The routes that `host` should have:
-/// * to each peer's subnet, by its network address on the VXLAN device;
+/// * to each peer's subnets, by its address on a VXLAN device; or by its public address on the uplink, where
+///   packets travel as they are;
 /// * to each container that is here;
-/// * `unreachable` for the own subnet, so that an address without a container does not go to the default route;
+/// * `unreachable` for the own subnets, so that an address without a container does not go to the default route;
 /// * `unreachable` for each service range, so that nothing untranslated leaks.
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Route> {
@@ -104,16 +106,29 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Table<Rou
     let route = |destination: IpNet, via: Via| Route { destination, metric: metric(destination), via, mtu: None };
     let mut rows = Table::default();
     if let Some(overlay) = host.overlay() {
-        for peer in peers.used.iter().filter(|peer| peer.outer.is_ipv4()) {
-            let via = Via::Gateway { gateway: ipam::device_address(peer.subnet), device: overlay.device() };
-            let mtu = peer.mtu.filter(|mtu| *mtu < overlay.mtu());
-            rows.insert(Route { mtu, ..route(peer.subnet.into(), via) });
+        for peer in &peers.used {
+            let v4 = (IpNet::V4(peer.subnet), IpAddr::V4(ipam::device_address(peer.subnet)), peer.outer, peer.via);
+            let v6 = peer
+                .subnet6
+                .zip(peer.outer6)
+                .map(|(subnet, outer)| (IpNet::V6(subnet), IpAddr::V6(neighbors::link_local(peer.mac6)), outer, peer.via6));
+            for (subnet, tunnel_end, outer, way) in [v4].into_iter().chain(v6) {
+                let (gateway, device, longest) = match way {
+                    Way::Overlay => (tunnel_end, overlay.device_to(outer), overlay.mtu_to(outer)),
+                    Way::Direct => (outer, overlay.uplink.name.clone(), overlay.uplink.mtu),
+                };
+                let mtu = peer.mtu.filter(|mtu| *mtu < longest);
+                rows.insert(Route { mtu, ..route(subnet, Via::Gateway { gateway, device }) });
+            }
         }
     }
     for attachment in host.attachments.iter().filter(|a| a.host_index.is_some()) {
-        rows.insert(route(IpAddr::V4(attachment.address).into(), Via::Device(attachment.host_ifname.clone())));
+        for address in attachment.addresses() {
+            rows.insert(route(address.into(), Via::Device(attachment.host_ifname.clone())));
+        }
     }
-    rows.extend(host.subnet.map(|own| Route { metric: METRIC_LAST, ..route(own.into(), Via::Unreachable) }));
+    let own = host.subnet.map(IpNet::V4).into_iter().chain(host.subnet.and(host.subnet6).map(IpNet::V6));
+    rows.extend(own.map(|own| Route { metric: METRIC_LAST, ..route(own, Via::Unreachable) }));
     for nowhere in &cluster.service_cidrs {
         rows.insert_new(route(*nowhere, Via::Unreachable));
     }

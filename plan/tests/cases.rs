@@ -25,7 +25,7 @@ use weft_model::snapshot::Snapshot;
 use weft_model::stored::Entry;
 use weft_plan::addresses::Address;
 use weft_plan::kernel::{self, Rows};
-use weft_plan::links::{Kind, Link, Vxlan};
+use weft_plan::links::{Kind, Link, Vxlan, ZeroChecksums};
 use weft_plan::neighbors::{Forward, Neighbor};
 use weft_plan::routes::{Route, Via};
 use weft_plan::sysctls::Sysctl;
@@ -137,25 +137,35 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
             "node" => host.node = words.next(),
             "mac" => host.vtep_mac = words.next(),
             "subnet" => host.subnet = Some(words.next()),
+            "subnet6" => host.subnet6 = Some(words.next()),
             "config" => {
                 let (_, json) = line.split_once(' ').unwrap();
                 host.config = Some(NetworkConfig::parse(json.as_bytes()).unwrap());
             }
             "uplink" => {
-                let name = words.next();
-                let (index, address, mtu) = (words.after("index"), words.after("address"), words.after("mtu"));
-                let public_ip = words.after("public");
-                host.uplink = Some(Uplink {
-                    name,
-                    index,
-                    address: Some(address),
+                let mut uplink = Uplink {
+                    name: words.next(),
+                    index: words.after("index"),
+                    address: None,
                     address6: None,
-                    public_ip: Some(public_ip),
+                    public_ip: None,
                     public_ipv6: None,
-                    mtu,
+                    mtu: 0,
                     ethernet: true,
                     on_link: OnLink::default(),
-                });
+                };
+                while let Some(word) = words.1.next() {
+                    match word {
+                        "address" => uplink.address = Some(words.next()),
+                        "address6" => uplink.address6 = Some(words.next()),
+                        "public" => uplink.public_ip = Some(words.next()),
+                        "public6" => uplink.public_ipv6 = Some(words.next()),
+                        "mtu" => uplink.mtu = words.next(),
+                        "onlink" => uplink.on_link.direct.push(words.next()),
+                        other => panic!("host: {other:?} in {line:?}"),
+                    }
+                }
+                host.uplink = Some(uplink);
             }
             "attachment" => {
                 let (id, address, mac) = (words.next(), words.after("address"), words.after("mac"));
@@ -170,6 +180,10 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
                     netns_cookie: words.after("netns"),
                     network: words.after("network"),
                 });
+                if let Some(word) = words.1.next() {
+                    assert_eq!(word, "address6");
+                    host.attachments.last_mut().unwrap().address6 = Some(words.next());
+                }
             }
             other => panic!("host: {other:?} in {line:?}"),
         }
@@ -182,7 +196,11 @@ fn rows(text: &str) -> Rows {
     for line in text.lines() {
         let mut words = Words::of(line);
         match words.text() {
-            "sysctl" => rows.sysctls.insert(Sysctl { path: words.next(), value: words.next() }),
+            "sysctl" => {
+                let (path, value) = (words.next(), words.next());
+                let over = words.1.next().map(|_| "1");
+                rows.sysctls.insert(Sysctl { path, value, over });
+            }
             "link" => rows.links.insert(link(&mut words)),
             "address" => {
                 let address = words.next();
@@ -215,18 +233,23 @@ fn link(words: &mut Words<'_>) -> Link {
             mac: words.after("address"),
             mtu: words.after("mtu"),
             learning: words.text() == "learning",
+            zero_checksums: ZeroChecksums::default(),
             foreign: false,
         }),
         other => panic!("{other:?} in {:?}", words.0),
     };
-    let mut state = words.text();
-    let kind = match kind {
-        Kind::Vxlan(vxlan) if state == "foreign" => {
+    let (mut kind, mut state) = (kind, words.text());
+    if let Kind::Vxlan(vxlan) = &mut kind {
+        while !matches!(state, "up" | "down") {
+            match state {
+                "udp6zerocsumtx" => vxlan.zero_checksums.sent = true,
+                "udp6zerocsumrx" => vxlan.zero_checksums.taken = true,
+                "foreign" => vxlan.foreign = true,
+                other => panic!("{other:?} in {:?}", words.0),
+            }
             state = words.text();
-            Kind::Vxlan(Vxlan { foreign: true, ..vxlan })
         }
-        kind => kind,
-    };
+    }
     Link { name, kind, up: state == "up" }
 }
 

@@ -42,7 +42,7 @@ pub fn read_all(asked: &Table<Sysctl>) -> Result<Table<Sysctl>, SysctlError> {
     for row in asked.iter() {
         let path = file(&row.path);
         match fs::read_to_string(&path) {
-            Ok(text) => found.insert(Sysctl { path: row.path.clone(), value: text.trim().to_owned() }),
+            Ok(text) => found.insert(Sysctl { value: text.trim().to_owned(), ..row.clone() }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(SysctlError::Read { path, source }),
         }

@@ -56,6 +56,9 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
         "ip link del weft.1",
         "ip addr add 192.0.2.55/24 dev u0",
         "ip route add default via 192.0.2.9",
+        "ip route add 198.51.100.0/24 dev u0",
+        "ip addr add 2001:db8::55/64 dev u0 nodad",
+        "ip -6 route add default via 2001:db8::9",
         "ip link set u0 mtu 1400",
     ] {
         noticed(&mut events, &one, line).await;

@@ -8,7 +8,7 @@
 //! ```
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -22,7 +22,7 @@ use weft_agent::kernel::veth::{self, VethSpec};
 use weft_model::ids::Revision;
 use weft_model::keys::Layout;
 use weft_model::mac::Mac;
-use weft_model::network::{Backend, NetworkConfig};
+use weft_model::network::{Backend, NetworkConfig, V6Range};
 use weft_model::snapshot::Snapshot;
 use weft_model::stored::Entry;
 use weft_plan::kernel::{self, Action, Rows};
@@ -105,7 +105,7 @@ impl Machine {
             subnet: Some(format!("10.244.{n}.0/24").parse().unwrap()),
             subnet6: None,
             vtep_mac: vtep_mac(n),
-            vtep_mac6: Mac([2, 0, 0, 0, 6, n]),
+            vtep_mac6: vtep_mac6(n),
             uplink: Some(Uplink {
                 name: "u0".into(),
                 index,
@@ -172,6 +172,67 @@ impl Machine {
         self.follow(&self.desired(snapshot).kernel).await;
         (place, address)
     }
+}
+
+impl Machine {
+    /// Gives the host an IPv6 subnet, and the uplink an IPv6 address instead of or beside the other.
+    pub fn dual(&mut self, v4_outside: bool, v6_outside: bool) {
+        let n = self.number();
+        let config = self.host.config.as_mut().unwrap();
+        config.v6 = Some(V6Range::new("fd00:10:244::/48".parse().unwrap(), 64, None, None).unwrap());
+        self.host.subnet6 = Some(format!("fd00:10:244:{n}::/64").parse().unwrap());
+        let uplink = self.host.uplink.as_mut().unwrap();
+        if v6_outside {
+            self.place.run(&format!("ip addr add 2001:db8::{n}/64 dev u0 nodad"));
+            uplink.address6 = Some(format!("2001:db8::{n}").parse().unwrap());
+            uplink.public_ipv6 = uplink.address6;
+        }
+        if !v4_outside {
+            (uplink.address, uplink.public_ip) = (None, None);
+            self.place.run("ip -4 addr flush dev u0");
+        }
+    }
+
+    fn number(&self) -> u8 {
+        self.host.subnet.unwrap().addr().octets()[2]
+    }
+
+    /// Attaches a container with an address of each family.
+    pub async fn attach_dual(&mut self, snapshot: &Snapshot) -> (Place, Ipv4Addr, Ipv6Addr) {
+        let (place, address) = self.attach(snapshot).await;
+        let (subnet, subnet6) = (self.host.subnet.unwrap(), self.host.subnet6.unwrap());
+        let address6 = ipam::address6(address, subnet, subnet6).unwrap();
+        let attachment = self.host.attachments.last_mut().unwrap();
+        attachment.address6 = Some(address6);
+        let mac = links::veth_mac(&attachment.host_ifname);
+        place.run(&format!(
+            "ip addr add {address6}/128 dev eth0 nodad && ip -6 route add default via fe80::1 dev eth0 \
+             && ip neigh add fe80::1 lladdr {mac} dev eth0 nud permanent"
+        ));
+        self.follow(&self.desired(snapshot).kernel).await;
+        (place, address, address6)
+    }
+}
+
+/// The lease of host `n` with an IPv6 subnet; `weft` is whether it is one of ours.
+pub fn dual_lease(n: u8, v4_outside: bool, v6_outside: bool, weft: bool) -> (String, String) {
+    let (mac, mac6) = (vtep_mac(n), vtep_mac6(n));
+    let mut members = Vec::new();
+    if v4_outside {
+        members.push(format!(r#""PublicIP":"192.0.2.{n}","BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}"#));
+    }
+    if v6_outside {
+        members.push(format!(r#""PublicIPv6":"2001:db8::{n}","BackendV6Data":{{"VNI":1,"VtepMAC":"{mac6}"}}"#));
+    }
+    if weft {
+        members.push(format!(r#""weft":{{"node":"h{n}","udp6zero":true}}"#));
+    }
+    (format!("10.244.{n}.0-24&fd00:10:244:{n}::-64"), format!(r#"{{"BackendType":"vxlan",{}}}"#, members.join(",")))
+}
+
+/// The address of the same host's VTEP over IPv6.
+pub fn vtep_mac6(n: u8) -> Mac {
+    Mac([2, 0, 0, 0, 6, n])
 }
 
 /// The VTEP's address of host `n`.

@@ -226,7 +226,7 @@ async fn errors_name_the_row_and_the_kernels_reason() {
             "add forward 02:00:00:00:00:02 to 192.0.2.2 dev lo: ",
         ),
         (
-            Action::Sysctl(Step::Add(Sysctl { path: "net/ipv4/conf/weft.1/forwarding".into(), value: "1".into() })),
+            Action::Sysctl(Step::Add(Sysctl { path: "net/ipv4/conf/weft.1/forwarding".into(), value: "1".into(), over: None })),
             "write \"1\" to /proc/sys/net/ipv4/conf/weft.1/forwarding: No such file or directory (os error 2)",
         ),
     ] {

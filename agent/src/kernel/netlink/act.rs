@@ -1,14 +1,14 @@
 //! Actions as messages, built by rtnetlink. One action is one change, and its outcome.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
-use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
+use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoKind, LinkAttribute, LinkExtentMask, LinkMessage,
 };
-use netlink_packet_route::neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
 };
@@ -85,8 +85,12 @@ fn link(socket: &mut Socket, step: &Step<Link>) -> Result<(), Answer> {
 }
 
 fn add_vxlan(socket: &mut Socket, name: &str, vxlan: &Vxlan) -> Result<(), Answer> {
-    let message = LinkVxlan::new(name, vxlan.vni)
-        .local(vxlan.local)
+    let message = with_local(LinkVxlan::new(name, vxlan.vni), vxlan.local);
+    let message = match vxlan.local {
+        IpAddr::V4(_) => message,
+        IpAddr::V6(_) => message.udp_zero_csum6_tx(vxlan.zero_checksums.sent).udp_zero_csum6_rx(vxlan.zero_checksums.taken),
+    };
+    let message = message
         .dev(vxlan.parent)
         .port(vxlan.port)
         .learning(vxlan.learning)
@@ -99,17 +103,19 @@ fn add_vxlan(socket: &mut Socket, name: &str, vxlan: &Vxlan) -> Result<(), Answe
     socket.change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
 }
 
+fn with_local(message: LinkMessageBuilder<LinkVxlan>, local: IpAddr) -> LinkMessageBuilder<LinkVxlan> {
+    match local {
+        IpAddr::V4(local) => message.local(local),
+        IpAddr::V6(local) => message.local6(local),
+    }
+}
+
 fn change_vxlan(socket: &mut Socket, index: u32, from: &Vxlan, to: &Vxlan) -> Result<(), Answer> {
     if (from.local, from.parent, from.learning) == (to.local, to.parent, to.learning) {
         return Ok(());
     }
-    let message = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan)
-        .index(index)
-        .id(to.vni)
-        .local(to.local)
-        .dev(to.parent)
-        .learning(to.learning)
-        .build();
+    let message = LinkMessageBuilder::<LinkVxlan>::new_with_info_kind(InfoKind::Vxlan).index(index).id(to.vni);
+    let message = with_local(message, to.local).dev(to.parent).learning(to.learning).build();
     socket.change(RouteNetlinkMessage::NewLink(message), 0)
 }
 
@@ -202,14 +208,21 @@ fn address(socket: &mut Socket, step: &Step<Address>) -> Result<(), Answer> {
 }
 
 /// Adds an address with our mark. One that is there already gets the mark: it is what we would add.
-pub(crate) fn add_address(socket: &mut Socket, index: u32, address: Ipv4Net) -> Result<(), Answer> {
+pub(crate) fn add_address(socket: &mut Socket, index: u32, address: IpNet) -> Result<(), Answer> {
     let mut message = address_message(index, address);
+    if matches!(address, IpNet::V6(_)) {
+        // Nobody else can have it, and it is to be usable at once.
+        message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
+    }
     message.attributes.push(AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
     socket.change(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn address_message(index: u32, address: Ipv4Net) -> AddressMessage {
-    AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address.addr(), address.prefix_len()).build()
+fn address_message(index: u32, address: IpNet) -> AddressMessage {
+    match address {
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(net.addr(), net.prefix_len()).build(),
+        IpNet::V6(net) => AddressMessageBuilder::<Ipv6Addr>::new().index(index).address(net.addr(), net.prefix_len()).build(),
+    }
 }
 
 fn neighbor(socket: &mut Socket, step: &Step<Neighbor>) -> Result<(), Answer> {
@@ -229,20 +242,18 @@ fn neighbor(socket: &mut Socket, step: &Step<Neighbor>) -> Result<(), Answer> {
 }
 
 /// Sets a permanent neighbour, in place of what is known of it.
-pub(crate) fn add_neighbor(socket: &mut Socket, index: u32, address: Ipv4Addr, mac: Mac) -> Result<(), Answer> {
+pub(crate) fn add_neighbor(socket: &mut Socket, index: u32, address: IpAddr, mac: Mac) -> Result<(), Answer> {
     let message = neighbor_message(index, address, mac);
     socket.change(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
 }
 
-fn neighbor_message(index: u32, address: Ipv4Addr, mac: Mac) -> NeighbourMessage {
+fn neighbor_message(index: u32, address: IpAddr, mac: Mac) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
-    message.header.family = AddressFamily::Inet;
+    message.header.family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     message.header.ifindex = index;
     message.header.state = NeighbourState::Permanent;
-    message.attributes = vec![
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
-        NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
-    ];
+    message.attributes =
+        vec![NeighbourAttribute::Destination(address.into()), NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())];
     message
 }
 
@@ -318,7 +329,10 @@ fn route_message(socket: &mut Socket, row: &Route) -> Result<RouteMessage, Answe
         Via::Unreachable | Via::Foreign => (RouteType::Unreachable, RouteScope::Universe),
     };
     if let Via::Gateway { gateway, .. } = row.via {
-        message.attributes.push(RouteAttribute::Gateway(RouteAddress::Inet(gateway)));
+        message.attributes.push(RouteAttribute::Gateway(match gateway {
+            IpAddr::V4(gateway) => RouteAddress::Inet(gateway),
+            IpAddr::V6(gateway) => RouteAddress::Inet6(gateway),
+        }));
         message.header.flags.insert(RouteFlags::Onlink);
     }
     if let Some(device) = row.via.device() {

@@ -10,10 +10,9 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, NlasIterator, Parseable, parse_i32};
-use netlink_packet_route::AddressFamily;
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::neighbour::NeighbourHeader;
-use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 use tokio::io::Interest;
@@ -40,6 +39,7 @@ const GROUP_LINK: u32 = 1 << 0;
 const GROUP_NEIGH: u32 = 1 << 2;
 const GROUP_IPV4_IFADDR: u32 = 1 << 4;
 const GROUP_IPV4_ROUTE: u32 = 1 << 6;
+const GROUP_IPV6_IFADDR: u32 = 1 << 8;
 const GROUP_IPV6_ROUTE: u32 = 1 << 10;
 // Of the settings below /proc/sys the kernel tells of a few, `forwarding` among them (Linux 3.8; seen on 6.18).
 const GROUP_IPV4_NETCONF: u32 = 1 << 23;
@@ -140,7 +140,7 @@ impl Events {
 fn subscribe() -> io::Result<RawSocket> {
     let mut socket = RawSocket::new(NETLINK_ROUTE)?;
     grow(socket.as_fd(), RECEIVE_BUFFER)?;
-    let groups = GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE;
+    let groups = GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV6_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE;
     socket.bind(&SocketAddr::new(0, groups | GROUP_IPV4_NETCONF | GROUP_IPV6_NETCONF))?;
     socket.set_non_blocking(true)?;
     Ok(socket)
@@ -189,12 +189,13 @@ fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>) -> bool
         RTM_NEWNEIGH | RTM_DELNEIGH => NeighbourHeader::parse(payload).is_ok_and(|header| ours.contains(&header.ifindex)),
         RTM_NEWROUTE | RTM_DELROUTE => {
             let Ok(route) = RouteMessage::parse(payload) else { return true };
-            let is_v4 = route.header.address_family == AddressFamily::Inet;
-            // One of ours; a default route of IPv4, which the uplink may follow; one that was put in another's place, perhaps ours,
-            // whose end is then not told.
+            let direct = !route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::MultiPath(_)));
+            // One of ours; a default route, which the uplink may follow; one without a gateway, which says who is on the uplink's
+            // link; one that was put in another's place, perhaps ours, whose end is then not told.
             route.header.protocol == RouteProtocol::from(PROTOCOL)
                 || route.header.table == RouteHeader::RT_TABLE_MAIN
-                    && (is_v4 && route.header.destination_prefix_length == 0 || message.flags() & NLM_F_REPLACE != 0)
+                    && (route.header.kind == RouteType::Unicast && (route.header.destination_prefix_length == 0 || direct)
+                        || message.flags() & NLM_F_REPLACE != 0)
         }
         RTM_NEWNETCONF => is_forwarding_of_ours(payload, ours),
         _ => false,

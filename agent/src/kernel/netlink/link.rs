@@ -3,10 +3,11 @@
 //! `netlink-packet-route` reads all of it, and refuses the whole for one attribute that it does not know the shape of. A
 //! network card's driver must not be able to take the overlay down that way, so here only the attributes in use are looked at.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_core::{DecodeError, NlaBuffer, NlasIterator, parse_string, parse_u16_be, parse_u32};
 use weft_model::mac::Mac;
+use weft_plan::links::ZeroChecksums;
 
 /// Length of `struct ifinfomsg`, in bytes.
 const HEADER: usize = 16;
@@ -27,14 +28,17 @@ const IFLA_VXLAN_LINK: u16 = 3;
 const IFLA_VXLAN_LOCAL: u16 = 4;
 const IFLA_VXLAN_LEARNING: u16 = 7;
 const IFLA_VXLAN_PORT: u16 = 15;
+const IFLA_VXLAN_LOCAL6: u16 = 17;
+const IFLA_VXLAN_UDP_ZERO_CSUM6_TX: u16 = 19;
+const IFLA_VXLAN_UDP_ZERO_CSUM6_RX: u16 = 20;
 
-/// Attributes that say that a VXLAN device is of a kind we never make, if they are there at all: a default remote, an IPv6
-/// local address, options that are flags.
-const FOREIGN_IF_THERE: [u16; 6] = [2, 16, 17, 23, 24, 27];
+/// Attributes that say that a VXLAN device is of a kind we never make, if they are there at all: a default remote,
+/// options that are flags.
+const FOREIGN_IF_THERE: [u16; 5] = [2, 16, 23, 24, 27];
 
-/// The same, if they are there and not zero: TTL, TOS, proxy, short circuit, miss notifications, zero checksums, remote
-/// checksums, `external`, label, inherited TTL, DF, VNI filter.
-const FOREIGN_IF_SET: [u16; 15] = [5, 6, 11, 12, 13, 14, 19, 20, 21, 22, 25, 26, 28, 29, 30];
+/// The same, if they are there and not zero: TTL, TOS, proxy, short circuit, miss notifications, remote checksums,
+/// `external`, label, inherited TTL, DF, VNI filter.
+const FOREIGN_IF_SET: [u16; 13] = [5, 6, 11, 12, 13, 14, 21, 22, 25, 26, 28, 29, 30];
 
 /// The same, if it is there and zero: the outer UDP checksum.
 const FOREIGN_IF_UNSET: u16 = 18;
@@ -66,10 +70,11 @@ pub(crate) struct Device {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VxlanOptions {
     pub(crate) vni: u32,
-    pub(crate) local: Option<Ipv4Addr>,
+    pub(crate) local: Option<IpAddr>,
     pub(crate) parent: u32,
     pub(crate) port: u16,
     pub(crate) learning: bool,
+    pub(crate) zero_checksums: ZeroChecksums,
     pub(crate) foreign: bool,
 }
 
@@ -128,7 +133,10 @@ impl VxlanOptions {
             match attribute.kind() {
                 IFLA_VXLAN_ID => self.vni = parse_u32(value)?,
                 IFLA_VXLAN_LINK => self.parent = parse_u32(value)?,
-                IFLA_VXLAN_LOCAL => self.local = <[u8; 4]>::try_from(value).ok().map(Ipv4Addr::from),
+                IFLA_VXLAN_LOCAL => self.local = <[u8; 4]>::try_from(value).ok().map(|b| Ipv4Addr::from(b).into()),
+                IFLA_VXLAN_LOCAL6 => self.local = <[u8; 16]>::try_from(value).ok().map(|b| Ipv6Addr::from(b).into()),
+                IFLA_VXLAN_UDP_ZERO_CSUM6_TX => self.zero_checksums.sent = set,
+                IFLA_VXLAN_UDP_ZERO_CSUM6_RX => self.zero_checksums.taken = set,
                 IFLA_VXLAN_LEARNING => self.learning = set,
                 IFLA_VXLAN_PORT => self.port = parse_u16_be(value)?,
                 kind => {

@@ -5,9 +5,9 @@
 //!
 //! | object | ours are |
 //! |---|---|
-//! | VXLAN devices | named `weft.<VNI>` |
+//! | VXLAN devices | named `weft.<VNI>` and `weft6.<VNI>` |
 //! | veth host ends | named `weft` and ten hexadecimal digits |
-//! | addresses | all IPv4 addresses of those devices; elsewhere those that bear our protocol number (`IFA_PROTO`, kernel 5.18) |
+//! | addresses | all addresses of those devices but link-local ones without our mark; elsewhere those that bear our protocol number (`IFA_PROTO`, kernel 5.18) |
 //! | neighbours, forwarding entries | the permanent ones of those devices |
 //! | routes | those of the main table with our protocol number |
 //!

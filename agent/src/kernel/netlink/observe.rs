@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use netlink_packet_core::{DecodeError, Parseable};
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressProtocol};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
@@ -14,6 +14,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weft_model::mac::Mac;
 use weft_plan::addresses::Address;
+use weft_plan::ipam;
 use weft_plan::kernel::Rows;
 use weft_plan::links::{Kind, Link, Vxlan, is_veth_name, is_vxlan_name};
 use weft_plan::neighbors::{Forward, Neighbor};
@@ -61,12 +62,13 @@ fn link(device: &Device) -> Option<Link> {
             let options = &device.vxlan;
             Kind::Vxlan(Vxlan {
                 vni: options.vni,
-                local: options.local.unwrap_or(Ipv4Addr::UNSPECIFIED),
+                local: options.local.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
                 parent: options.parent,
                 port: options.port,
                 mac: device.mac.unwrap_or(Mac([0; 6])),
                 mtu: device.mtu,
                 learning: options.learning,
+                zero_checksums: options.zero_checksums,
                 foreign: options.foreign,
             })
         }
@@ -78,13 +80,22 @@ fn link(device: &Device) -> Option<Link> {
 
 /// All IPv4 addresses as messages.
 pub(super) fn all_addresses(socket: &mut Socket) -> Result<Vec<AddressMessage>, NetlinkError> {
-    let mut request = AddressMessage::default();
-    request.header.family = AddressFamily::Inet;
-    let listed = socket.list(&RouteNetlinkMessage::GetAddress(request), |payload| AddressMessage::parse(payload).map(Some));
-    listed.map_err(|source| NetlinkError::List { table: "addresses", source })
+    addresses_of(socket, AddressFamily::Inet)
 }
 
-/// The address itself: `IFA_LOCAL`, which differs from `IFA_ADDRESS` where there is a peer.
+/// All addresses of a family as messages.
+pub(super) fn addresses_of(socket: &mut Socket, family: AddressFamily) -> Result<Vec<AddressMessage>, NetlinkError> {
+    let mut request = AddressMessage::default();
+    request.header.family = family;
+    // A kernel without IPv6 lists the addresses of all other families instead (`rtnl_dump_all`).
+    let read = |payload: &[u8]| Ok(Some(AddressMessage::parse(payload)?).filter(|message| message.header.family == family));
+    match socket.list(&RouteNetlinkMessage::GetAddress(request), read) {
+        Err(answer) if family == AddressFamily::Inet6 && is_without_ipv6(&answer) => Ok(Vec::new()),
+        listed => listed.map_err(|source| NetlinkError::List { table: "addresses", source }),
+    }
+}
+
+/// An IPv4 address itself: `IFA_LOCAL`, which differs from `IFA_ADDRESS` where there is a peer.
 pub(super) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
@@ -92,17 +103,37 @@ pub(super) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
     })
 }
 
+/// An IPv6 address itself: `IFA_LOCAL` where there is a peer, else `IFA_ADDRESS` alone.
+pub(super) fn local6(message: &AddressMessage) -> Option<Ipv6Addr> {
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(IpAddr::V6(address)) => Some(*address),
+        _ => None,
+    });
+    local.or_else(|| {
+        message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Address(IpAddr::V6(address)) => Some(*address),
+            _ => None,
+        })
+    })
+}
+
 fn addresses(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Address>, NetlinkError> {
     let mut rows = Vec::new();
-    for message in all_addresses(socket)? {
+    let mut messages = all_addresses(socket)?;
+    messages.extend(addresses_of(socket, AddressFamily::Inet6)?);
+    for message in messages {
         let index = message.header.index;
         let marked = message.attributes.contains(&AddressAttribute::Protocol(AddressProtocol::Other(PROTOCOL)));
+        // A link-local address may be the kernel's; the gateway alone is told by itself, since kernels before 5.18 keep no mark.
+        let foreign = local6(&message).is_some_and(|a| a.is_unicast_link_local() && !marked && a != ipam::LINK_GATEWAY);
         let device = match ours.get(&index) {
+            Some(_) if foreign => None,
             Some(name) => Some(name.clone()),
             None if marked => name_of(socket, index)?,
             None => None,
         };
-        let address = local(&message).and_then(|address| Ipv4Net::new(address, message.header.prefix_len).ok());
+        let address = local(&message).map(IpAddr::V4).or_else(|| local6(&message).map(IpAddr::V6));
+        let address = address.and_then(|address| IpNet::new(address, message.header.prefix_len).ok());
         if let (Some(device), Some(address)) = (device, address) {
             rows.push(Address { device, address });
         }
@@ -111,18 +142,26 @@ fn addresses(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Ad
 }
 
 fn neighbors(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Result<Vec<Neighbor>, NetlinkError> {
+    let mut rows = neighbors_of(socket, ours, AddressFamily::Inet)?;
+    rows.extend(neighbors_of(socket, ours, AddressFamily::Inet6)?);
+    Ok(rows)
+}
+
+fn neighbors_of(socket: &mut Socket, ours: &BTreeMap<u32, String>, family: AddressFamily) -> Result<Vec<Neighbor>, NetlinkError> {
     let mut request = NeighbourMessage::default();
-    request.header.family = AddressFamily::Inet;
+    request.header.family = family;
     let read = |payload: &[u8]| {
         let message = NeighbourMessage::parse(payload)?;
-        let permanent = has_state(&message, &[NeighbourState::Permanent]);
+        let permanent = message.header.family == family && has_state(&message, &[NeighbourState::Permanent]);
         Ok(ours.get(&message.header.ifindex).filter(|_| permanent).and_then(|device| {
             let (address, mac) = (destination(&message)?, mac(&message)?);
             Some(Neighbor { device: device.clone(), address, mac })
         }))
     };
-    let listed = socket.list(&RouteNetlinkMessage::GetNeighbour(request), read);
-    listed.map_err(|source| NetlinkError::List { table: "neighbours", source })
+    match socket.list(&RouteNetlinkMessage::GetNeighbour(request), read) {
+        Err(answer) if family == AddressFamily::Inet6 && is_without_ipv6(&answer) => Ok(Vec::new()),
+        listed => listed.map_err(|source| NetlinkError::List { table: "neighbours", source }),
+    }
 }
 
 fn forwards(socket: &mut Socket, index: u32, device: &str) -> Result<Vec<Forward>, NetlinkError> {
@@ -151,12 +190,14 @@ fn has_state(message: &NeighbourMessage, states: &[NeighbourState]) -> bool {
     u16::from(message.header.state) & bits != 0
 }
 
-fn destination(message: &NeighbourMessage) -> Option<Ipv4Addr> {
+fn destination(message: &NeighbourMessage) -> Option<IpAddr> {
     message.attributes.iter().find_map(|attribute| match attribute {
-        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some(*address),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet(address)) => Some((*address).into()),
+        NeighbourAttribute::Destination(NeighbourAddress::Inet6(address)) => Some((*address).into()),
         // The library leaves the destination of a forwarding entry (family AF_BRIDGE) as bytes.
         NeighbourAttribute::Destination(NeighbourAddress::Other(bytes)) => {
-            <[u8; 4]>::try_from(bytes.as_slice()).ok().map(Ipv4Addr::from)
+            let v4 = <[u8; 4]>::try_from(bytes.as_slice()).ok().map(IpAddr::from);
+            v4.or_else(|| <[u8; 16]>::try_from(bytes.as_slice()).ok().map(IpAddr::from))
         }
         _ => None,
     })
@@ -248,7 +289,8 @@ fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = (*address).into(),
             RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = (*address).into(),
-            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(*address),
+            RouteAttribute::Gateway(RouteAddress::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+            RouteAttribute::Gateway(RouteAddress::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
             RouteAttribute::Metrics(metrics) => {
                 for metric in metrics {
                     match metric {
@@ -268,7 +310,8 @@ fn route(message: &RouteMessage, device: Option<String>) -> Option<Route> {
         _ if foreign => Via::Foreign,
         (RouteType::Unreachable, None, None) => Via::Unreachable,
         (RouteType::Unicast, Some(device), Some(gateway)) if onlink => Via::Gateway { gateway, device },
-        (RouteType::Unicast, Some(device), None) if message.header.scope == RouteScope::Link => Via::Device(device),
+        // IPv6 has no scopes of routes.
+        (RouteType::Unicast, Some(device), None) if is_v6 || message.header.scope == RouteScope::Link => Via::Device(device),
         _ => Via::Foreign,
     };
     let destination = IpNet::new(destination, message.header.destination_prefix_length).ok()?;

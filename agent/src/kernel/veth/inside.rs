@@ -42,12 +42,12 @@ pub(super) fn furnish(spec: &VethSpec, host_mac: Mac, inside: &mut Socket, netns
         .or_else(unless_without_ipv6)
         .map_err(step(format!("turn IPv6 autoconfiguration off on {ifname}")))?;
     let own = Ipv4Net::from(*address);
-    add_address(inside, far.index, own).map_err(step(format!("add address {own} dev {ifname}")))?;
+    add_address(inside, far.index, own.into()).map_err(step(format!("add address {own} dev {ifname}")))?;
     set_link(inside, far.index, Vec::new(), Some(true)).map_err(step(format!("set {ifname} up")))?;
-    add_neighbor(inside, far.index, *gateway, host_mac)
+    add_neighbor(inside, far.index, (*gateway).into(), host_mac)
         .map_err(step(format!("add neighbor {gateway} address {host_mac} dev {ifname}")))?;
     let to_gateway = (Ipv4Net::from(*gateway), Via::Device(ifname.clone()));
-    let through = Via::Gateway { gateway: *gateway, device: ifname.clone() };
+    let through = Via::Gateway { gateway: (*gateway).into(), device: ifname.clone() };
     let beyond = spec.routes.iter().map(|destination| (*destination, through.clone()));
     for (destination, via) in [to_gateway].into_iter().chain(beyond) {
         let row = Route { destination: destination.into(), metric: 0, via, mtu: None };
