@@ -13,6 +13,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing::{debug, info, warn};
+use weft_abi::maps::{capacity, name};
 use weft_abi::{Counter, Network, Verdict};
 use weft_agent::kernel::bpf::links::{self, LinkState, UPLINK};
 use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
@@ -47,6 +48,17 @@ pub struct Fast {
 struct Shadow {
     maps: maps::Rows,
     services: rows::Rows,
+}
+
+/// How full a map is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fill {
+    /// The map.
+    pub name: &'static str,
+    /// Rows that are taken.
+    pub rows: usize,
+    /// Rows that there are.
+    pub capacity: u32,
 }
 
 /// What came of it.
@@ -89,6 +101,25 @@ impl Fast {
     #[must_use]
     pub fn counters(&self) -> BTreeMap<Verdict, Counter> {
         self.open.as_ref().and_then(|d| d.maps().counters().ok()).unwrap_or_default()
+    }
+
+    /// How full each map is that this agent fills; `None` while nothing is loaded.
+    #[must_use]
+    pub fn fill(&self) -> Option<Vec<Fill>> {
+        let datapath = self.open.as_ref()?;
+        let read = || Some(Shadow { maps: read_maps(datapath).ok()?, services: read_services(datapath).ok()? });
+        let anew = if self.shadow.is_none() { read() } else { None };
+        let Shadow { maps, services } = self.shadow.as_ref().or(anew.as_ref())?;
+        let fill = |name, rows, capacity| Fill { name, rows, capacity };
+        Some(vec![
+            fill(name::ENDPOINTS, maps.endpoints.len(), capacity::ENDPOINTS),
+            fill(name::PEERS, maps.peers.len(), capacity::PEERS),
+            fill(name::VTEPS, maps.vteps.len(), capacity::VTEPS),
+            fill(name::NETNS, maps.netns.len(), capacity::NETNS),
+            fill(name::FRONTENDS, services.frontends.len(), capacity::FRONTENDS),
+            fill(name::SLOTS, services.slots.len(), capacity::SLOTS),
+            fill(name::BACKENDS, services.backends.len(), capacity::BACKENDS),
+        ])
     }
 
     /// What is remembered of the maps is to be read again, and what could not be loaded tried again.

@@ -34,6 +34,8 @@ const RESOLV_CONF_PAUSE: Duration = Duration::from_secs(5);
 pub struct Names {
     server: Server,
     state: Mutex<State>,
+    /// Those that the settings name.
+    upstreams: Vec<SocketAddr>,
     shutdown: CancellationToken,
 }
 
@@ -58,7 +60,7 @@ impl Names {
         let shutdown = CancellationToken::new();
         let upstreams = if settings.dns_upstream.is_empty() { system_upstreams() } else { settings.dns_upstream.clone() };
         let server = Server::start(zone, &upstreams, metrics.clone(), &shutdown);
-        let names = Arc::new(Self { server, state: Mutex::default(), shutdown });
+        let names = Arc::new(Self { server, state: Mutex::default(), upstreams: settings.dns_upstream.clone(), shutdown });
         tokio::spawn(make_zones(view, zone_tx, metrics));
         tokio::spawn(names.clone().listen(settings.dns_listen.clone(), report));
         if settings.dns_upstream.is_empty() {
@@ -85,6 +87,11 @@ impl Names {
     /// Where it answers.
     pub fn listening(&self) -> Vec<SocketAddr> {
         self.lock().listening.clone()
+    }
+
+    /// The servers that names outside are asked of.
+    pub fn upstreams(&self) -> Vec<SocketAddr> {
+        if self.upstreams.is_empty() { system_upstreams() } else { self.upstreams.clone() }
     }
 
     /// Stops answering.

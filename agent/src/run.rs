@@ -35,6 +35,7 @@ use crate::attach::{Attachments, Published, Surroundings};
 use crate::claim::{self, Facts, Own};
 use crate::config::Settings;
 use crate::datapath::Fast;
+use crate::doctor::Doctor;
 use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
@@ -103,7 +104,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let (attachments, published) = Attachments::new(state.clone(), journal, around);
     let names = Names::start(&settings, view.clone(), report.clone(), &mut registry_of_metrics);
-    let (bpf_paths, _bpffs) = bpf_paths(&settings, cgroup);
+    let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
 
     let netlink = Netlink::new().context("netlink")?;
@@ -121,6 +122,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         netlink: netlink.clone(),
         filter: firewall.look(),
         published: published.clone(),
+        doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
     tokio::spawn(admin::serve(listener, admin.clone()));
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));

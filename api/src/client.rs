@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_model::ids::{NodeName, ServiceName};
 
+use crate::doctor::{Checkup, CheckupStart};
 use crate::{
     Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkChange,
     NetworkInit, NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
@@ -284,6 +285,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn plan(&self) -> Result<Plan, ClientError> {
         self.call(Method::GET, "/v1/plan", NOTHING).await
+    }
+
+    /// `POST /v1/doctor`: begins a checkup.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn checkup_start(&self, start: &CheckupStart) -> Result<Checkup, ClientError> {
+        self.call(Method::POST, "/v1/doctor", Some(start)).await
+    }
+
+    /// `GET /v1/doctor/{id}`: how far a checkup is.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn checkup(&self, id: u64) -> Result<Checkup, ClientError> {
+        self.call(Method::GET, &format!("/v1/doctor/{id}"), NOTHING).await
     }
 
     async fn call<B: Serialize, T: DeserializeOwned>(

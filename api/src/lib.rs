@@ -27,12 +27,15 @@
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
+//! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |
+//! | `GET /v1/doctor/{id}` | → [`Checkup`] as far as it is |
 //!
 //! Every refusal has a 4xx or 5xx status and an [`ErrorBody`].
 
 mod attach;
 mod client;
 mod dns;
+mod doctor;
 mod drops;
 mod endpoints;
 mod error;
@@ -45,6 +48,7 @@ mod status;
 pub use attach::{Attach, Attached};
 pub use client::{Client, ClientError};
 pub use dns::{DnsAnswer, DnsRecord};
+pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};

@@ -40,6 +40,48 @@ impl Deadline {
     }
 }
 
+/// What a person who looks on sees of something that takes longer than [`SILENCE`].
+#[derive(Debug)]
+pub struct Patience {
+    begun: Instant,
+    spinner: Option<ProgressBar>,
+    looked_at: bool,
+}
+
+impl Patience {
+    /// Begins now; nothing is shown yet.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self { begun: Instant::now(), spinner: None, looked_at: io::stderr().is_terminal() }
+    }
+
+    /// Says how far it is, if somebody looks on and began to wonder.
+    pub fn tell(&mut self, how_far: &str) {
+        if self.looked_at && self.begun.elapsed() >= SILENCE {
+            self.spinner.get_or_insert_with(spinner).set_message(printable(how_far));
+        }
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        if let Some(spinner) = &self.spinner {
+            spinner.finish_and_clear();
+        }
+    }
+}
+
+/// Turns until it is cleared.
+fn spinner() -> ProgressBar {
+    let spinner = ProgressBar::new_spinner().with_elapsed(SILENCE);
+    // The template is ours and has no variable part: the default one does if it should ever not parse.
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
+        spinner.set_style(style);
+    }
+    spinner.enable_steady_tick(Duration::from_millis(100));
+    spinner
+}
+
 /// The agent behind a socket.
 #[derive(Clone, Debug)]
 pub struct Agent {
@@ -106,12 +148,7 @@ impl Agent {
         if let Ok(done) = timeout(SILENCE, &mut work).await {
             return done;
         }
-        let spinner = ProgressBar::new_spinner().with_elapsed(SILENCE);
-        // The template is ours and has no variable part: the default one does if it should ever not parse.
-        if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed} {wide_msg}") {
-            spinner.set_style(style);
-        }
-        spinner.enable_steady_tick(Duration::from_millis(100));
+        let spinner = spinner();
         let done = loop {
             tokio::select! {
                 done = &mut work => break done,

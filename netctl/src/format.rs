@@ -217,6 +217,12 @@ impl Page {
         Self { wide, blocks: Vec::new() }
     }
 
+    /// Whether all columns are wanted, and all rows.
+    #[must_use]
+    pub fn is_wide(&self) -> bool {
+        self.wide
+    }
+
     /// A line of the list of fields; several lines where the value has several.
     pub fn field(&mut self, name: impl Display, value: Cell) {
         let field = (printable(&name.to_string()), value);

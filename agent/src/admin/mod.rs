@@ -40,6 +40,7 @@ use weft_store::registry::Registry;
 use crate::attach::{Attachments, Published};
 use crate::config::Settings;
 use crate::datapath::Shared;
+use crate::doctor::Doctor;
 use crate::firewall;
 use crate::names::Names;
 use crate::reconcile::Report;
@@ -82,6 +83,8 @@ pub struct Admin {
     pub filter: firewall::Look,
     /// What there is to attach.
     pub published: watch::Receiver<Arc<Published>>,
+    /// Checkups.
+    pub doctor: Doctor,
 }
 
 /// Binds the socket, so that a caller who is let in later is let in by mode and group alone.
@@ -188,7 +191,13 @@ async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Respons
 type Query = HashMap<String, String>;
 
 /// Everything that can be asked.
-async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: &[u8]) -> Result<Response<Full<Bytes>>, Refusal> {
+async fn route(
+    admin: &Arc<Admin>,
+    method: &Method,
+    path: &str,
+    query: &Query,
+    body: &[u8],
+) -> Result<Response<Full<Bytes>>, Refusal> {
     let segments: Vec<String> = path.trim_start_matches('/').split('/').map(unescape).collect();
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (method, segments.as_slice()) {
@@ -220,6 +229,8 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
             let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
             json(&admin.names.query(name, query.get("type").map_or("A", String::as_str)).await?)
         }
+        (&Method::POST, ["v1", "doctor"]) => json(&admin.doctor.begin(admin, parse(body)?)?),
+        (&Method::GET, ["v1", "doctor", id]) => json(&admin.doctor.checkup(id)?),
         (&Method::GET, ["v1", "plan"]) => json(&admin.plan().await?),
         (&Method::GET, ["v1", "drops"]) => json(&admin.drops(query.get("all").is_some_and(|all| all == "true")).await?),
         _ => Err(Refusal::not_found(format!("{method} {path}: no such thing can be asked; is netctl as old as weftd?"))),
@@ -227,7 +238,11 @@ async fn route(admin: &Admin, method: &Method, path: &str, query: &Query, body: 
 }
 
 impl Admin {
-    fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
+    /// The store as last seen.
+    ///
+    /// # Errors
+    /// It has not been read yet.
+    pub fn snapshot(&self) -> Result<Arc<Snapshot>, Refusal> {
         self.view.borrow().clone().ok_or_else(|| {
             let health = self.health.borrow().clone();
             match health.away {

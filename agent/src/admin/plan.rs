@@ -18,8 +18,11 @@ use crate::refusal::Refusal;
 use crate::view::chain;
 
 impl Admin {
-    /// What would be done. Refused before the loop has had anything to do.
-    pub(super) async fn plan(&self) -> Result<Plan, Refusal> {
+    /// What would be done.
+    ///
+    /// # Errors
+    /// The loop has had nothing to do yet.
+    pub async fn plan(&self) -> Result<Plan, Refusal> {
         let snapshot = self.snapshot()?;
         let report = self.report.borrow().clone();
         let planned = report.host.ok_or_else(|| {

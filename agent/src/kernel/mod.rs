@@ -2,10 +2,12 @@
 //! here; `weft-plan` makes them.
 
 pub mod bpf;
+pub mod host;
 pub mod iptables;
 pub mod netlink;
 pub mod netns;
 pub mod nft;
+pub mod probe;
 mod program;
 pub mod sysctl;
 pub mod veth;

@@ -50,6 +50,19 @@ pub fn read_all(asked: &Table<Sysctl>) -> Result<Table<Sysctl>, SysctlError> {
     Ok(found)
 }
 
+/// What one setting is; `None` if it is not there.
+///
+/// # Errors
+/// It is there and cannot be read.
+pub fn read(path: &str) -> Result<Option<String>, SysctlError> {
+    let path = file(path);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(SysctlError::Read { path, source }),
+    }
+}
+
 /// Sets a setting.
 ///
 /// # Errors

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod config;
 pub mod dns;
+pub mod doctor;
 pub mod drops;
 pub mod endpoint;
 pub mod network;
@@ -61,6 +62,8 @@ pub enum Command {
     Plan,
     /// Show what the programs dropped, and why
     Drops(drops::DropsArgs),
+    /// Find what is wrong with this host's part of the network, and what to do about it
+    Doctor(doctor::DoctorArgs),
     /// Names
     #[command(subcommand)]
     Dns(dns::Command),
@@ -89,6 +92,7 @@ impl Command {
             Self::Run(_) => "run",
             Self::Plan => "plan",
             Self::Drops(_) => "drops",
+            Self::Doctor(_) => "doctor",
             Self::Dns(command) => command.name(),
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
@@ -114,6 +118,7 @@ impl Command {
             Self::Run(args) => args.execute(context).await,
             Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
+            Self::Doctor(args) => args.execute(context).await,
             Self::Dns(command) => command.execute(context).await,
             Self::Completion(args) => args.execute(context),
             Self::Man(args) => args.execute(context),

@@ -203,7 +203,7 @@ fn nearest(path: &Path) -> &Path {
 }
 
 /// Whether a path, or what is left of it, lies on a bpffs.
-pub(super) fn on_bpffs(path: &Path) -> bool {
+pub fn on_bpffs(path: &Path) -> bool {
     is_on(nearest(path), BPF_FS_MAGIC)
 }
 

@@ -105,6 +105,21 @@ impl NetlinkError {
     }
 }
 
+/// A VXLAN device, as far as it can be in another's way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VxlanDevice {
+    /// Its name.
+    pub name: String,
+    /// Whether the name is one that we give.
+    pub ours: bool,
+    /// Whether it is set up.
+    pub up: bool,
+    /// Its network identifier; 0 for one that takes any (`external`).
+    pub vni: u32,
+    /// Its UDP port.
+    pub port: u16,
+}
+
 /// A handle on the tables of one network namespace. Clones share it; what they do is done one after the other.
 #[derive(Clone, Debug)]
 pub struct Netlink {
@@ -208,6 +223,27 @@ impl Netlink {
                 act::remove_device(socket, &device.name)?;
             }
             Ok(())
+        })
+        .await
+    }
+
+    /// All VXLAN devices, anybody's.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub async fn vxlans(&self) -> Result<Vec<VxlanDevice>, NetlinkError> {
+        self.with("list the VXLAN devices", move |socket| {
+            let devices = observe::devices(socket, Some(InfoKind::Vxlan))?;
+            let vxlans = devices.into_iter().filter(|d| d.kind.as_deref() == Some("vxlan"));
+            Ok(vxlans
+                .map(|d| VxlanDevice {
+                    ours: is_vxlan_name(&d.name),
+                    up: d.up,
+                    vni: d.vxlan.vni,
+                    port: d.vxlan.port,
+                    name: d.name,
+                })
+                .collect())
         })
         .await
     }
