@@ -57,7 +57,7 @@ pub(super) async fn rp_filter(admin: Arc<Admin>) -> Vec<Finding> {
         text.and_then(|t| t.parse::<u32>().ok())
     };
     let all = value("all").unwrap_or(0);
-    devices.iter().map(|device| judge_rp_filter(CHECK, device, all, value(device).unwrap_or(0))).collect()
+    devices.iter().filter_map(|device| Some(judge_rp_filter(CHECK, device, all, value(device)?))).collect()
 }
 
 fn judge_rp_filter(check: &str, device: &str, all: u32, own: u32) -> Finding {

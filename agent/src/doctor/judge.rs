@@ -35,19 +35,24 @@ fn reach(target: &Target, evidence: &Evidence) -> Finding {
     let name = target.name();
     let heard = |way: &Result<Way, String>| way.as_ref().ok().map(|way| way.small.clone());
     let (host, container) = (heard(&evidence.host), heard(&evidence.container));
-    let path = if target.fast { "fast path" } else { "kernel path" };
+    let path = match (target.direct, target.fast) {
+        (true, _) => "plain route",
+        (false, true) => "fast path",
+        (false, false) => "kernel path",
+    };
+    let kernel = if target.direct { "plain route" } else { "kernel path" };
     match (&host, &container) {
         (None, None) => {
             let why = evidence.host.as_ref().err().cloned().unwrap_or_default();
             Finding::skipped(PATH, name, format!("no packet could be sent: {why}"))
         }
         (Some(Answer::Heard(from_host)), Some(Answer::Heard(from_container))) => aside(target, evidence).unwrap_or_else(|| {
-            let what = format!("host {} by the kernel path, container {} by the {path}", ms(*from_host), ms(*from_container));
+            let what = format!("host {} by the {kernel}, container {} by the {path}", ms(*from_host), ms(*from_container));
             Finding::ok(PATH, name, what).with("host_rtt_us", us(*from_host)).with("container_rtt_us", us(*from_container))
         }),
         (Some(Answer::Heard(from_host)), None) => {
             let why = evidence.container.as_ref().err().cloned().unwrap_or_default();
-            let what = format!("host {} by the kernel path; not tried from a container: {why}", ms(*from_host));
+            let what = format!("host {} by the {kernel}; not tried from a container: {why}", ms(*from_host));
             Finding::ok(PATH, name, what).with("host_rtt_us", us(*from_host))
         }
         (None, Some(Answer::Heard(from_container))) => {
@@ -116,6 +121,17 @@ fn unreached(target: &Target, evidence: &Evidence) -> Finding {
     }
     let under = evidence.under.as_ref().ok().map(|way| &way.small);
     match (under, target.alive) {
+        (Some(Answer::Heard(_)), _) if target.direct => fail(
+            "route-lost",
+            format!(
+                "{outer} answers for itself, and not for {}: what travels as it is (DirectRouting, host-gw) is lost",
+                target.subnet
+            ),
+            format!(
+                "see whether something between the hosts takes addresses of {} only from where it knows them (a cloud's source check), and that {name} has its subnet",
+                target.network
+            ),
+        ),
         (Some(Answer::Heard(_)), _) => fail(
             "port-blocked",
             format!(

@@ -96,6 +96,14 @@ fn silence_inside_is_explained_by_what_is_heard_outside() {
 }
 
 #[test]
+fn a_peer_without_a_tunnel_has_no_port_to_be_blocked() {
+    let direct = Target { direct: true, ..target() };
+    let evidence = Evidence { knock: None, ..nothing(Opened::Silent, open()) };
+    assert_eq!(fault(&direct, &evidence), "route-lost");
+    assert!(judge(&direct, &self::evidence())[0].what.contains("plain route"));
+}
+
+#[test]
 fn one_way_that_works_tells_where_the_other_is_broken() {
     let target = target();
     let host_only = Evidence { container: Ok(closed()), ..evidence() };

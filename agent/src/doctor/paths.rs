@@ -11,18 +11,18 @@
 //! ```
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use weft_agent::kernel::probe::echo::{Answer, Echo, Question, ask};
 use weft_agent::kernel::probe::tcp::Attempt;
 use weft_agent::kernel::probe::vxlan::{Knock, Opened, knock};
 use weft_api::Finding;
 use weft_model::ids::NodeName;
 use weft_model::mac::Mac;
-use weft_plan::{Host, Peer, ipam};
+use weft_plan::{Host, Peer, ipam, peers};
 
 use super::container::{Endpoint, SMALL};
 use super::judge;
@@ -51,13 +51,13 @@ const HANDSHAKE: Duration = Duration::from_secs(4);
 /// A port where nobody listens, as a rule (`discard`); a reset is an answer.
 const QUIET_PORT: u16 = 9;
 
-/// A peer to be probed, and from where.
+/// A peer to be probed in one family of addresses, and from where.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     /// Its name; a flanneld has none.
     pub node: Option<NodeName>,
     /// Its subnet.
-    pub subnet: Ipv4Net,
+    pub subnet: IpNet,
     /// Its outer address.
     pub outer: IpAddr,
     /// Its VTEP's Ethernet address, as its lease says.
@@ -66,9 +66,11 @@ pub(super) struct Target {
     pub alive: Option<bool>,
     /// Whether the fast path leads there.
     pub fast: bool,
+    /// Whether packets get there as they are, without a tunnel.
+    pub direct: bool,
     /// The longest inner packet, in bytes.
     pub mtu: u32,
-    /// The overlay's own longest, in bytes; the peer may take less.
+    /// The longest that we send there, in bytes; the peer may take less.
     pub own_mtu: u32,
     /// The longest outer packet, in bytes.
     pub outer_mtu: u32,
@@ -78,12 +80,12 @@ pub(super) struct Target {
     pub port: u16,
     /// The VXLAN network identifier.
     pub vni: u32,
-    /// Our subnet.
-    pub own: Ipv4Net,
+    /// Our subnet of the same family.
+    pub own: IpNet,
     /// Our VTEP's Ethernet address.
     pub own_mac: Mac,
-    /// Our outer address.
-    pub outer_from: Ipv4Addr,
+    /// Our outer address, if there is one of that family.
+    pub outer_from: Option<IpAddr>,
     /// Our VXLAN device.
     pub device: String,
 }
@@ -91,12 +93,21 @@ pub(super) struct Target {
 impl Target {
     /// How people know it.
     pub(super) fn name(&self) -> String {
-        self.node.as_ref().map_or_else(|| self.outer.to_string(), ToString::to_string)
+        let name = self.node.as_ref().map_or_else(|| self.outer.to_string(), ToString::to_string);
+        if matches!(self.subnet, IpNet::V6(_)) { format!("{name} (IPv6)") } else { name }
     }
 
-    /// The peer's own address in the overlay.
-    fn inner(&self) -> Ipv4Addr {
-        ipam::device_address(self.subnet)
+    /// The peer's own address in the overlay: that of its VXLAN device.
+    fn inner(&self) -> IpAddr {
+        self.subnet.network()
+    }
+
+    /// Our gateway's address, which the peer has a route to.
+    fn gateway(&self) -> IpAddr {
+        match self.own {
+            IpNet::V4(own) => ipam::gateway(own).into(),
+            IpNet::V6(own) => Ipv6Addr::from(u128::from(own.network()) + 1).into(),
+        }
     }
 }
 
@@ -128,10 +139,11 @@ pub(super) struct Evidence {
     pub leaves_with: Option<IpAddr>,
 }
 
-/// The VXLAN devices that this host has or should have.
+/// The VXLAN devices that this host may have.
 pub(super) fn vxlan_devices(admin: &Admin) -> Vec<String> {
     let host = admin.report.borrow().host.clone();
-    host.iter().filter_map(|h| Some(h.overlay()?.device())).collect()
+    let overlays = host.iter().filter_map(|h| h.overlay()).filter(|o| o.tunnels());
+    overlays.flat_map(|o| [o.device(), o.device6()]).collect()
 }
 
 /// The peers to probe: all, or those that are named by name, address or subnet.
@@ -143,7 +155,7 @@ pub(super) fn chosen(admin: &Admin, wanted: &[String]) -> Result<Vec<Target>, Re
     let snapshot = admin.view.borrow().clone();
     let alive = |node: &NodeName| snapshot.as_ref().is_some_and(|s| s.node(node).is_some());
     let all: Vec<Target> = match &report.host {
-        Some(host) => report.peers.iter().filter_map(|peer| target(host, peer, &alive)).collect(),
+        Some(host) => report.peers.iter().flat_map(|peer| targets(host, peer, &alive)).collect(),
         None => Vec::new(),
     };
     if wanted.is_empty() {
@@ -154,40 +166,53 @@ pub(super) fn chosen(admin: &Admin, wanted: &[String]) -> Result<Vec<Target>, Re
     };
     let mut found = Vec::new();
     for text in wanted {
-        match all.iter().find(|t| is(t, text)) {
-            Some(target) => found.push(target.clone()),
-            None => {
-                let there: Vec<String> = all.iter().map(Target::name).collect();
-                let there =
-                    if there.is_empty() { "there are none".to_owned() } else { format!("there are {}", there.join(", ")) };
-                return Err(Refusal::not_found(format!("doctor: {text:?} is no peer of this host; {there}")));
-            }
+        let before = found.len();
+        found.extend(all.iter().filter(|t| is(t, text)).cloned());
+        if found.len() == before {
+            let there: Vec<String> = all.iter().map(Target::name).collect();
+            let there = if there.is_empty() { "there are none".to_owned() } else { format!("there are {}", there.join(", ")) };
+            return Err(Refusal::not_found(format!("doctor: {text:?} is no peer of this host; {there}")));
         }
     }
     Ok(found)
 }
 
-fn target(host: &Host, peer: &Peer, alive: &dyn Fn(&NodeName) -> bool) -> Option<Target> {
-    let overlay = host.overlay()?;
-    let own_mtu = overlay.mtu();
-    Some(Target {
-        node: peer.node.clone(),
-        subnet: peer.subnet,
-        outer: IpAddr::V4(peer.public_ip),
-        mac: peer.mac,
-        alive: peer.node.as_ref().map(alive),
-        fast: peer.fast,
-        mtu: peer.mtu.map_or(own_mtu, |mtu| mtu.min(own_mtu)),
-        own_mtu,
-        outer_mtu: overlay.outer_mtu(),
-        network: overlay.config.network,
-        port: overlay.config.backend.port,
-        vni: overlay.config.backend.vni,
-        own: overlay.subnet,
-        own_mac: host.vtep_mac,
-        outer_from: overlay.uplink.address,
-        device: overlay.device(),
-    })
+/// A peer in each family that leads to it.
+fn targets(host: &Host, peer: &Peer, alive: &dyn Fn(&NodeName) -> bool) -> Vec<Target> {
+    let Some(overlay) = host.overlay() else { return Vec::new() };
+    let target = |subnet: IpNet, own: IpNet, outer: IpAddr, mac: Mac, fast: bool, via: peers::Way| {
+        let direct = via == peers::Way::Direct;
+        let own_mtu = if direct { overlay.mtu() } else { overlay.mtu_to(outer).min(overlay.mtu()) };
+        Target {
+            node: peer.node.clone(),
+            subnet,
+            outer,
+            mac,
+            alive: peer.node.as_ref().map(alive),
+            fast,
+            direct,
+            mtu: peer.mtu.map_or(own_mtu, |mtu| mtu.min(own_mtu)),
+            own_mtu,
+            outer_mtu: overlay.outer_mtu(),
+            network: overlay.config.network,
+            port: overlay.config.backend.port,
+            vni: overlay.config.backend.vni,
+            own,
+            own_mac: if outer.is_ipv6() { host.vtep_mac6 } else { host.vtep_mac },
+            outer_from: match outer {
+                IpAddr::V4(_) => overlay.uplink.address.map(IpAddr::from),
+                IpAddr::V6(_) => overlay.uplink.address6.map(IpAddr::from),
+            },
+            device: overlay.device_to(outer),
+        }
+    };
+    let v4 = target(peer.subnet.into(), overlay.subnet.into(), peer.outer, peer.mac, peer.fast, peer.via);
+    let v6 = peer
+        .subnet6
+        .zip(overlay.subnet6)
+        .zip(peer.outer6)
+        .map(|((subnet, own), outer)| target(subnet.into(), own.into(), outer, peer.mac6, peer.fast6, peer.via6));
+    std::iter::once(v4).chain(v6).collect()
 }
 
 /// Measures and judges.
@@ -222,8 +247,8 @@ impl Measured {
 
 /// Everything that can be seen of one peer. Blocks, for some twenty seconds at worst.
 fn look(target: &Target, endpoint: Result<&Endpoint, String>) -> Evidence {
-    let inner = IpAddr::V4(target.inner());
-    let gateway = IpAddr::V4(ipam::gateway(target.own));
+    let inner = target.inner();
+    let gateway = target.gateway();
     let inside = match &endpoint {
         Ok(endpoint) => Echo::open(Some(&endpoint.netns), None, inner),
         Err(why) => Err(io::Error::other(why.clone())),
@@ -231,7 +256,7 @@ fn look(target: &Target, endpoint: Result<&Endpoint, String>) -> Evidence {
     let mut ways = [
         Measured::new(Echo::open(None, Some(gateway), inner), target.mtu),
         Measured::new(inside, target.mtu),
-        Measured::new(Echo::open(None, Some(target.outer_from.into()), target.outer), target.outer_mtu),
+        Measured::new(Echo::open(None, target.outer_from, target.outer), target.outer_mtu),
     ];
     ask_all(&mut ways, |_| SMALL, |way, answer| way.small = answer);
     ask_all(&mut ways, |m| if m.way.small.is_heard() { m.full } else { 0 }, |way, answer| way.full = Some(answer));
@@ -256,7 +281,7 @@ fn look(target: &Target, endpoint: Result<&Endpoint, String>) -> Evidence {
 
     let unheard = ways[..2].iter().any(|m| m.echo.is_ok() && !m.way.small.is_heard());
     let [host, container, under] = ways.map(Measured::end);
-    Evidence { host, container, under, knock: unheard.then(|| knock_at(target)), leaves_with: leaves_with(target) }
+    Evidence { host, container, under, knock: unheard.then(|| knock_at(target)).flatten(), leaves_with: leaves_with(target) }
 }
 
 /// Asks on all ways whose size is not 0, together.
@@ -294,25 +319,35 @@ fn largest(passed: usize, lost: usize, told: Option<usize>, mut passes: impl FnM
     u32::try_from(passed).ok()
 }
 
-fn knock_at(target: &Target) -> Result<Opened, String> {
-    let device = nix::net::if_::if_nametoindex(target.device.as_str()).map_err(|e| format!("{}: {e}", target.device))?;
+/// Tunnelled IPv4 only: a peer's IPv6 goes to the same device, or says no more than silence does.
+fn knock_at(target: &Target) -> Option<Result<Opened, String>> {
+    let (IpNet::V4(own), IpAddr::V4(to), Some(outer_from), false) =
+        (target.own, target.inner(), target.outer_from, target.direct)
+    else {
+        return None;
+    };
+    let device = match nix::net::if_::if_nametoindex(target.device.as_str()) {
+        Ok(device) => device,
+        Err(e) => return Some(Err(format!("{}: {e}", target.device))),
+    };
     let question = Knock {
         device,
         mac: target.own_mac,
-        outer_from: target.outer_from,
+        outer_from,
         outer_to: SocketAddr::new(target.outer, target.port),
         vni: target.vni,
-        from: ipam::device_address(target.own),
-        to: target.inner(),
+        from: ipam::device_address(own),
+        to,
     };
-    knock(&question, TRIES, PAUSE).map_err(|e| e.to_string())
+    Some(knock(&question, TRIES, PAUSE).map_err(|e| e.to_string()))
 }
 
 /// What the routes of this host choose for packets to the peer, without sending any.
 fn leaves_with(target: &Target) -> Option<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    let any: IpAddr = if target.outer.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
     socket.connect(SocketAddr::new(target.outer, target.port)).ok()?;
-    Some(socket.local_addr().ok()?.ip()).filter(|ip| *ip != IpAddr::V4(target.outer_from))
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| target.outer_from.is_some_and(|from| from != *ip))
 }
 
 #[cfg(test)]
@@ -321,20 +356,21 @@ impl Target {
     pub(super) fn sample(mac: Mac) -> Self {
         Self {
             node: "h2".parse().ok(),
-            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 7, 0), 24),
+            subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 7, 0), 24).into(),
             outer: Ipv4Addr::new(192, 0, 2, 2).into(),
             mac,
             alive: Some(true),
             fast: true,
+            direct: false,
             mtu: 1450,
             own_mtu: 1450,
             outer_mtu: 1500,
             network: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16),
             port: 8472,
             vni: 1,
-            own: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 3, 0), 24),
+            own: Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 3, 0), 24).into(),
             own_mac: Mac([2, 0, 0, 0, 0, 3]),
-            outer_from: Ipv4Addr::new(192, 0, 2, 1),
+            outer_from: Some(Ipv4Addr::new(192, 0, 2, 1).into()),
             device: "weft.1".to_owned(),
         }
     }

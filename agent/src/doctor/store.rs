@@ -179,7 +179,9 @@ pub(super) async fn other_leases(admin: Arc<Admin>) -> Vec<Finding> {
     };
     let peers = peers::of(&snapshot, &host);
     let mut found: Vec<Finding> = peers.skipped.iter().filter(|s| s.why.is_odd()).map(|s| judge_skipped(CHECK, s)).collect();
-    found.extend(twice(CHECK, &snapshot));
+    // What claims ours was told just now.
+    let ours: Vec<IpAddr> = host.uplink.iter().flat_map(|u| u.addresses()).collect();
+    found.extend(twice(CHECK, &snapshot, &ours));
     if found.is_empty() {
         let other = peers.skipped.len();
         let beside = if other == 0 { String::new() } else { format!("; {other} of another overlay are left alone") };
@@ -194,20 +196,21 @@ fn judge_skipped(check: &str, skipped: &Skipped) -> Finding {
     match skipped.why {
         Why::OurAddress => Finding::fail(
             check,
-            &skipped.key,
+            skipped.key,
             what,
             "two hosts with one address, or a lease that an earlier life of this host left: delete the key if nobody keeps it, else give one of them another --public-ip",
         ),
-        _ => Finding::warn(check, &skipped.key, what, "correct or delete the key, or wait until its lease runs out"),
+        _ => Finding::warn(check, skipped.key, what, "correct or delete the key, or wait until its lease runs out"),
     }
 }
 
 /// Public addresses that more than one lease names (flannel #1182, #1546): one is left over, or two hosts share it.
-fn twice(check: &str, snapshot: &Snapshot) -> Vec<Finding> {
+fn twice(check: &str, snapshot: &Snapshot, ours: &[IpAddr]) -> Vec<Finding> {
     let mut keys: BTreeMap<IpAddr, Vec<String>> = BTreeMap::new();
     for (key, stored) in snapshot.leases() {
-        let address = IpAddr::from(stored.value.public_ip);
-        if !address.is_unspecified() {
+        let lease = &stored.value;
+        let addresses = lease.public_ip.map(IpAddr::from).into_iter().chain(lease.public_ipv6.map(IpAddr::from));
+        for address in addresses.filter(|a| !a.is_unspecified() && !ours.contains(a)) {
             keys.entry(address).or_default().push(key.to_string());
         }
     }
@@ -239,8 +242,9 @@ mod tests {
     fn an_address_that_is_ours_is_a_fault_and_another_odd_lease_a_warning() {
         let skipped = |why| Skipped {
             key: "10.244.9.0-24".parse().unwrap(),
-            public_ip: std::net::Ipv4Addr::new(192, 0, 2, 1),
+            public_ip: std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
             node: None,
+            v6_only: false,
             why,
         };
         assert_eq!(judge_skipped("other-leases", &skipped(Why::OurAddress)).result, CheckResult::Fail);

@@ -37,10 +37,10 @@ pub(super) async fn vxlan(admin: Arc<Admin>) -> Vec<Finding> {
     const CHECK: &str = "vxlan";
     let host = admin.report.borrow().host.clone();
     let Some((vni, port, device)) = host.as_ref().and_then(|h| {
-        let overlay = h.overlay()?;
+        let overlay = h.overlay().filter(|o| o.tunnels())?;
         Some((overlay.config.backend.vni, overlay.config.backend.port, overlay.device()))
     }) else {
-        return vec![Finding::skipped(CHECK, &admin.node, "there is no overlay")];
+        return vec![Finding::skipped(CHECK, &admin.node, "nothing is tunnelled")];
     };
     match admin.netlink.vxlans().await {
         Ok(devices) => judge(CHECK, &device, vni, port, &devices),

@@ -10,7 +10,7 @@
 //! ```
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub struct Knock {
     /// Its Ethernet address.
     pub mac: Mac,
     /// Our outer address.
-    pub outer_from: Ipv4Addr,
+    pub outer_from: IpAddr,
     /// The peer's outer address and port.
     pub outer_to: SocketAddr,
     /// The network.
@@ -167,7 +167,7 @@ mod tests {
         Knock {
             device: 1,
             mac: Mac([2, 0, 0, 0, 0, 1]),
-            outer_from: Ipv4Addr::new(10, 77, 0, 1),
+            outer_from: Ipv4Addr::new(10, 77, 0, 1).into(),
             outer_to: (Ipv4Addr::new(10, 77, 0, 2), 8472).into(),
             vni: 7,
             from: Ipv4Addr::new(10, 244, 3, 0),
