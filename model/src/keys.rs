@@ -9,6 +9,8 @@
 //! | `<weft-prefix>/config` | `ClusterConfig` |
 //! | `<weft-prefix>/nodes/<node>` | `Node` |
 //! | `<weft-prefix>/namespaces/<namespace>` | `Namespace` |
+//! | `<weft-prefix>/networks/<network>` | `Network`, one besides the default one |
+//! | `<weft-prefix>/subnets/<network>/10.245.3.0-24` | `NetworkSubnet` |
 //! | `<weft-prefix>/reservations/<network>/10.244.3.0-24` | `Reservation` |
 //! | `<weft-prefix>/services/<namespace>/<name>` | `Service` |
 //! | `<weft-prefix>/vips/<address>` | `Vip` |
@@ -111,6 +113,10 @@ pub enum Key {
     Node(NodeName),
     /// A declared namespace.
     Namespace(Namespace),
+    /// The configuration of a network besides the default one.
+    Network(NetworkName),
+    /// A host's subnet in such a network.
+    NetworkSubnet(NetworkName, SubnetKey),
     /// A subnet that is kept for one host.
     Reservation(NetworkName, Ipv4Net),
     /// A service.
@@ -127,11 +133,13 @@ pub struct Layout {
     network: String,
     dns: String,
     weft: String,
+    /// The network whose configuration and subnets are meant; none is the default one.
+    scope: Option<NetworkName>,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { network: "/coreos.com/network".to_owned(), dns: "/skydns".to_owned(), weft: "/weft/v1".to_owned() }
+        Self { network: "/coreos.com/network".to_owned(), dns: "/skydns".to_owned(), weft: "/weft/v1".to_owned(), scope: None }
     }
 }
 
@@ -159,7 +167,7 @@ impl Layout {
         }
         let mut out = out.into_iter();
         match (out.next(), out.next(), out.next()) {
-            (Some(network), Some(dns), Some(weft)) => Ok(Self { network, dns, weft }),
+            (Some(network), Some(dns), Some(weft)) => Ok(Self { network, dns, weft, scope: None }),
             _ => Err("three prefixes are needed".to_owned()),
         }
     }
@@ -202,7 +210,18 @@ impl Layout {
                         let key: SubnetKey = name.parse().map_err(bad)?;
                         Ok(Key::Subnet(key.in_tree(Tree::Weft)))
                     }
-                    _ => Ok(Key::Other),
+                    Some((network, name)) => {
+                        let network = network.parse().map_err(|e: BadId| bad(e.to_string()))?;
+                        Ok(Key::NetworkSubnet(network, name.parse().map_err(bad)?))
+                    }
+                    None => Ok(Key::Other),
+                },
+                Some(("networks", name)) => match name.parse::<NetworkName>() {
+                    Ok(name) if name.is_default() => {
+                        Err(bad(format!("the default network is configured in {}/config", self.network)))
+                    }
+                    Ok(name) => Ok(Key::Network(name)),
+                    Err(e) => Err(bad(e.to_string())),
                 },
                 Some(("nodes", name)) => name.parse().map(Key::Node).map_err(|e| bad(e.to_string())),
                 Some(("namespaces", name)) => name.parse().map(Key::Namespace).map_err(|e| bad(e.to_string())),
@@ -226,15 +245,27 @@ impl Layout {
         Ok(Key::Other)
     }
 
-    /// `<network-prefix>/config`.
+    /// The same layout for another network: its configuration and its subnets are meant wherever those of a network are.
+    #[must_use]
+    pub fn in_network(&self, name: &NetworkName) -> Self {
+        Self { scope: Some(name.clone()).filter(|name| !name.is_default()), ..self.clone() }
+    }
+
+    /// The key of the network's configuration: `<network-prefix>/config`, or that of another network.
     #[must_use]
     pub fn network_config(&self) -> String {
-        format!("{}/config", self.network)
+        match &self.scope {
+            None => format!("{}/config", self.network),
+            Some(name) => format!("{}/networks/{name}", self.weft),
+        }
     }
 
     /// The key of a subnet's lease.
     #[must_use]
     pub fn subnet(&self, key: &SubnetKey) -> String {
+        if let Some(network) = &self.scope {
+            return format!("{}/subnets/{network}/{key}", self.weft);
+        }
         match key.tree {
             Tree::Network => format!("{}/subnets/{key}", self.network),
             Tree::Weft => format!("{}/subnets/{}/{key}", self.weft, NetworkName::default_network()),
@@ -295,6 +326,7 @@ mod tests {
         let path = RecordPath::from_labels(["local", "skydns", "myapp", "web-1", "4"]);
         let service: ServiceName = "prod/myapp".parse().unwrap();
         let node: NodeName = "h1.example".parse().unwrap();
+        let blue: NetworkName = "blue".parse().unwrap();
         for (key, is) in [
             (l.network_config(), Key::NetworkConfig),
             (l.subnet(&subnet), Key::Subnet(subnet)),
@@ -309,7 +341,8 @@ mod tests {
             (l.service(&service), Key::Service(service)),
             (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
             ("/weft/v1/down/local/skydns/x".to_owned(), Key::Other),
-            ("/weft/v1/subnets/blue/10.244.3.0-24".to_owned(), Key::Other),
+            (l.in_network(&blue).subnet(&subnet), Key::NetworkSubnet(blue.clone(), subnet)),
+            (l.in_network(&blue).network_config(), Key::Network(blue)),
             ("/coreos.com/network/subnetsx".to_owned(), Key::Other),
             ("/elsewhere".to_owned(), Key::Other),
         ] {
@@ -323,6 +356,8 @@ mod tests {
         for key in [
             "/coreos.com/network/subnets/foo",
             "/weft/v1/subnets/default/foo",
+            "/weft/v1/subnets/blue/foo",
+            "/weft/v1/networks/default",
             "/weft/v1/services/x",
             "/weft/v1/nodes/a b",
             "/skydns/a//b",

@@ -29,6 +29,7 @@ use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
 mod loss;
+mod networks;
 
 use loss::Losses;
 
@@ -66,6 +67,8 @@ pub struct Snapshot {
     leases: OrdMap<SubnetKey, Arc<Stored<Lease>>>,
     nodes: OrdMap<NodeName, Arc<Stored<Node>>>,
     namespaces: OrdSet<Namespace>,
+    networks: OrdMap<NetworkName, Arc<Stored<NetworkConfig>>>,
+    network_leases: OrdMap<(NetworkName, SubnetKey), Arc<Stored<Lease>>>,
     reservations: OrdMap<(NetworkName, Ipv4Net), Arc<Stored<Reservation>>>,
     services: OrdMap<ServiceName, Arc<Stored<Service>>>,
     vips: OrdMap<IpAddr, Arc<Stored<VipOwner>>>,
@@ -89,6 +92,8 @@ impl Snapshot {
             leases: OrdMap::new(),
             nodes: OrdMap::new(),
             namespaces: OrdSet::new(),
+            networks: OrdMap::new(),
+            network_leases: OrdMap::new(),
             reservations: OrdMap::new(),
             services: OrdMap::new(),
             vips: OrdMap::new(),
@@ -136,6 +141,8 @@ impl Snapshot {
             Ok(Key::ClusterConfig) => self.set_cluster(before.cluster.clone()),
             Ok(Key::Subnet(k)) => copy(&mut self.leases, &before.leases, &k),
             Ok(Key::Node(k)) => copy(&mut self.nodes, &before.nodes, &k),
+            Ok(Key::Network(k)) => copy(&mut self.networks, &before.networks, &k),
+            Ok(Key::NetworkSubnet(network, k)) => copy(&mut self.network_leases, &before.network_leases, &(network, k)),
             Ok(Key::Reservation(network, subnet)) => {
                 copy(&mut self.reservations, &before.reservations, &(network, subnet));
             }
@@ -193,6 +200,12 @@ impl Snapshot {
                 self.namespaces.insert(k);
                 Ok(())
             }
+            Key::Network(k) => NetworkConfig::parse(&value)
+                .map(|value| drop(self.networks.insert(k, Arc::new(Stored { value, lease, created, modified }))))
+                .map_err(|e| e.to_string()),
+            Key::NetworkSubnet(network, k) => Lease::parse(&value).map(|value| {
+                drop(self.network_leases.insert((network, k), Arc::new(Stored { value, lease, created, modified })));
+            }),
             Key::Reservation(network, subnet) => crate::parse_object(&value, "no reservation").map(|value| {
                 drop(self.reservations.insert((network, subnet), Arc::new(Stored { value, lease, created, modified })));
             }),
@@ -220,6 +233,8 @@ impl Snapshot {
             Ok(Key::ClusterConfig) => self.set_cluster(None),
             Ok(Key::Subnet(k)) => self.set_lease(k, revision, None),
             Ok(Key::Namespace(k)) => drop(self.namespaces.remove(&k)),
+            Ok(Key::Network(k)) => drop(self.networks.remove(&k)),
+            Ok(Key::NetworkSubnet(network, k)) => drop(self.network_leases.remove(&(network, k))),
             Ok(Key::Reservation(network, subnet)) => drop(self.reservations.remove(&(network, subnet))),
             Ok(Key::Service(k)) => drop(self.services.remove(&k)),
             Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
