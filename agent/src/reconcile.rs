@@ -327,6 +327,7 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
         uplink,
         attachments: attachments(published),
         netns_cookie: inputs.netns_cookie,
+        networks: Vec::new(),
     }
 }
 

@@ -146,6 +146,7 @@ mod tests {
             }),
             attachments: Vec::new(),
             netns_cookie: 1,
+            networks: Vec::new(),
         }
     }
 

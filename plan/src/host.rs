@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_abi::ENCAP_OVERHEAD;
-use weft_model::ids::NodeName;
+use weft_model::ids::{NetworkName, NodeName};
 use weft_model::mac::Mac;
 use weft_model::network::{BackendKind, NetworkConfig};
 
@@ -45,6 +45,23 @@ pub struct Host {
     pub attachments: Vec<Attachment>,
     /// The host's own network namespace, by cookie (`SO_NETNS_COOKIE`); its sockets see the services of every network.
     pub netns_cookie: u64,
+    /// The networks that it is in besides the default one.
+    pub networks: Vec<Membership>,
+}
+
+/// A host's part of a further network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Membership {
+    /// The network.
+    pub name: NetworkName,
+    /// Its number in rows, as in `weft_netns`; not that of the default one.
+    pub number: u32,
+    /// Its configuration.
+    pub config: NetworkConfig,
+    /// The own subnet in it.
+    pub subnet: Ipv4Net,
+    /// The Ethernet address of the own VXLAN device in it, as published in the lease.
+    pub vtep_mac: Mac,
 }
 
 /// The device that tunnel packets leave by.
@@ -138,6 +155,21 @@ pub struct Overlay<'a> {
 }
 
 impl Host {
+    /// The same host as if that network were the only one it is in. Containers are not repeated: their rows do not depend on
+    /// the network's configuration.
+    #[must_use]
+    pub fn in_network(&self, of: &Membership) -> Self {
+        Self {
+            config: Some(of.config.clone()),
+            subnet: Some(of.subnet),
+            subnet6: None,
+            vtep_mac: of.vtep_mac,
+            attachments: Vec::new(),
+            networks: Vec::new(),
+            ..self.clone()
+        }
+    }
+
     /// The overlay, if there can be one: with a configuration, a subnet and an uplink.
     #[must_use]
     pub fn overlay(&self) -> Option<Overlay<'_>> {

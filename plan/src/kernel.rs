@@ -80,13 +80,32 @@ impl fmt::Display for Action {
 /// What `host` should have.
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
-    Rows {
+    let mut rows = Rows {
         sysctls: sysctls::desired(host, peers),
         links: links::desired(host, peers),
         addresses: addresses::desired(host, peers),
         neighbors: neighbors::desired(host, peers),
         forwards: neighbors::desired_forwards(host, peers),
         routes: routes::desired(cluster, host, peers),
+    };
+    for of in &host.networks {
+        rows.add(desired(cluster, &host.in_network(of), &peers.in_network(of)));
+    }
+    rows
+}
+
+impl Rows {
+    /// Adds the rows of a further network. Networks have nothing in common; where two should have, the first has it.
+    fn add(&mut self, other: Self) {
+        fn add<R: Row + Clone>(to: &mut Table<R>, from: &Table<R>) {
+            from.iter().for_each(|row| to.insert_new(row.clone()));
+        }
+        add(&mut self.sysctls, &other.sysctls);
+        add(&mut self.links, &other.links);
+        add(&mut self.addresses, &other.addresses);
+        add(&mut self.neighbors, &other.neighbors);
+        add(&mut self.forwards, &other.forwards);
+        add(&mut self.routes, &other.routes);
     }
 }
 

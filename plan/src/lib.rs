@@ -30,7 +30,7 @@ pub mod routes;
 pub mod sysctls;
 
 pub use diff::{Row, Step, Table};
-pub use host::{Attachment, Host, OnLink, Uplink};
+pub use host::{Attachment, Host, Membership, OnLink, Uplink};
 pub use peers::{Peer, Peers, Skipped, Way};
 
 use std::fmt;
@@ -78,8 +78,8 @@ pub fn desired(snapshot: &Snapshot, host: &Host) -> Desired {
     let peers = peers::of(snapshot, host);
     let cluster = snapshot.cluster();
     let warnings = peers
-        .skipped
-        .iter()
+        .of_all()
+        .flat_map(|(_, peers)| &peers.skipped)
         .filter(|skipped| skipped.why.is_odd())
         .cloned()
         .map(Warning::Lease)

@@ -206,6 +206,9 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
         }
         rows.netns.insert(attachment.netns_cookie, attachment.network);
     }
+    for of in &host.networks {
+        rows.add(desired(cluster, &host.in_network(of), &peers.in_network(of)), of.number);
+    }
     // Last: were a container in the host's own namespace, its sockets would still be the host's.
     rows.netns.insert(host.netns_cookie, NETWORK_ALL);
     rows
@@ -300,6 +303,21 @@ fn delete<K: Ord + Copy, V>(desired: &BTreeMap<K, V>, actual: &BTreeMap<K, V>) -
 }
 
 impl Rows {
+    /// Adds the rows of a further network, planned as if it were the default one, under its own number.
+    fn add(&mut self, other: Self, number: u32) {
+        self.networks.extend(other.networks.into_values().map(|row| (number, row)));
+        self.peers.extend(other.peers.into_iter().map(|(key, row)| (PeerKey { network: number, ..key }, row)));
+        self.peers6.extend(other.peers6.into_iter().map(|(key, row)| (PeerKey6 { network: number, ..key }, row)));
+        self.vteps.extend(other.vteps.into_iter().map(|(key, row)| (key, Vtep { network: number, ..row })));
+        self.ranges.extend(other.ranges.into_keys().map(|key| (key, number)));
+        let port = other.config.ports[0];
+        if !self.config.is_overlay_port(port)
+            && let Some(place) = self.config.ports.iter_mut().find(|place| place.to_native() == 0)
+        {
+            *place = port;
+        }
+    }
+
     /// Carries out one action on these rows.
     pub fn apply(&mut self, action: &Action) {
         match *action {

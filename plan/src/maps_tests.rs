@@ -87,6 +87,7 @@ fn host() -> Host {
             network: 1,
         }],
         netns_cookie: 1,
+        networks: Vec::new(),
     }
 }
 
@@ -107,7 +108,7 @@ fn peers() -> Peers {
         via6: Way::Overlay,
     };
     let used = vec![peer(2, "10.244.2.0/24", None), peer(3, "10.244.4.0/23", None), peer(4, "10.244.8.0/24", Some(1400))];
-    Peers { used, skipped: Vec::new() }
+    Peers { used, ..Peers::default() }
 }
 
 #[test]
@@ -176,4 +177,24 @@ fn actions_print_what_is_written() {
             "put weft_ranges 10.244.0.0/16 network 1",
         ]
     );
+}
+
+#[test]
+fn a_further_network_has_rows_under_its_own_number() {
+    let backend = Backend { vni: 7, port: 4790, ..Backend::default() };
+    let blue = crate::Membership {
+        name: "blue".parse().unwrap(),
+        number: 2,
+        config: NetworkConfig::new("10.245.0.0/16".parse().unwrap(), 24, None, None, backend).unwrap(),
+        subnet: "10.245.1.0/24".parse().unwrap(),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+    };
+    let alone = desired(&ClusterConfig::default(), &host(), &peers());
+    let both = desired(&ClusterConfig::default(), &Host { networks: vec![blue], ..host() }, &peers());
+    assert_eq!(both.networks[&2].vni, 7);
+    assert_eq!(both.networks[&NETWORK_DEFAULT], alone.networks[&NETWORK_DEFAULT]);
+    assert_eq!(both.vteps[&VtepKey::own(7)].network, 2);
+    assert_eq!(both.ranges.values().filter(|number| **number == 2).count(), 1);
+    assert!(both.config.is_overlay_port(Be16::from_native(4790)) && both.config.is_overlay_port(Be16::from_native(8472)));
+    assert_eq!((both.peers, both.endpoints, both.netns), (alone.peers, alone.endpoints, alone.netns));
 }

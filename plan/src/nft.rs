@@ -22,7 +22,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use weft_model::cluster::ClusterConfig;
 
-use crate::host::{Host, LOOPBACK};
+use crate::host::{Host, LOOPBACK, Membership};
 use crate::links::{self, PREFIX};
 use crate::peers::Peers;
 
@@ -33,12 +33,14 @@ pub const FAMILY: &str = "inet";
 pub const TABLE: &str = "weft";
 
 /// The counters, one for each reason to drop, named as the programs name theirs.
-pub const COUNTERS: [&str; 4] = [SPOOFED, INJECTS, FOREIGN, STRANGER];
+pub const COUNTERS: [&str; 5] = [SPOOFED, INJECTS, FOREIGN, STRANGER, OTHER_NETWORK];
 
 /// A container sent from an address that is not its own.
 const SPOOFED: &str = "container_spoofed_source";
 /// A container sent a tunnel packet.
 const INJECTS: &str = "container_injects_overlay";
+/// A container sent to an address of another network.
+const OTHER_NETWORK: &str = "container_other_network";
 /// A tunnel packet held a packet whose source is in no peer's subnet.
 const FOREIGN: &str = "uplink_spoofed_source";
 /// A tunnel packet came from somebody who is no peer.
@@ -67,6 +69,29 @@ pub struct Shape {
     pub port: u16,
     /// The subnet whose packets are masqueraded; `None`: none are.
     pub masquerade: Option<Ipv4Net>,
+    /// The whole network.
+    pub network: Ipv4Net,
+    /// Further networks.
+    pub others: Vec<OtherNetwork>,
+}
+
+/// A further network. Its peers are part of the rules: they change seldom, and each network needs sets of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherNetwork {
+    /// The VXLAN device's name.
+    pub device: String,
+    /// Its VNI.
+    pub vni: u32,
+    /// The tunnel's UDP port.
+    pub port: u16,
+    /// The subnet whose packets are masqueraded; `None`: none are.
+    pub masquerade: Option<Ipv4Net>,
+    /// The whole network.
+    pub network: Ipv4Net,
+    /// Subnets of peers.
+    pub peers: Vec<Ipv4Net>,
+    /// Public addresses of peers.
+    pub tunnels: Vec<Ipv4Addr>,
 }
 
 /// A set of the table.
@@ -194,13 +219,16 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
         vni: backend.vni,
         port: backend.port,
         masquerade: masquerade.on.then_some(subnet),
+        network: config.network,
+        others: host.networks.iter().map(|of| other(of, &peers.in_network(of), masquerade)).collect(),
     };
     let containers = host.attachments.iter().map(|a| Element::Source(a.host_ifname.clone(), a.address));
     let elsewhere = cluster.service_cidrs.iter().chain(&masquerade.exclude).filter_map(|range| match range {
         IpNet::V4(range) => Some(range.trunc()),
         IpNet::V6(_) => None,
     });
-    let inside: Vec<Ipv4Net> = [config.network, MULTICAST].into_iter().chain(elsewhere).collect();
+    let others = host.networks.iter().map(|of| of.config.network);
+    let inside: Vec<Ipv4Net> = [config.network, MULTICAST].into_iter().chain(others).chain(elsewhere).collect();
     let sets = [
         (Set::Containers, containers.collect()),
         (Set::Peers, peers.used.iter().map(|peer| Element::Net(peer.subnet)).collect()),
@@ -209,6 +237,20 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
         (Set::Inside, Ipv4Net::aggregate(&inside).into_iter().map(Element::Net).collect()),
     ];
     Some(Ruleset { shape, sets: sets.into_iter().collect() })
+}
+
+fn other(of: &Membership, peers: &Peers, masquerade: &Masquerade) -> OtherNetwork {
+    let v4 = |outer| if let IpAddr::V4(outer) = outer { Some(outer) } else { None };
+    let tunnels: BTreeSet<Ipv4Addr> = peers.used.iter().filter_map(|peer| v4(peer.outer)).collect();
+    OtherNetwork {
+        device: links::vxlan_name(of.config.backend.vni),
+        vni: of.config.backend.vni,
+        port: of.config.backend.port,
+        masquerade: masquerade.on.then_some(of.subnet),
+        network: of.config.network,
+        peers: peers.used.iter().map(|peer| peer.subnet).collect(),
+        tunnels: tunnels.into_iter().collect(),
+    }
 }
 
 fn tunnel(outer: IpAddr) -> Option<Element> {
@@ -286,7 +328,7 @@ fn unload() -> String {
 
 /// The whole table in nft's own language.
 fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
-    let Shape { device, vni, port, masquerade } = &ruleset.shape;
+    let Shape { device, vni, port, masquerade, network, others } = &ruleset.shape;
     let mut text = format!("table {FAMILY} {TABLE} {{\n");
     let none = BTreeSet::new();
     for name in COUNTERS {
@@ -310,27 +352,78 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
     type filter hook prerouting priority raw; policy accept;
     iifname != \"{PREFIX}*\" accept
     iifname \"{device}\" ip saddr != @{peers} counter name \"{FOREIGN}\" drop
-    iifname \"{device}\" accept
-    iifname . ip saddr != @{containers} counter name \"{SPOOFED}\" drop
-    udp dport {port} counter name \"{INJECTS}\" drop
+{apart}    iifname \"{device}\" accept
+{from_others}    iifname . ip saddr != @{containers} counter name \"{SPOOFED}\" drop
+    udp dport {ports} counter name \"{INJECTS}\" drop
   }}
   chain uplink {{
     type filter hook input priority filter - 10; policy accept;
     udp dport {port} @th,96,24 {vni} ip saddr != @{tunnels} counter name \"{STRANGER}\" drop
-  }}
-"
+{strangers}  }}
+",
+        apart = apart(*network, others),
+        ports = one_or_set(std::iter::once(*port).chain(others.iter().map(|o| o.port)).collect::<BTreeSet<_>>()),
+        from_others = others.iter().map(from_other).collect::<String>(),
+        strangers = others.iter().map(stranger).collect::<String>(),
     );
     if let Some(subnet) = masquerade {
+        let subnets =
+            one_or_set(std::iter::once(*subnet).chain(others.iter().filter_map(|o| o.masquerade)).collect::<BTreeSet<_>>());
         // What goes to this host itself by `lo` keeps its source, and so does what stays on our devices.
         text += &format!(
             "  chain outside {{
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {subnet} ip daddr != @{inside} oifname != \"{LOOPBACK}\" oifname != \"{PREFIX}*\" masquerade fully-random
+    ip saddr {subnets} ip daddr != @{inside} oifname != \"{LOOPBACK}\" oifname != \"{PREFIX}*\" masquerade fully-random
   }}
 "
         );
     }
     text + "}\n"
+}
+
+/// Packets of a container, or out of a tunnel, never get from one network to another. Their sources are checked to be of their
+/// own network, so ranges tell; the first rule of each network is met by most packets and says that all is well.
+fn apart(network: Ipv4Net, others: &[OtherNetwork]) -> String {
+    if others.is_empty() {
+        return String::new();
+    }
+    let all: Vec<Ipv4Net> = std::iter::once(network).chain(others.iter().map(|o| o.network)).collect();
+    all.iter()
+        .map(|own| {
+            let foreign = one_or_set(all.iter().filter(|other| *other != own).copied().collect());
+            format!("    ip saddr {own} ip daddr {foreign} counter name \"{OTHER_NETWORK}\" drop\n")
+        })
+        .collect()
+}
+
+/// What may come out of a further network's device: packets of its peers.
+fn from_other(other: &OtherNetwork) -> String {
+    let device = &other.device;
+    if other.peers.is_empty() {
+        return format!("    iifname \"{device}\" counter name \"{FOREIGN}\" drop\n");
+    }
+    let peers = one_or_set(other.peers.iter().copied().collect());
+    format!("    iifname \"{device}\" ip saddr != {peers} counter name \"{FOREIGN}\" drop\n    iifname \"{device}\" accept\n")
+}
+
+/// Who may send a further network's tunnel packets: its peers.
+fn stranger(other: &OtherNetwork) -> String {
+    let OtherNetwork { port, vni, tunnels, .. } = other;
+    let from = if tunnels.is_empty() {
+        String::new()
+    } else {
+        format!("ip saddr != {} ", one_or_set(tunnels.iter().copied().collect()))
+    };
+    format!("    udp dport {port} @th,96,24 {vni} {from}counter name \"{STRANGER}\" drop\n")
+}
+
+/// `a`, or `{ a, b }`.
+fn one_or_set<T: fmt::Display>(values: BTreeSet<T>) -> String {
+    let texts: Vec<String> = values.iter().map(ToString::to_string).collect();
+    match texts.as_slice() {
+        [one] => one.clone(),
+        several => format!("{{ {} }}", several.join(", ")),
+    }
 }
 
 #[cfg(test)]

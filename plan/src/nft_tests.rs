@@ -41,6 +41,7 @@ fn host(containers: &[u8]) -> Host {
         uplink: None,
         attachments: containers.iter().map(|n| container(*n)).collect(),
         netns_cookie: 1,
+        networks: Vec::new(),
     }
 }
 
@@ -60,7 +61,7 @@ fn peers(numbers: &[u8]) -> Peers {
         via: crate::Way::Overlay,
         via6: crate::Way::Overlay,
     };
-    Peers { used: numbers.iter().map(peer).collect(), skipped: Vec::new() }
+    Peers { used: numbers.iter().map(peer).collect(), ..Peers::default() }
 }
 
 fn world(containers: &[u8], others: &[u8], masquerade: &Masquerade) -> Ruleset {
@@ -83,6 +84,7 @@ table inet weft {
   counter container_injects_overlay { packets 0 bytes 0 }
   counter uplink_spoofed_source { packets 0 bytes 0 }
   counter uplink_unknown_peer { packets 3 bytes 150 }
+  counter container_other_network { packets 0 bytes 0 }
   set containers { type ifname . ipv4_addr; elements = { "weft0000000002" . 10.244.1.2 }; }
   set peers { type ipv4_addr; flags interval; elements = { 10.244.2.0/24, 10.244.3.0/24 }; }
   set vteps { type ipv4_addr; elements = { 192.0.2.2, 192.0.2.3 }; }
@@ -167,4 +169,43 @@ fn without_a_network_the_table_goes() {
     assert_eq!(diff(None, &Found::Nothing), []);
     let actions = diff(None, &Found::Altered);
     assert_eq!(script(&actions, None, &BTreeMap::new()), "add table inet weft\ndelete table inet weft\n");
+}
+
+#[test]
+fn networks_are_kept_apart_and_each_has_its_own_peers() {
+    let config = |cidr: &str, vni| {
+        let backend = Backend { vni, ..Backend::default() };
+        NetworkConfig::new(cidr.parse().unwrap(), 24, None, None, backend).unwrap()
+    };
+    let blue = crate::Membership {
+        name: "blue".parse().unwrap(),
+        number: 2,
+        config: config("10.245.0.0/16", 7),
+        subnet: "10.245.1.0/24".parse().unwrap(),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+    };
+    let host = Host { networks: vec![blue], ..host(&[2]) };
+    let mut of_blue = peers(&[9]);
+    of_blue.used[0].subnet = "10.245.9.0/24".parse().unwrap();
+    let peers = Peers { others: [(2, of_blue)].into(), ..peers(&[2]) };
+    let masquerade = Masquerade { on: true, exclude: Vec::new() };
+    let wanted = desired(&ClusterConfig::default(), &host, &peers, &masquerade).unwrap();
+    let text = script(&diff(Some(&wanted), &Found::Nothing), Some(&wanted), &BTreeMap::new());
+    for rule in [
+        "ip saddr 10.244.0.0/16 ip daddr 10.245.0.0/16 counter name \"container_other_network\" drop",
+        "ip saddr 10.245.0.0/16 ip daddr 10.244.0.0/16 counter name \"container_other_network\" drop",
+        "iifname \"weft.7\" ip saddr != 10.245.9.0/24 counter name \"uplink_spoofed_source\" drop",
+        "iifname \"weft.7\" accept",
+        "udp dport 8472 @th,96,24 7 ip saddr != 192.0.2.9 counter name \"uplink_unknown_peer\" drop",
+        "ip saddr { 10.244.1.0/24, 10.245.1.0/24 } ip daddr != @inside",
+    ] {
+        assert!(text.contains(rule), "{rule} is not in\n{text}");
+    }
+    assert!(text.contains("elements = { 10.112.0.0/16, 10.244.0.0/15"), "both ranges are inside: {text}");
+    // A change of its peers reaches the rules.
+    let fewer = desired(&ClusterConfig::default(), &host, &Peers { others: BTreeMap::new(), ..peers }, &masquerade).unwrap();
+    let actions = diff(Some(&fewer), &Found::Ours(wanted));
+    assert!(matches!(actions.as_slice(), [Action::Load { .. }]), "{actions:?}");
+    let text = script(&actions, Some(&fewer), &BTreeMap::new());
+    assert!(text.contains("iifname \"weft.7\" counter name \"uplink_spoofed_source\" drop"), "{text}");
 }

@@ -14,13 +14,14 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use weft_abi::maps::NETWORK_DEFAULT;
 use weft_model::ids::NodeName;
 use weft_model::mac::Mac;
 use weft_model::network::{BackendKind, NetworkConfig};
 use weft_model::snapshot::Snapshot;
 use weft_model::subnet::{Lease, SubnetKey};
 
-use crate::host::Host;
+use crate::host::{Host, Membership};
 
 /// The shortest MTU that a lease is believed, in bytes: what every IPv4 host must take (RFC 791 3.1).
 const MIN_PEER_MTU: u32 = 576;
@@ -73,6 +74,20 @@ pub struct Peers {
     pub used: Vec<Peer>,
     /// In the order of their keys.
     pub skipped: Vec<Skipped>,
+    /// The same in further networks, by number.
+    pub others: BTreeMap<u32, Peers>,
+}
+
+impl Peers {
+    /// Those of the default network, then those of each further one with its number.
+    pub fn of_all(&self) -> impl Iterator<Item = (u32, &Self)> {
+        std::iter::once((NETWORK_DEFAULT, self)).chain(self.others.iter().map(|(number, peers)| (*number, peers)))
+    }
+
+    /// Those of a further network.
+    pub(crate) fn in_network(&self, of: &Membership) -> Self {
+        self.others.get(&of.number).cloned().unwrap_or_default()
+    }
 }
 
 /// A lease of another owner that is not used, or whose IPv6 subnet is not.
@@ -199,7 +214,8 @@ pub fn of(snapshot: &Snapshot, host: &Host) -> Peers {
     }
     used.sort_by_key(|peer| peer.subnet);
     skipped.sort_by_key(|a| a.key);
-    Peers { used, skipped }
+    let others = host.networks.iter().map(|n| (n.number, of(&snapshot.in_network(&n.name), &host.in_network(n))));
+    Peers { used, skipped, others: others.collect() }
 }
 
 /// Judges one lease after the other, and remembers what those before have taken.

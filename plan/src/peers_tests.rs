@@ -50,6 +50,7 @@ fn host() -> Host {
         }),
         attachments: Vec::new(),
         netns_cookie: 1,
+        networks: Vec::new(),
     }
 }
 

@@ -192,6 +192,7 @@ mod tests {
                 network: 1,
             }],
             netns_cookie: 1,
+            networks: Vec::new(),
         }
     }
 
@@ -211,7 +212,7 @@ mod tests {
             via: crate::Way::Overlay,
             via6: crate::Way::Overlay,
         };
-        Peers { used: vec![peer(2, Some("h2")), peer(9, None)], skipped: Vec::new() }
+        Peers { used: vec![peer(2, Some("h2")), peer(9, None)], ..Peers::default() }
     }
 
     #[test]

@@ -130,6 +130,7 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
         uplink: None,
         attachments: Vec::new(),
         netns_cookie: 1,
+        networks: Vec::new(),
     };
     for line in text.lines() {
         let mut words = Words::of(line);

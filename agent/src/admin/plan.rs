@@ -123,6 +123,7 @@ mod tests {
                 network: 1,
             }],
             netns_cookie: 1,
+            networks: Vec::new(),
         }
     }
 

@@ -119,6 +119,7 @@ impl Machine {
             }),
             attachments: Vec::new(),
             netns_cookie: netns.cookie(),
+            networks: Vec::new(),
         };
         Self { netlink: place.netlink(), place, host }
     }
