@@ -5,6 +5,7 @@
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
 use weft_abi::{Be16, Be32, Be128, Config, ENCAP_OVERHEAD, Endpoint, Network, Peer, PeerKey, Verdict};
 
+use crate::ecn;
 use crate::packet::Packet;
 use crate::wire::{Ipv4, eth, ipv4, outer, tcp, udp};
 
@@ -38,7 +39,7 @@ pub struct Remote<'t> {
     pub peer: &'t Peer,
     /// In which network.
     pub network: &'t Network,
-    /// The inner traffic class, which the outer header copies.
+    /// The outer traffic class.
     pub tos: u8,
     /// The inner packet's length in bytes, without its Ethernet header.
     pub inner_len: u32,
@@ -94,7 +95,7 @@ pub fn decide<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result
         if longest_on_the_wire(packet, &ip, room)? > mtu(config, peer) || room + ENCAP_OVERHEAD > IPV4_MAX {
             return Err(Verdict::ContainerTooBig);
         }
-        return Ok(Next::Remote(Remote { peer, network, tos: ip.tos, inner_len: room }));
+        return Ok(Next::Remote(Remote { peer, network, tos: ecn::enter(ip.tos), inner_len: room }));
     }
     match tables.endpoint(ip.dst) {
         Some(receiver) if receiver.network == sender.network => {

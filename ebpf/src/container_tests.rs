@@ -26,9 +26,9 @@ struct Gone {
 
 #[test]
 fn a_packet_for_a_peers_subnet_goes_to_that_peer() {
-    let remote = goes(udp_packet().tos(0x10).through(DEVICE));
+    let remote = goes(udp_packet().tos(0x12).through(DEVICE));
     assert_eq!(remote.outer, Be128::mapped(ip(192, 168, 50, 2)));
-    assert_eq!(remote.tos, 0x10);
+    assert_eq!(remote.tos, 0x02, "ECN, and no class of service");
     assert_eq!(remote.inner_len, 48);
 }
 

@@ -1,7 +1,8 @@
 //! Explicit congestion notification across the tunnel (RFC 6040, normal mode).
 //!
-//! Going in, the outer field is a copy of the inner one ([`crate::encap`] copies the whole traffic class). Coming out,
-//! the two are combined here; the outer DSCP is discarded (RFC 2983).
+//! Going in, the outer field is a copy of the inner one, and the outer DSCP is 0, as a VXLAN device made without `tos` has
+//! it: flannel's, and ours of the kernel path. (That one turns CE into ECT(0), after the older RFC 3168.) Coming out, the two
+//! are combined; the outer DSCP is discarded (RFC 2983).
 
 /// Not ECN-capable.
 pub const NOT_ECT: u8 = 0;
@@ -13,6 +14,13 @@ pub const ECT_0: u8 = 2;
 pub const CE: u8 = 3;
 /// The two bits of the traffic class that are ECN.
 pub const MASK: u8 = 3;
+
+/// The outer traffic class of a packet that goes in.
+#[inline(always)]
+#[must_use]
+pub const fn enter(inner_tos: u8) -> u8 {
+    inner_tos & MASK
+}
 
 /// The inner traffic class after decapsulation (RFC 6040, figure 4), or `None` if the packet must be dropped.
 #[inline(always)]
@@ -51,7 +59,8 @@ mod tests {
     }
 
     #[test]
-    fn the_inner_dscp_stays() {
+    fn the_inner_dscp_stays_inside() {
+        assert_eq!([0xb8 | CE, 0xb8, ECT_1].map(enter), [CE, NOT_ECT, ECT_1]);
         assert_eq!(leave(0xb8 | ECT_0, CE), Some(0xb8 | CE));
         assert_eq!(leave(0xb8, 0x20), Some(0xb8));
     }

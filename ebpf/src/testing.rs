@@ -310,7 +310,7 @@ pub(crate) fn on_the_wire(frame: &Frame) -> Bytes {
     let bytes = frame.build();
     let peer = world.peer_row(2);
     let inner_len = bytes.len() as u32 - 14;
-    let to = container::Remote { peer: &peer, network: &world.network, tos: bytes[15], inner_len };
+    let to = container::Remote { peer: &peer, network: &world.network, tos: crate::ecn::enter(bytes[15]), inner_len };
     let mut packet = Bytes::new(make_room(&bytes), 3);
     crate::encap::write(&mut packet, world.config.vtep, &to, crate::encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
     packet

@@ -5,6 +5,7 @@ mod bulk;
 mod client;
 mod confine;
 mod server;
+mod wire;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -54,6 +55,10 @@ enum What {
         /// Where to listen
         listen: SocketAddr,
     },
+    /// Sends one IPv4 packet as it is given
+    SendIp(wire::SendIp),
+    /// Prints the UDP packets to one port that come in by a device, as JSON, until it is killed
+    Capture(wire::Capture),
     /// Becomes a command that the kernel allows no bpf(2), as on a host whose administrator forbids it
     WithoutBpf {
         /// The command
@@ -75,6 +80,8 @@ fn main() -> Result<()> {
         What::TakeUdp(args) => args.run(),
         What::SendTcp(args) => args.run(),
         What::TakeTcp { listen } => bulk::take_tcp(listen),
+        What::SendIp(args) => args.run(),
+        What::Capture(args) => args.run(),
         What::WithoutBpf { command } => confine::without_bpf(&command),
         What::HoldTopology => {
             let topology = weft_tests::Topology::new(2)?;
