@@ -113,7 +113,11 @@ impl Fast {
         let fill = |name, rows, capacity| Fill { name, rows, capacity };
         Some(vec![
             fill(name::ENDPOINTS, maps.endpoints.len(), capacity::ENDPOINTS),
+            fill(name::ENDPOINTS6, maps.endpoints6.len(), capacity::ENDPOINTS),
+            fill(name::NETWORKS, maps.networks.len(), capacity::NETWORKS),
+            fill(name::RANGES, maps.ranges.len(), capacity::RANGES),
             fill(name::PEERS, maps.peers.len(), capacity::PEERS),
+            fill(name::PEERS6, maps.peers6.len(), capacity::PEERS),
             fill(name::VTEPS, maps.vteps.len(), capacity::VTEPS),
             fill(name::NETNS, maps.netns.len(), capacity::NETNS),
             fill(name::FRONTENDS, services.frontends.len(), capacity::FRONTENDS),

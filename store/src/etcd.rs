@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use etcd_client::{
-    Compare as EtcdCompare, CompareOp, Error, GetOptions, GetResponse, KeyValue, LeaseKeepAliveStream, LeaseKeeper, PutOptions,
-    ResponseHeader, Txn as EtcdTxn, TxnOp,
+    AlarmAction, AlarmType, Compare as EtcdCompare, CompareOp, Error, GetOptions, GetResponse, KeyValue, LeaseKeepAliveStream,
+    LeaseKeeper, PutOptions, ResponseHeader, Txn as EtcdTxn, TxnOp,
 };
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -29,7 +29,7 @@ use self::fault::{Fault, Said};
 use self::watch::Ended;
 use crate::prefix::{self, text, texts};
 use crate::ttl::whole_seconds;
-use crate::{Compare, Entry, Kind, LeaseId, Listing, Op, Outcome, Revision, Store, StoreError, Txn, Watch};
+use crate::{Compare, Condition, Entry, Kind, LeaseId, Listing, Op, Outcome, Revision, Store, StoreError, Txn, Watch};
 
 /// How many keys a page of a listing holds at most.
 const PAGE: i64 = 2_000;
@@ -292,6 +292,29 @@ impl Store for EtcdStore {
             Ok(_) | Err(Fault::NoLease(_)) => Ok(()),
             Err(fault) => Err(error(format!("revoke lease {lease}"), fault)),
         }
+    }
+
+    /// Of the member that answers; alarms are the whole cluster's. With authentication on, etcd tells this to root only.
+    async fn condition(&self) -> Result<Option<Condition>, StoreError> {
+        let asked = self
+            .connections
+            .call(Again::Safe, |client| async move {
+                let mut maintenance = client.maintenance_client();
+                let status = maintenance.status().await?;
+                let alarms = maintenance.alarm(AlarmAction::Get, AlarmType::None, None).await?;
+                Ok((status, alarms))
+            })
+            .await;
+        let (status, alarms) = asked.map_err(|fault| error("ask etcd how it is".to_owned(), fault))?;
+        let bytes = |signed: i64| u64::try_from(signed).unwrap_or(0);
+        Ok(Some(Condition {
+            version: status.version().to_owned(),
+            size: bytes(status.db_size()),
+            // Members before 3.6 leave it out.
+            quota: Some(bytes(status.db_size_quota())).filter(|quota| *quota > 0),
+            led: status.leader() != 0,
+            alarms: alarms.alarms().iter().map(|a| format!("{:?}", a.alarm()).to_uppercase()).collect(),
+        }))
     }
 }
 

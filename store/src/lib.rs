@@ -95,6 +95,21 @@ pub enum Outcome {
     Refused(Revision),
 }
 
+/// What a store says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// Its version.
+    pub version: String,
+    /// What its database takes, in bytes.
+    pub size: u64,
+    /// The most that it may take, in bytes, if the store tells.
+    pub quota: Option<u64>,
+    /// Whether its members have a leader: without one nothing is written.
+    pub led: bool,
+    /// What it raises an alarm for: `NOSPACE`, `CORRUPT`. With `NOSPACE` nothing is written.
+    pub alarms: Vec<String>,
+}
+
 /// Which store this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -209,4 +224,9 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// Ends a lease and deletes its keys in one revision. Ending one that has ended is no error.
     async fn revoke(&self, lease: LeaseId) -> Result<(), StoreError>;
+
+    /// What the store says of itself; `None` if it says nothing.
+    async fn condition(&self) -> Result<Option<Condition>, StoreError> {
+        Ok(None)
+    }
 }

@@ -4,9 +4,10 @@
 use std::sync::LazyLock;
 
 use serde_json::Value;
+use weft_tests::eventually::SOON;
 use weft_tests::topology::{FABRIC, NETWORK, Shared};
 use weft_tests::traffic::probe;
-use weft_tests::{Daemon, Host, Topology};
+use weft_tests::{Daemon, Host, Topology, eventually};
 
 static CLUSTER: LazyLock<Topology> = LazyLock::new(|| Topology::cluster(2).unwrap());
 
@@ -152,7 +153,7 @@ fn a_lease_whose_mac_is_not_the_devices_is_found_and_a_missing_device_too() {
     assert_eq!(absent["subject"], h3.address().to_string());
     // What it says helps.
     lease(&t, "10.244.250.0-24", h2, "02:00:00:00:02:22");
-    weft_tests::eventually("the flannel host is reached", weft_tests::eventually::SOON, || {
+    eventually("the flannel host is reached", SOON, || {
         let (checkup, _) = doctor(h1, &["--peer", "10.244.250.0/24"]);
         anyhow::ensure!(findings(&checkup, "path", &["ok"]).len() == 1, "{checkup:#}");
         Ok(())
@@ -238,4 +239,73 @@ fn without_programs_it_says_so_and_measures_the_kernel_path() {
         path[0]["what"].as_str().unwrap().contains("container") && !path[0]["what"].as_str().unwrap().contains("fast"),
         "{path:?}"
     );
+}
+
+#[test]
+fn a_store_that_is_full_and_a_name_server_in_the_way_are_named() {
+    let t = Topology::new(1).unwrap();
+    let h1 = t.host(1);
+    // Somebody has every address's port 53 before the agent comes.
+    let squatter =
+        ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--user=root", "--pid-file="];
+    let _squatter = h1.spawn("squatter", squatter).unwrap();
+    eventually("port 53 is taken", SOON, || {
+        h1.exec(["ss", "-Hlnu", "sport = 53"])?
+            .success()?
+            .stdout
+            .contains(":53")
+            .then_some(())
+            .ok_or_else(|| anyhow::anyhow!("not yet"))
+    })
+    .unwrap();
+    t.start_cluster().unwrap();
+    let status = t.etcd().ctl(["endpoint", "status", "-w", "json"]).unwrap().json().unwrap();
+    let member = &status[0]["Status"]["header"]["member_id"];
+    let alarm = format!(r#"{{"action":"ACTIVATE","memberID":"{member}","alarm":"NOSPACE"}}"#);
+    let url = format!("{}/v3/maintenance/alarm", t.etcd().endpoint());
+    on_fabric(&t, &["curl", "-sS", "--fail", "-d", &alarm, &url]);
+    let (checkup, code) = doctor(h1, &[]);
+    assert_eq!(code, 1);
+    found(&checkup, "store", "fail", &["NOSPACE"]);
+    found(&checkup, "dns", "fail", &["another name server has it"]);
+}
+
+#[test]
+fn an_agent_that_may_not_probe_says_so_and_judges_no_path() {
+    let t = Topology::new(2).unwrap();
+    t.host(1).agent.set_wrapper(["setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw"]);
+    t.start_cluster().unwrap();
+    let (checkup, code) = doctor(t.host(1), &[]);
+    assert_eq!(code, 1);
+    found(&checkup, "privileges", "fail", &["CAP_NET_RAW"]);
+    assert_eq!(findings(&checkup, "path", &["skipped"]).len(), 1, "{checkup:#}");
+    assert!(findings(&checkup, "path-mtu", &["fail", "warn"]).is_empty(), "{checkup:#}");
+}
+
+#[test]
+fn tcp_that_is_lost_where_echoes_pass_is_told_apart_and_so_is_what_the_programs_drop() {
+    let t = Topology::cluster(2).unwrap();
+    let (h1, h2) = (t.host(1), t.host(2));
+    for line in ["nft add table ip lost", "nft add chain ip lost c { type filter hook input priority 0; }"] {
+        run(h2, line);
+    }
+    run(h2, "nft add rule ip lost c iifname weft.1 meta l4proto tcp drop");
+    let (checkup, code) = doctor(h1, &[]);
+    let tcp = found(&checkup, "path-tcp", "warn", &["TCP handshake", "not answered"]);
+    assert_eq!(tcp["subject"], "h2");
+    assert_eq!(findings(&checkup, "path", &["ok"]).len(), 1);
+    // A warning is no failure; the upstream name server is, which nobody has started.
+    assert_eq!(code, 1);
+    found(&checkup, "dns-upstream", "fail", &[]);
+    // VXLAN from an address that is no peer's, since the last look.
+    let packet = format!("exec 3<>/dev/udp/{}/8472; printf '\\x08\\0\\0\\0\\0\\0\\x01\\0%0100d' 0 >&3", h1.address());
+    eventually("the drop is told", SOON, || {
+        t.fabric().exec(["bash", "-c", &packet])?.success()?;
+        let (checkup, _) = doctor(h1, &["--local"]);
+        let told =
+            findings(&checkup, "drops", &["warn"]).into_iter().any(|f| f["subject"].as_str().unwrap().ends_with("unknown_peer"));
+        anyhow::ensure!(told, "{checkup:#}");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -1,4 +1,4 @@
-//! Steps of the clock: a host that was suspended, or whose clock was set, by more than leases and certificates bear.
+//! Clocks: steps of this host's, as after a suspend or a correction, and how far those of other hosts are from it.
 //!
 //! Leases count in etcd's time and the agent counts in a clock that nobody sets, so a step breaks nothing of ours by itself; but
 //! a host that slept has missed renewals (flannel #1240, k3s #5216), and one whose clock is wrong refuses etcd's certificate.
@@ -46,6 +46,20 @@ fn judge(host: &str, expected: SystemTime, is: SystemTime, over: Duration) -> Fi
         format!("the clock went {} s {way} by itself within {} s: it was set, or the host slept", step.as_secs(), over.as_secs());
     let next = "see that a time service runs (timedatectl, chronyc tracking); certificates of etcd depend on it";
     Finding::warn(CHECK, host, what, next).with("step_s", step.as_secs())
+}
+
+/// Another host's clock, as its kernel tells it.
+pub(super) fn judge_peer(name: &str, ahead_ms: i64) -> Finding {
+    let seconds = ahead_ms.unsigned_abs() as f64 / 1000.0;
+    let side = if ahead_ms < 0 { "behind" } else { "ahead of" };
+    let finding = if u128::from(ahead_ms.unsigned_abs()) < STEP.as_millis() {
+        Finding::ok(CHECK, name, "its clock is as ours")
+    } else {
+        let what =
+            format!("its clock is {seconds:.1} s {side} ours: times in logs and entries mislead, certificates may be refused");
+        Finding::warn(CHECK, name, what, "see that a time service runs on both hosts (timedatectl, chronyc tracking)")
+    };
+    finding.with("ahead_ms", ahead_ms)
 }
 
 #[cfg(test)]

@@ -14,6 +14,7 @@ use weft_agent::kernel::probe::echo::Answer;
 use weft_agent::kernel::probe::vxlan::Opened;
 use weft_api::Finding;
 
+use super::clock;
 use super::paths::{Evidence, PATH, PATH_MTU, PATH_TCP, Target, Way};
 
 /// Everything that can be said of one peer.
@@ -27,6 +28,7 @@ pub(super) fn judge(target: &Target, evidence: &Evidence) -> Vec<Finding> {
     }
     found.push(mtu(target, evidence, &heard));
     found.push(tcp(target, &heard));
+    found.extend(evidence.clock_ahead.map(|ms| clock::judge_peer(&target.name(), ms)));
     found
 }
 

@@ -27,11 +27,18 @@ fn closed() -> Way {
 }
 
 fn evidence() -> Evidence {
-    Evidence { host: Ok(open()), container: Ok(open()), under: Ok(open()), knock: None, leaves_with: None }
+    Evidence { host: Ok(open()), container: Ok(open()), under: Ok(open()), knock: None, clock_ahead: None, leaves_with: None }
 }
 
 fn nothing(knock: Opened, under: Way) -> Evidence {
-    Evidence { host: Ok(closed()), container: Ok(closed()), under: Ok(under), knock: Some(Ok(knock)), leaves_with: None }
+    Evidence {
+        host: Ok(closed()),
+        container: Ok(closed()),
+        under: Ok(under),
+        knock: Some(Ok(knock)),
+        clock_ahead: None,
+        leaves_with: None,
+    }
 }
 
 fn results(evidence: &Evidence) -> Vec<(String, CheckResult)> {
@@ -122,6 +129,15 @@ fn tcp_without_an_answer_where_echoes_have_one_points_to_checksums() {
 }
 
 #[test]
+fn a_clock_that_differs_is_told_where_it_is_known() {
+    let with = |ms| judge(&target(), &Evidence { clock_ahead: Some(ms), ..evidence() });
+    assert_eq!(with(40)[3].result, CheckResult::Ok);
+    let behind = &with(-60_000)[3];
+    assert_eq!((behind.check.as_str(), behind.result), ("clock", CheckResult::Warn));
+    assert!(behind.what.contains("60.0 s behind"), "{}", behind.what);
+}
+
+#[test]
 fn packets_that_leave_by_another_device_are_a_warning() {
     let evidence = Evidence { leaves_with: Some(Ipv4Addr::new(198, 51, 100, 1).into()), ..evidence() };
     assert_eq!(fault(&target(), &evidence), "other-uplink");
@@ -130,6 +146,6 @@ fn packets_that_leave_by_another_device_are_a_warning() {
 #[test]
 fn a_host_that_cannot_send_probes_says_so_and_judges_nothing() {
     let none = || Err("Operation not permitted".to_owned());
-    let evidence = Evidence { host: none(), container: none(), under: none(), knock: None, leaves_with: None };
+    let evidence = Evidence { host: none(), container: none(), under: none(), knock: None, clock_ahead: None, leaves_with: None };
     assert_eq!(results(&evidence), [(PATH.to_owned(), CheckResult::Skipped)]);
 }

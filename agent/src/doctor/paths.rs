@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net};
 use weft_agent::kernel::probe::echo::{Answer, Echo, Question, ask};
+use weft_agent::kernel::probe::stamp;
 use weft_agent::kernel::probe::tcp::Attempt;
 use weft_agent::kernel::probe::vxlan::{Knock, Opened, knock};
 use weft_api::Finding;
@@ -135,6 +136,8 @@ pub(super) struct Evidence {
     pub under: Result<Way, String>,
     /// Who opens to a frame for everybody; tried only where something is not answered.
     pub knock: Option<Result<Opened, String>>,
+    /// How far its clock is ahead of ours, in milliseconds, if it tells.
+    pub clock_ahead: Option<i64>,
     /// The address that outer packets leave with, if that is not the uplink's.
     pub leaves_with: Option<IpAddr>,
 }
@@ -279,9 +282,20 @@ fn look(target: &Target, endpoint: Result<&Endpoint, String>) -> Evidence {
     ways[0].way.tcp = from_host.map(wait);
     ways[1].way.tcp = from_container.map(wait);
 
+    let clock_ahead = match (gateway, inner, ways[0].way.small.is_heard()) {
+        (IpAddr::V4(from), IpAddr::V4(to), true) => stamp::ahead(from, to, 1, PAUSE).ok().flatten(),
+        _ => None,
+    };
     let unheard = ways[..2].iter().any(|m| m.echo.is_ok() && !m.way.small.is_heard());
     let [host, container, under] = ways.map(Measured::end);
-    Evidence { host, container, under, knock: unheard.then(|| knock_at(target)).flatten(), leaves_with: leaves_with(target) }
+    Evidence {
+        host,
+        container,
+        under,
+        knock: unheard.then(|| knock_at(target)).flatten(),
+        clock_ahead,
+        leaves_with: leaves_with(target),
+    }
 }
 
 /// Asks on all ways whose size is not 0, together.

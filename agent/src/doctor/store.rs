@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use weft_api::Finding;
 use weft_model::snapshot::Snapshot;
 use weft_plan::peers::{self, Skipped, Why};
+use weft_store::Condition;
 
 use crate::admin::Admin;
 use crate::session::CLAIM_TTL;
@@ -18,6 +19,9 @@ use crate::view::chain;
 
 /// How long the quicker of some answers may take. Leases of seconds are renewed by such answers.
 const SLOW: Duration = Duration::from_millis(500);
+
+/// etcd's own limit of its database where it does not tell (3.5: `--quota-backend-bytes`), in bytes.
+const USUAL_QUOTA: u64 = 2 << 30;
 
 /// How often the store is asked for that.
 const TRIES: usize = 3;
@@ -60,13 +64,65 @@ pub(super) async fn store(admin: Arc<Admin>) -> Vec<Finding> {
     }
     let took = quickest.unwrap_or_default();
     let ms = took.as_secs_f64() * 1000.0;
+    let condition = match store.condition().await {
+        Ok(condition) => condition.as_ref().map(|c| judge_condition(CHECK, kind, c)),
+        Err(e) => Some(Finding::skipped(CHECK, format!("{kind} database"), chain(&e))),
+    };
     let finding = if took > SLOW {
         let what = format!("it takes {ms:.0} ms to answer: leases of a few seconds may run out, and hosts seem dead");
         Finding::warn(CHECK, kind, what, "look at etcd's disk and load (etcdctl check perf), or raise --lease-ttl")
     } else {
         Finding::ok(CHECK, kind, format!("it answers within {ms:.1} ms; revision {}", snapshot.revision()))
     };
-    vec![finding.with("latency_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX))]
+    let finding = finding.with("latency_us", u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    std::iter::once(finding).chain(condition).collect()
+}
+
+/// What the store says of itself: alarms, a leader, the size of its database (etcd refuses all writes when it is full).
+fn judge_condition(check: &str, kind: &str, condition: &Condition) -> Finding {
+    let Condition { version, size, quota, led, alarms } = condition;
+    let subject = format!("{kind} database");
+    let megabytes = |bytes: u64| format!("{:.1} MB", bytes as f64 / 1e6);
+    let limit = quota.unwrap_or(USUAL_QUOTA);
+    let finding = if alarms.iter().any(|a| a == "NOSPACE") {
+        let what = format!(
+            "it raises the alarm NOSPACE ({}): it takes no writes, so nothing new is claimed or registered",
+            megabytes(*size)
+        );
+        Finding::fail(
+            check,
+            subject,
+            what,
+            "etcdctl compact, then etcdctl defrag, then etcdctl alarm disarm; or a larger --quota-backend-bytes",
+        )
+    } else if !alarms.is_empty() {
+        let what = format!("it raises the alarm {}", alarms.join(", "));
+        Finding::fail(
+            check,
+            subject,
+            what,
+            "etcd's documentation says what to do with a corrupt member; etcdctl alarm list names it",
+        )
+    } else if !led {
+        let what = "its members have no leader: nothing is written".to_owned();
+        Finding::fail(
+            check,
+            subject,
+            what,
+            "see that most of etcd's members run and reach each other (etcdctl endpoint status --cluster)",
+        )
+    } else if *size >= limit / 10 * 8 {
+        let what = format!("it has {} of {}: when it is full it takes no writes", megabytes(*size), megabytes(limit));
+        Finding::warn(
+            check,
+            subject,
+            what,
+            "etcdctl compact and etcdctl defrag, or --auto-compaction-retention; or a larger --quota-backend-bytes",
+        )
+    } else {
+        Finding::ok(check, subject, format!("version {version}, {}, no alarm", megabytes(*size)))
+    };
+    finding.with("size_bytes", *size)
 }
 
 /// This host's subnet: that it is in the store, under its name, on a lease that is kept alive.
@@ -236,6 +292,18 @@ mod tests {
         assert_eq!(result(Some(86_000)), CheckResult::Ok);
         assert_eq!(result(Some(40_000)), CheckResult::Warn);
         assert_eq!(result(None), CheckResult::Fail);
+    }
+
+    #[test]
+    fn a_store_that_takes_no_writes_is_a_fault_and_one_that_soon_will_not_a_warning() {
+        let well = Condition { version: "3.5.0".into(), size: 1 << 20, quota: None, led: true, alarms: Vec::new() };
+        let result = |c: Condition| judge_condition("store", "etcd", &c).result;
+        assert_eq!(result(well.clone()), CheckResult::Ok);
+        assert_eq!(result(Condition { alarms: vec!["NOSPACE".into()], ..well.clone() }), CheckResult::Fail);
+        assert_eq!(result(Condition { alarms: vec!["CORRUPT".into()], ..well.clone() }), CheckResult::Fail);
+        assert_eq!(result(Condition { led: false, ..well.clone() }), CheckResult::Fail);
+        assert_eq!(result(Condition { size: 1800 << 20, ..well.clone() }), CheckResult::Warn);
+        assert_eq!(result(Condition { size: 1800 << 20, quota: Some(8 << 30), ..well }), CheckResult::Ok);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! bound; callers use threads that may. What an answer means is judged elsewhere.
 
 pub mod echo;
+pub mod stamp;
 pub mod tcp;
 pub mod vxlan;
 
