@@ -94,6 +94,8 @@ pub struct OnLink {
     pub direct: Vec<IpNet>,
     /// Ranges within them that other routes lead to: longer prefixes by a gateway or another device.
     pub elsewhere: Vec<IpNet>,
+    /// Whether no rule of policy routing may send packets by other tables: then these routes are the last word.
+    pub plain: bool,
 }
 
 impl OnLink {
@@ -102,6 +104,15 @@ impl OnLink {
     pub fn holds(&self, address: IpAddr) -> bool {
         let longest = |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&address)).map(IpNet::prefix_len).max();
         longest(&self.direct).is_some_and(|direct| longest(&self.elsewhere).is_none_or(|other| other < direct))
+    }
+}
+
+impl OnLink {
+    /// Whether packets to `address` certainly need no router, so that it can be named as the next hop and the kernel need not look
+    /// up a route for each.
+    #[must_use]
+    pub fn is_next_hop(&self, address: IpAddr) -> bool {
+        self.plain && self.holds(address)
     }
 }
 
@@ -252,6 +263,7 @@ mod tests {
         let on_link = OnLink {
             direct: nets(&["192.0.2.0/24", "192.0.2.200/32", "2001:db8::/64"]),
             elsewhere: nets(&["192.0.2.128/25", "2001:db8::8/125"]),
+            plain: false,
         };
         let holds = |text: &str| on_link.holds(text.parse().unwrap());
         for (address, is) in [
@@ -265,5 +277,8 @@ mod tests {
             assert_eq!(holds(address), is, "{address}");
         }
         assert!(!OnLink::default().holds("192.0.2.5".parse().unwrap()));
+        let address = "192.0.2.5".parse().unwrap();
+        assert!(!on_link.is_next_hop(address), "a rule might send it elsewhere");
+        assert!(OnLink { plain: true, ..on_link }.is_next_hop(address));
     }
 }

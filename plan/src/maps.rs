@@ -3,20 +3,22 @@
 //!
 //! Order of actions: first the rows that let packets through (`weft_vteps`, `weft_peers`, `weft_endpoints`, `weft_netns`),
 //! then `weft_networks`, `weft_config` and the rows of `weft_vteps` that make a VNI ours, which make the programs ask for
-//! them, then removals. A peer's packet that arrives before its row would be dropped as from nobody.
+//! them, then removals, in the opposite order. A peer's packet that arrives before its row would be dropped as from nobody. A row
+//! that both sides have is never taken away on the way.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, name};
 use weft_abi::{Be16, Be32, Be128, Endpoint, Network, NextHop, Peer, PeerKey, PeerKey6, RangeKey, Vtep, VtepKey};
 use weft_model::cluster::ClusterConfig;
 use weft_model::mac::Mac;
+use weft_model::network::{BackendKind, NetworkConfig};
 
-use crate::host::Host;
-use crate::peers::{Peers, Way};
+use crate::host::{Host, Overlay, Uplink};
+use crate::peers::{Peer as HostPeer, Peers, Way};
 
 /// The rows of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -180,29 +182,31 @@ fn length6(mask: Be128) -> u32 {
 #[must_use]
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     let mut rows = Rows { config: config(cluster, host), ..Rows::default() };
-    if let Some(network) = network(host) {
-        let range = RangeKey { prefix_len: 96 + length(network.network_mask), addr: Be128::mapped(network.network) };
-        rows.ranges.insert(range, NETWORK_DEFAULT);
-        rows.vteps.insert(VtepKey::own(network.vni), Vtep { network: NETWORK_DEFAULT, flags: 0 });
-        rows.networks.insert(NETWORK_DEFAULT, network);
+    if let Some(config) = &host.config {
+        rows.networks.insert(NETWORK_DEFAULT, network(config, host));
+        let range = &config.network;
+        let addr = Be128::mapped(range.network().into());
+        rows.ranges.insert(RangeKey { prefix_len: 96 + u32::from(range.prefix_len()), addr }, NETWORK_DEFAULT);
+        if let Some(v6) = &config.v6 {
+            let range = RangeKey { prefix_len: u32::from(v6.network.prefix_len()), addr: v6.network.network().into() };
+            rows.ranges.insert(range, NETWORK_DEFAULT);
+        }
+        if config.backend.kind == BackendKind::Vxlan {
+            rows.vteps.insert(VtepKey::own(config.backend.vni), Vtep { network: NETWORK_DEFAULT, flags: 0 });
+        }
     }
     if let Some(overlay) = host.overlay() {
         for peer in &peers.used {
-            // Tunnels over IPv4 only; the others take the kernel path.
-            let (IpAddr::V4(outer), Way::Overlay) = (peer.outer, peer.via) else { continue };
-            let outer = outer.into();
-            rows.vteps.insert(VtepKey { vni: overlay.config.backend.vni, outer }, Vtep { network: NETWORK_DEFAULT, flags: 0 });
-            if peer.fast {
-                let mtu = peer.mtu.map_or(overlay.mtu(), |mtu| mtu.min(overlay.mtu()));
-                let key = PeerKey { network: NETWORK_DEFAULT, subnet: peer.subnet.network().into() };
-                rows.peers.insert(key, Peer { outer, mac: peer.mac.0, flags: 0, mtu, next_hop: NextHop::NONE });
-            }
+            rows.add_peer(&overlay, peer);
         }
     }
     for attachment in &host.attachments {
         if let Some(ifindex) = attachment.host_index {
             let endpoint = Endpoint { ifindex, mac: attachment.mac.0, flags: 0, network: attachment.network };
             rows.endpoints.insert(attachment.address.into(), endpoint);
+            if let Some(address6) = attachment.address6 {
+                rows.endpoints6.insert(address6.into(), endpoint);
+            }
         }
         rows.netns.insert(attachment.netns_cookie, attachment.network);
     }
@@ -214,6 +218,47 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     rows
 }
 
+impl Rows {
+    /// The rows of another host: where its packets may come from, and, where the fast path leads to it, how to get there. What is
+    /// not tunnelled has no row, so the programs leave it to the stack.
+    fn add_peer(&mut self, overlay: &Overlay<'_>, peer: &HostPeer) {
+        let vni = overlay.config.backend.vni;
+        for outer in peer.tunnel_ends() {
+            self.vteps.insert(VtepKey { vni, outer: outer.into() }, Vtep { network: NETWORK_DEFAULT, flags: 0 });
+        }
+        if peer.fast && peer.via == Way::Overlay {
+            let key = PeerKey { network: NETWORK_DEFAULT, subnet: peer.subnet.network().into() };
+            self.peers.insert(key, row_of(overlay, peer, peer.outer, peer.mac));
+        }
+        if let (Some(subnet), Some(outer), true, Way::Overlay) = (peer.subnet6, peer.outer6, peer.fast6, peer.via6) {
+            let key = PeerKey6 { network: NETWORK_DEFAULT, subnet: subnet.network().into() };
+            self.peers6.insert(key, row_of(overlay, peer, outer, peer.mac6));
+        }
+    }
+}
+
+/// The row of a peer that is reached at an outer address.
+fn row_of(overlay: &Overlay<'_>, peer: &HostPeer, outer: IpAddr, mac: Mac) -> Peer {
+    let most = overlay.mtu_to(outer);
+    Peer {
+        outer: outer.into(),
+        mac: mac.0,
+        flags: if outer.is_ipv6() { Peer::OUTER_V6 } else { 0 },
+        mtu: peer.mtu.map_or(most, |mtu| mtu.min(most)),
+        next_hop: next_hop(overlay.uplink, outer),
+    }
+}
+
+/// The neighbour that packets to an outer address go to, if that is the address itself. A router is never named: which one
+/// it is, only the kernel's own look at the routes tells for certain.
+fn next_hop(uplink: &Uplink, outer: IpAddr) -> NextHop {
+    match outer {
+        _ if !uplink.on_link.is_next_hop(outer) => NextHop::NONE,
+        IpAddr::V4(outer) => NextHop::v4(outer.into()),
+        IpAddr::V6(outer) => NextHop::v6(outer.into()),
+    }
+}
+
 /// The row that the programs know this host by. Without an overlay, or over an uplink whose frames are not Ethernet, there
 /// is no VTEP in it: nothing is pushed or popped, and the kernel path does the work.
 fn config(cluster: &ClusterConfig, host: &Host) -> Config {
@@ -222,11 +267,12 @@ fn config(cluster: &ClusterConfig, host: &Host) -> Config {
         *place = range;
         row.service_cidr_count += 1;
     }
-    if let Some(config) = &host.config {
+    if let Some(config) = host.config.as_ref().filter(|config| config.backend.kind == BackendKind::Vxlan) {
         row.ports[0] = Be16::from_native(config.backend.port);
     }
     if let Some(overlay) = host.overlay().filter(|overlay| overlay.uplink.ethernet && overlay.tunnels()) {
-        row.vtep = overlay.uplink.address.unwrap_or(Ipv4Addr::UNSPECIFIED).into();
+        row.vtep = overlay.uplink.address.map_or(Be32::ZERO, Be32::from);
+        row.vtep6 = overlay.uplink.address6.map_or(Be128::ZERO, Be128::from);
         row.uplink = overlay.uplink.index;
         row.uplink_mtu = overlay.outer_mtu();
     }
@@ -234,22 +280,26 @@ fn config(cluster: &ClusterConfig, host: &Host) -> Config {
 }
 
 /// The row of the one network there is.
-fn network(host: &Host) -> Option<Network> {
-    let config = host.config.as_ref()?;
+fn network(config: &NetworkConfig, host: &Host) -> Network {
     // Without a subnet, a mask that makes no address one of the own subnet 0.0.0.0.
     let prefix_len = host.subnet.map_or(32, |subnet| subnet.prefix_len());
-    Some(Network {
+    let range6 = config.v6.as_ref().map(|v6| v6.network);
+    let subnet6 = host.subnet6.filter(|_| range6.is_some());
+    Network {
         vni: config.backend.vni,
         port: Be16::from_native(config.backend.port),
+        flags: 0,
         vtep_mac: host.vtep_mac.0,
+        vtep_mac6: host.vtep_mac6.0,
         subnet: host.subnet.map_or(Be32::ZERO, |subnet| subnet.network().into()),
         subnet_mask: Be32::mask_of(prefix_len),
         network: config.network.network().into(),
         network_mask: Be32::mask_of(config.network.prefix_len()),
-        subnet_mask6: Be128::mask_of(128),
-        network_mask6: Be128::mask_of(128),
-        ..Network::default()
-    })
+        subnet6: subnet6.map_or(Be128::ZERO, |subnet| subnet.network().into()),
+        subnet_mask6: Be128::mask_of(subnet6.map_or(128, |subnet| subnet.prefix_len())),
+        network6: range6.map_or(Be128::ZERO, |range| range.network().into()),
+        network_mask6: Be128::mask_of(range6.map_or(128, |range| range.prefix_len())),
+    }
 }
 
 fn ranges(cluster: &ClusterConfig) -> impl Iterator<Item = Cidr4> {

@@ -1,0 +1,121 @@
+//! Which addresses the uplink reaches without a router: the routes of the main table, and whether they are the last word.
+//!
+//! All of them are asked for at once and the longest prefix is taken here, so that it costs the same for one peer and for
+//! thousands. What is not plainly a route by the uplink and without a gateway (several next hops, next hop objects, encapsulation,
+//! a type of service, another device with the same prefix) counts as leading elsewhere: a wrong "elsewhere" costs the kernel a look
+//! at its routes per packet, a wrong "here" would lose packets.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use netlink_packet_core::Parseable;
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use weft_plan::OnLink;
+use weft_plan::routes::PROTOCOL;
+
+use super::act::is_without_ipv6;
+use super::socket::Socket;
+use super::{NetlinkError, observe};
+
+/// What the device with this number reaches.
+pub(super) fn of(socket: &mut Socket, device: u32) -> Result<OnLink, NetlinkError> {
+    let mut on_link = OnLink { plain: true, ..OnLink::default() };
+    let mut others = Vec::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        // Ours lead to containers and into the overlay, where no peer's outer address is (`weft_plan::peers`).
+        let ours = RouteProtocol::from(PROTOCOL);
+        for route in observe::list_routes(socket, family, None)?.iter().filter(|r| r.header.protocol != ours) {
+            let Some(range) = destination(route) else { continue };
+            if is_direct(route, device) {
+                on_link.direct.push(range);
+            } else {
+                others.push(range);
+            }
+        }
+        on_link.plain &= !has_rules(socket, family)?;
+    }
+    others.retain(|other| on_link.direct.iter().any(|direct| direct.contains(other)));
+    // In an order that does not depend on the kernel's: whoever compares asks whether something changed.
+    for ranges in [&mut on_link.direct, &mut others] {
+        ranges.sort_unstable();
+        ranges.dedup();
+    }
+    on_link.elsewhere = others;
+    Ok(on_link)
+}
+
+/// Where a route leads to.
+pub(super) fn destination(route: &RouteMessage) -> Option<IpNet> {
+    let address = route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
+        RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),
+        _ => None,
+    });
+    // A default route does not say zeros.
+    let address = address.or(match route.header.address_family {
+        AddressFamily::Inet => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        AddressFamily::Inet6 => Some(IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        _ => None,
+    })?;
+    IpNet::new(address, route.header.destination_prefix_length).ok().map(|net| net.trunc())
+}
+
+/// Whether packets leave by the device as they are, to whom they are for.
+fn is_direct(route: &RouteMessage, device: u32) -> bool {
+    // Dead and linkdown routes are passed over by the kernel, unresolved ones are a multicast matter.
+    let odd = RouteFlags::Dead.union(RouteFlags::Linkdown).union(RouteFlags::Unresolved);
+    let plain = route.header.kind == RouteType::Unicast
+        && route.header.tos == 0
+        && route.header.source_prefix_length == 0
+        && !route.header.flags.intersects(odd)
+        && route.header.table == RouteHeader::RT_TABLE_MAIN;
+    let by_router = |attribute: &RouteAttribute| {
+        matches!(
+            attribute,
+            RouteAttribute::Gateway(_)
+                | RouteAttribute::Via(_)
+                | RouteAttribute::MultiPath(_)
+                | RouteAttribute::NhId(_)
+                | RouteAttribute::EncapType(_)
+                | RouteAttribute::Encap(_)
+        )
+    };
+    plain && observe::output(route) == Some(device) && !route.attributes.iter().any(by_router)
+}
+
+/// Whether there are rules of policy routing besides the three (in IPv6 two) that every namespace has.
+fn has_rules(socket: &mut Socket, family: AddressFamily) -> Result<bool, NetlinkError> {
+    let mut request = RuleMessage::default();
+    request.header.family = family;
+    let read = |payload: &[u8]| {
+        let rule = RuleMessage::parse(payload)?;
+        Ok((rule.header.family == family && !is_usual(&rule)).then_some(()))
+    };
+    match socket.list(&RouteNetlinkMessage::GetRule(request), read) {
+        // Without CONFIG_IP_MULTIPLE_TABLES there are no rules at all.
+        Err(answer) if matches!(answer.code(), libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => Ok(false),
+        Err(answer) if family == AddressFamily::Inet6 && is_without_ipv6(&answer) => Ok(false),
+        listed => Ok(!listed.map_err(|source| NetlinkError::List { table: "rules", source })?.is_empty()),
+    }
+}
+
+/// One of `0: lookup local`, `32766: lookup main`, `32767: lookup default`.
+fn is_usual(rule: &RuleMessage) -> bool {
+    const LOCAL: u32 = 255;
+    const MAIN: u32 = 254;
+    const DEFAULT: u32 = 253;
+    let (mut table, mut priority) = (u32::from(rule.header.table), 0);
+    for attribute in &rule.attributes {
+        match attribute {
+            RuleAttribute::Table(number) => table = *number,
+            RuleAttribute::Priority(number) => priority = *number,
+            RuleAttribute::SuppressPrefixLen(u32::MAX) | RuleAttribute::Protocol(_) => {}
+            _ => return false,
+        }
+    }
+    let everything = rule.header.src_len == 0 && rule.header.dst_len == 0 && rule.header.tos == 0;
+    let usual = [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].contains(&(priority, table));
+    everything && usual && rule.header.action == RuleAction::ToTable && rule.header.flags.is_empty()
+}
