@@ -133,6 +133,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     let mut lookout = Lookout::default();
     loop {
         uplink.find(&inputs).await;
+        inputs.events.watch(uplink.now.as_ref().map_or(&[], |u| &u.on_link.direct));
         publish_facts(&inputs, &facts, uplink.now.as_ref());
         let retry = round(&mut inputs, &mut config, &mut held, &uplink).await;
         tokio::select! {

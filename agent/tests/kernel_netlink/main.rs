@@ -10,6 +10,7 @@ mod events;
 mod hosts;
 mod lab;
 mod netns;
+mod on_link;
 mod tables;
 mod uplink;
 mod veth;

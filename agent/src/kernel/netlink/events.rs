@@ -9,10 +9,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_REPLACE, NetlinkBuffer, NlasIterator, Parseable, parse_i32};
 use netlink_packet_route::link::InfoKind;
 use netlink_packet_route::neighbour::NeighbourHeader;
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteProtocol, RouteType};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket as RawSocket, SocketAddr};
 use tokio::io::Interest;
@@ -23,7 +24,7 @@ use weft_plan::routes::PROTOCOL;
 
 use super::link::Device;
 use super::socket::{Socket, grow, messages};
-use super::{NetlinkError, observe};
+use super::{NetlinkError, observe, on_link};
 
 /// Receive buffer in bytes: notifications of some ten thousand changes at once, before any is lost.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -39,8 +40,10 @@ const GROUP_LINK: u32 = 1 << 0;
 const GROUP_NEIGH: u32 = 1 << 2;
 const GROUP_IPV4_IFADDR: u32 = 1 << 4;
 const GROUP_IPV4_ROUTE: u32 = 1 << 6;
+const GROUP_IPV4_RULE: u32 = 1 << 7;
 const GROUP_IPV6_IFADDR: u32 = 1 << 8;
 const GROUP_IPV6_ROUTE: u32 = 1 << 10;
+const GROUP_IPV6_RULE: u32 = 1 << 18;
 // Of the settings below /proc/sys the kernel tells of a few, `forwarding` among them (Linux 3.8; seen on 6.18).
 const GROUP_IPV4_NETCONF: u32 = 1 << 23;
 const GROUP_IPV6_NETCONF: u32 = 1 << 24;
@@ -54,6 +57,8 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_DELROUTE: u16 = 25;
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
+const RTM_NEWRULE: u16 = 32;
+const RTM_DELRULE: u16 = 33;
 const RTM_NEWNETCONF: u16 = 80;
 
 /// Length of `struct netconfmsg`, in bytes: one, padded (include/uapi/linux/netconf.h).
@@ -69,6 +74,7 @@ const NETCONFA_IFINDEX_ALL: i32 = -1;
 pub struct Events {
     socket: AsyncFd<RawSocket>,
     ours: BTreeSet<u32>,
+    watched: Vec<IpNet>,
     buffer: Vec<u8>,
     broken: bool,
 }
@@ -106,7 +112,15 @@ impl Events {
             let devices = observe::devices(query, Some(kind))?;
             ours.extend(devices.iter().filter(|d| is_ours(&d.name)).map(|d| d.index));
         }
-        Ok(Self { socket, ours, buffer: Vec::with_capacity(DATAGRAM), broken: false })
+        Ok(Self { socket, ours, watched: Vec::new(), buffer: Vec::with_capacity(DATAGRAM), broken: false })
+    }
+
+    /// From now on a route of anybody's to a part of these ranges concerns us, and no route to a part of others: those that are on the
+    /// uplink's link. (What was missed before is in the next reading, which follows.)
+    pub fn watch(&mut self, ranges: &[IpNet]) {
+        if self.watched != ranges {
+            self.watched = ranges.to_vec();
+        }
     }
 
     /// Returns once something has changed, and everything that was there to read has been read: a burst is one change.
@@ -116,7 +130,7 @@ impl Events {
             let ready = match self.socket.readable().await {
                 Ok(mut ready) => {
                     // Read until the socket is empty, so "not ready any more" is true.
-                    let drained = drain(self.socket.get_ref(), &mut self.buffer, &mut self.ours);
+                    let drained = drain(self.socket.get_ref(), &mut self.buffer, &mut self.ours, &self.watched);
                     ready.clear_ready();
                     drained
                 }
@@ -141,13 +155,14 @@ fn subscribe() -> io::Result<RawSocket> {
     let mut socket = RawSocket::new(NETLINK_ROUTE)?;
     grow(socket.as_fd(), RECEIVE_BUFFER)?;
     let groups = GROUP_LINK | GROUP_NEIGH | GROUP_IPV4_IFADDR | GROUP_IPV6_IFADDR | GROUP_IPV4_ROUTE | GROUP_IPV6_ROUTE;
-    socket.bind(&SocketAddr::new(0, groups | GROUP_IPV4_NETCONF | GROUP_IPV6_NETCONF))?;
+    let settings = GROUP_IPV4_NETCONF | GROUP_IPV6_NETCONF | GROUP_IPV4_RULE | GROUP_IPV6_RULE;
+    socket.bind(&SocketAddr::new(0, groups | settings))?;
     socket.set_non_blocking(true)?;
     Ok(socket)
 }
 
 /// Reads all there is; whether any of it concerns us.
-fn drain(socket: &RawSocket, buffer: &mut Vec<u8>, ours: &mut BTreeSet<u32>) -> io::Result<bool> {
+fn drain(socket: &RawSocket, buffer: &mut Vec<u8>, ours: &mut BTreeSet<u32>, watched: &[IpNet]) -> io::Result<bool> {
     let mut changed = false;
     loop {
         buffer.clear();
@@ -155,7 +170,7 @@ fn drain(socket: &RawSocket, buffer: &mut Vec<u8>, ours: &mut BTreeSet<u32>) -> 
         match socket.recv(buffer, 0) {
             Ok(_) => {
                 for message in messages(buffer) {
-                    changed |= concerns_us(&message, ours);
+                    changed |= concerns_us(&message, ours, watched);
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(changed),
@@ -168,7 +183,7 @@ fn drain(socket: &RawSocket, buffer: &mut Vec<u8>, ours: &mut BTreeSet<u32>) -> 
 }
 
 /// On a busy host most of what is told concerns others: the state of their neighbours, the routes of their daemons.
-fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>) -> bool {
+fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>, watched: &[IpNet]) -> bool {
     let payload = message.payload();
     match message.message_type() {
         RTM_NEWLINK => {
@@ -185,17 +200,17 @@ fn concerns_us(message: &NetlinkBuffer<&[u8]>, ours: &mut BTreeSet<u32>) -> bool
             }
             true
         }
-        RTM_NEWADDR | RTM_DELADDR => true,
+        RTM_NEWADDR | RTM_DELADDR | RTM_NEWRULE | RTM_DELRULE => true,
         RTM_NEWNEIGH | RTM_DELNEIGH => NeighbourHeader::parse(payload).is_ok_and(|header| ours.contains(&header.ifindex)),
         RTM_NEWROUTE | RTM_DELROUTE => {
             let Ok(route) = RouteMessage::parse(payload) else { return true };
-            let direct = !route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_) | RouteAttribute::MultiPath(_)));
-            // One of ours; a default route, which the uplink may follow; one without a gateway, which says who is on the uplink's
-            // link; one that was put in another's place, perhaps ours, whose end is then not told.
+            // One of ours; a default route, which the uplink may follow; one without a gateway or into a range that the uplink reaches
+            // without one, which says who is on its link; one that was put in another's place, perhaps ours, whose end is then not
+            // told.
+            let default = route.header.kind == RouteType::Unicast && route.header.destination_prefix_length == 0;
             route.header.protocol == RouteProtocol::from(PROTOCOL)
                 || route.header.table == RouteHeader::RT_TABLE_MAIN
-                    && (route.header.kind == RouteType::Unicast && (route.header.destination_prefix_length == 0 || direct)
-                        || message.flags() & NLM_F_REPLACE != 0)
+                    && (default || message.flags() & NLM_F_REPLACE != 0 || on_link::concerns(&route, watched))
         }
         RTM_NEWNETCONF => is_forwarding_of_ours(payload, ours),
         _ => false,

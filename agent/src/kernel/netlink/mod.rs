@@ -18,6 +18,7 @@ mod act;
 pub mod events;
 mod link;
 mod observe;
+mod on_link;
 mod socket;
 pub mod uplink;
 

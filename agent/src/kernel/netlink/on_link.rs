@@ -9,7 +9,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 use netlink_packet_core::Parseable;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteType,
+};
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use weft_plan::OnLink;
@@ -46,8 +48,16 @@ pub(super) fn of(socket: &mut Socket, device: u32) -> Result<OnLink, NetlinkErro
     Ok(on_link)
 }
 
+/// Whether a route that came or went may change what was found: by an address without a router, or within ranges that were
+/// reached so.
+pub(super) fn concerns(route: &RouteMessage, direct: &[IpNet]) -> bool {
+    let by_device = observe::output(route).is_some_and(|device| is_direct(route, device));
+    let within = |range: IpNet| direct.iter().any(|direct| direct.contains(&range));
+    by_device || destination(route).is_some_and(within)
+}
+
 /// Where a route leads to.
-pub(super) fn destination(route: &RouteMessage) -> Option<IpNet> {
+fn destination(route: &RouteMessage) -> Option<IpNet> {
     let address = route.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(IpAddr::V4(*address)),
         RouteAttribute::Destination(RouteAddress::Inet6(address)) => Some(IpAddr::V6(*address)),

@@ -5,12 +5,12 @@ use std::net::Ipv4Addr;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope};
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteType};
+use weft_plan::Uplink;
 use weft_plan::links::{is_veth_name, is_vxlan_name};
-use weft_plan::{OnLink, Uplink};
 
 use super::link::Device;
 use super::socket::Socket;
-use super::{Netlink, NetlinkError, observe};
+use super::{Netlink, NetlinkError, observe, on_link};
 
 /// Takes the device of the IPv4 default route.
 pub const AUTO: &str = "auto";
@@ -115,7 +115,7 @@ fn find(socket: &mut Socket, iface: &str, public_ip: Option<Ipv4Addr>, last: Opt
         public_ipv6: None,
         mtu: device.mtu,
         ethernet: device.ethernet,
-        on_link: OnLink::default(),
+        on_link: on_link::of(socket, device.index)?,
     })
 }
 
