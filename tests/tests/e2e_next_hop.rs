@@ -34,10 +34,8 @@ fn a_peer_on_the_link_is_its_own_next_hop_and_one_behind_a_router_is_looked_up()
     let (h1, peer, router) = (topology.host(1), topology.host(2).address().to_string(), topology.host(3).address().to_string());
     let packets_flow = |when: &str| {
         let to = b.address().unwrap().to_string();
-        eventually(&format!("pings {when}"), SOON, || {
-            a.exec(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", &to])?.success()
-        })
-        .unwrap();
+        eventually(&format!("pings {when}"), SOON, || a.exec(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "2", &to])?.success())
+            .unwrap();
     };
     let becomes = |when: &str, wanted: Option<&str>| {
         eventually(&format!("next hop {when}"), SOON, || {
