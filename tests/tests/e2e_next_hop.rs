@@ -1,5 +1,4 @@
 //! The fast path names the next hop of a peer only while that is certainly the peer itself, and follows the host's routes.
-#![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
 use anyhow::{Context, Result, ensure};
 use weft_tests::eventually::SOON;
