@@ -11,7 +11,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, name};
+use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, capacity, name};
 use weft_abi::{Be16, Be32, Be128, Endpoint, Network, NextHop, Peer, PeerKey, PeerKey6, RangeKey, Vtep, VtepKey};
 use weft_model::cluster::ClusterConfig;
 use weft_model::mac::Mac;
@@ -210,7 +210,7 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
         }
         rows.netns.insert(attachment.netns_cookie, attachment.network);
     }
-    for of in &host.networks {
+    for of in host.networks.iter().filter(|of| of.number < capacity::NETWORKS) {
         rows.add(desired(cluster, &host.in_network(of), &peers.in_network(of)), of.number);
     }
     // Last: were a container in the host's own namespace, its sockets would still be the host's.
@@ -353,19 +353,24 @@ fn delete<K: Ord + Copy, V>(desired: &BTreeMap<K, V>, actual: &BTreeMap<K, V>) -
 }
 
 impl Rows {
-    /// Adds the rows of a further network, planned as if it were the default one, under its own number.
+    /// Adds the rows of a further network, planned as if it were the default one, under its own number. One whose port does not
+    /// fit beside the others' is left to the kernel path.
     fn add(&mut self, other: Self, number: u32) {
+        self.ranges.extend(other.ranges.into_keys().map(|key| (key, number)));
+        let port = other.config.ports[0];
+        if port.to_native() != 0 && !self.config.is_overlay_port(port) {
+            let Some(place) = self.config.ports.iter_mut().find(|place| place.to_native() == 0) else { return };
+            *place = port;
+        }
+        // The default network may be one that is not tunnelled.
+        if self.config.uplink == 0 {
+            let Config { vtep, vtep6, uplink, uplink_mtu, .. } = other.config;
+            self.config = Config { vtep, vtep6, uplink, uplink_mtu, ..self.config };
+        }
         self.networks.extend(other.networks.into_values().map(|row| (number, row)));
         self.peers.extend(other.peers.into_iter().map(|(key, row)| (PeerKey { network: number, ..key }, row)));
         self.peers6.extend(other.peers6.into_iter().map(|(key, row)| (PeerKey6 { network: number, ..key }, row)));
         self.vteps.extend(other.vteps.into_iter().map(|(key, row)| (key, Vtep { network: number, ..row })));
-        self.ranges.extend(other.ranges.into_keys().map(|key| (key, number)));
-        let port = other.config.ports[0];
-        if !self.config.is_overlay_port(port)
-            && let Some(place) = self.config.ports.iter_mut().find(|place| place.to_native() == 0)
-        {
-            *place = port;
-        }
     }
 
     /// Carries out one action on these rows.

@@ -212,7 +212,7 @@ fn a_dual_stack_host_has_rows_of_both_families_inside_and_outside() {
         ..dual_peer(9, "192.0.2.9")
     };
     let only6 = HostPeer { subnet: net("10.244.3.0/24"), ..dual_peer(3, "2001:db8::3") };
-    let peers = Peers { used: vec![dual_peer(2, "192.0.2.2"), only6, flannel], skipped: Vec::new() };
+    let peers = Peers { used: vec![dual_peer(2, "192.0.2.2"), only6, flannel], ..Peers::default() };
     let rows = desired(&ClusterConfig::default(), &dual_stack(), &peers);
     let said: Vec<String> = diff(&rows, &Rows::default()).iter().map(Action::to_string).collect();
     assert_eq!(
@@ -258,7 +258,7 @@ fn what_is_not_tunnelled_is_left_to_the_stack() {
     let mut host = dual_stack();
     let direct = HostPeer { via: Way::Direct, via6: Way::Direct, ..dual_peer(2, "192.0.2.2") };
     let half = HostPeer { subnet: net("10.244.3.0/24"), via: Way::Direct, ..dual_peer(3, "2001:db8::3") };
-    let peers = Peers { used: vec![direct, half], skipped: Vec::new() };
+    let peers = Peers { used: vec![direct, half], ..Peers::default() };
     let rows = desired(&ClusterConfig::default(), &host, &peers);
     assert!(rows.peers.is_empty());
     assert_eq!((rows.peers6.len(), rows.vteps.len()), (1, 2), "IPv6 to the third host is tunnelled");
@@ -280,7 +280,7 @@ fn only_a_peer_that_is_certainly_on_the_uplinks_link_is_its_own_next_hop() {
     };
     let outers = ["192.0.2.2", "192.0.2.130", "198.51.100.1", "2001:db8::2", "2001:db8:1::2"];
     let peer = |(n, outer): (u8, &str)| HostPeer { subnet: net(&format!("10.244.{n}.0/24")), ..dual_peer(n, outer) };
-    let peers = Peers { used: (2..).zip(outers).map(peer).collect(), skipped: Vec::new() };
+    let peers = Peers { used: (2..).zip(outers).map(peer).collect(), ..Peers::default() };
     let hops = |host: &Host| -> Vec<String> {
         let rows = desired(&ClusterConfig::default(), host, &peers);
         assert!(rows.peers6.values().map(|p| p.next_hop).eq(rows.peers.values().map(|p| p.next_hop)));
@@ -369,4 +369,32 @@ fn a_further_network_has_rows_under_its_own_number() {
     assert_eq!(both.ranges.values().filter(|number| **number == 2).count(), 1);
     assert!(both.config.is_overlay_port(Be16::from_native(4790)) && both.config.is_overlay_port(Be16::from_native(8472)));
     assert_eq!((both.peers, both.endpoints, both.netns), (alone.peers, alone.endpoints, alone.netns));
+}
+
+#[test]
+fn a_further_network_is_tunnelled_although_the_default_one_is_not_and_without_a_port_left_it_is_the_kernels() {
+    let network = |number: u32, port: u16| crate::Membership {
+        name: format!("n{number}").parse().unwrap(),
+        number,
+        config: NetworkConfig::new(
+            format!("10.{number}.0.0/16").parse().unwrap(),
+            24,
+            None,
+            None,
+            Backend { vni: number, port, ..Backend::default() },
+        )
+        .unwrap(),
+        subnet: format!("10.{number}.1.0/24").parse().unwrap(),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+    };
+    let mut host = dual_stack();
+    host.config = Some(NetworkConfig::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap());
+    host.networks = (2..=6).map(|n| network(n, 4789 + n as u16)).chain([network(7, 4791)]).collect();
+    let rows = desired(&ClusterConfig::default(), &host, &Peers::default());
+    assert_eq!((rows.config.vtep.to_string(), rows.config.uplink), ("192.0.2.1".to_owned(), 2));
+    assert!(rows.config.ports.iter().all(|port| port.to_native() != 0));
+    // Four ports are all that fit; the sixth network has the port of the first.
+    assert_eq!(rows.networks.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 7]);
+    assert_eq!(rows.vteps.keys().map(|key| key.vni).collect::<Vec<_>>(), [2, 3, 4, 5, 7]);
+    assert_eq!(rows.ranges.len(), 7, "what is another network's is known of all");
 }

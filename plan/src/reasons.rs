@@ -77,14 +77,18 @@ impl Reasons<'_> {
                 self.host.config.as_ref().map(|_| "this host and its network".to_owned())
             }
             Action::PutPeer(key, _) | Action::DeletePeer(key) => self.peer(|p| Be32::from(p.subnet.network()) == key.subnet),
-            Action::PutPeer6(..) | Action::DeletePeer6(_) => None,
+            Action::PutPeer6(key, _) | Action::DeletePeer6(key) => {
+                self.peer(|p| p.subnet6.is_some_and(|subnet| Be128::from(subnet.network()) == key.subnet))
+            }
             Action::PutVtep(key, _) | Action::DeleteVtep(key) => {
                 self.peer(|p| p.tunnel_ends().any(|end| Be128::from(end) == key.outer))
             }
             Action::PutEndpoint(address, _) | Action::DeleteEndpoint(address) => {
                 self.container(|a| Be32::from(a.address) == *address)
             }
-            Action::PutEndpoint6(..) | Action::DeleteEndpoint6(_) => None,
+            Action::PutEndpoint6(address, _) | Action::DeleteEndpoint6(address) => {
+                self.container(|a| a.address6.is_some_and(|own| Be128::from(own) == *address))
+            }
             Action::PutNetns(cookie, _) | Action::DeleteNetns(cookie) if *cookie == self.host.netns_cookie => {
                 Some("this host's own sockets".to_owned())
             }
@@ -263,7 +267,7 @@ mod tests {
         let wanted = maps::desired(&ClusterConfig::default(), &now, &Peers::default());
         let reasons = Reasons { host: &now, peers: &Peers::default() };
         let removals = maps::diff(&wanted, &rows);
-        assert_eq!(removals.len(), 6, "{removals:?}");
+        assert_eq!(removals.len(), 9, "{removals:?}");
         assert!(removals.iter().all(|action| reasons.of_map(action).is_none()), "{removals:?}");
     }
 }
