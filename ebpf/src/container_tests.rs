@@ -13,8 +13,8 @@ fn verdict(mut packet: Bytes) -> Verdict {
 /// The outer destination and what else is known of a packet for another host.
 fn goes(mut packet: Bytes) -> Gone {
     match leave(&World::host(1), &mut packet).expect("does not take the fast path") {
-        Next::Remote(to) => Gone { outer: to.peer.outer, tos: to.tos, inner_len: to.inner_len },
-        Next::Local(to) => panic!("handed to {to:?}"),
+        Next::Remote(to) => Gone { outer: to.peer.outer, tos: to.class, inner_len: to.inner_len },
+        Next::Local(_, to) => panic!("handed to {to:?}"),
     }
 }
 
@@ -38,7 +38,7 @@ fn a_packet_for_a_container_here_is_handed_over() {
     let row = Endpoint { ifindex: 99, mac: [2, 0, 0, 0, 0, 6], flags: 0, network: 1 };
     world.endpoints.insert(ip(10, 244, 1, 6), row);
     let mut packet = udp_packet().dst(ip(10, 244, 1, 6)).through(DEVICE);
-    assert_eq!(leave(&world, &mut packet), Ok(Next::Local(&row)));
+    assert_eq!(leave(&world, &mut packet), Ok(Next::Local(Family::V4, &row)));
 }
 
 #[test]
@@ -85,9 +85,9 @@ fn what_only_the_stack_can_do_goes_to_the_stack() {
     assert_eq!(verdict(udp_packet().dst(ip(8, 8, 8, 8)).through(DEVICE)), Verdict::ContainerElsewhere);
     assert_eq!(verdict(udp_packet().dst(ip(10, 244, 1, 1)).through(DEVICE)), Verdict::ContainerElsewhere, "gateway");
     assert_eq!(verdict(udp_packet().dst(ip(10, 244, 9, 1)).through(DEVICE)), Verdict::ContainerElsewhere, "no peer");
-    let mut arp = udp_packet().through(DEVICE);
-    arp.bytes[12..14].copy_from_slice(&[8, 6]);
-    assert_eq!(verdict(arp), Verdict::ContainerNotIpv4);
+    let mut other = udp_packet().through(DEVICE);
+    other.bytes[12..14].copy_from_slice(&[0x88, 0xcc]);
+    assert_eq!(verdict(other), Verdict::ContainerNotIpv4, "LLDP");
     let mut tagged = udp_packet().through(DEVICE);
     tagged.tagged = true;
     assert_eq!(verdict(tagged), Verdict::ContainerVlanTag);

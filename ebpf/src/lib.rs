@@ -15,11 +15,13 @@
 //! ```
 #![cfg_attr(not(test), no_std)]
 
+pub mod chain;
 pub mod checksum;
 pub mod container;
 pub mod deliver;
 pub mod ecn;
 pub mod encap;
+pub mod neighbour;
 pub mod packet;
 pub mod sockets;
 #[cfg(test)]

@@ -102,12 +102,21 @@ impl container::Tables for PacketTables {
         row_ref!(ENDPOINTS, addr)
     }
     #[inline(always)]
+    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
+        row_ref!(ENDPOINTS6, addr)
+    }
+    #[inline(always)]
     fn peer(&self, key: &PeerKey) -> Option<&Peer> {
         row_ref!(PEERS, key)
     }
     #[inline(always)]
-    fn range(&self, addr: Be128) -> Option<u32> {
-        RANGES.get(Key::new(128, addr)).copied()
+    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
+        row_ref!(PEERS6, key)
+    }
+    #[inline(always)]
+    fn range(&self, addr: Be128) -> u32 {
+        // Not an option: of a copied one without a value, LLVM 22 reads the value's register, which the verifier refuses.
+        RANGES.get(Key::new(128, addr)).map_or(0, |network| *network)
     }
 }
 
@@ -125,8 +134,16 @@ impl uplink::Tables for PacketTables {
         row_ref!(ENDPOINTS, addr)
     }
     #[inline(always)]
+    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
+        row_ref!(ENDPOINTS6, addr)
+    }
+    #[inline(always)]
     fn peer(&self, key: &PeerKey) -> Option<&Peer> {
         row_ref!(PEERS, key)
+    }
+    #[inline(always)]
+    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
+        row_ref!(PEERS6, key)
     }
     #[inline(always)]
     fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {

@@ -5,7 +5,7 @@
 
 use core::marker::PhantomData;
 
-use weft_abi::{Be16, Be32, Mac};
+use weft_abi::{Be16, Be32, Be128, Mac};
 
 /// A packet at a tc hook, beginning with its Ethernet header.
 pub trait Packet {
@@ -41,16 +41,23 @@ pub trait Packet {
     /// A copy of `N` bytes from any offset, wherever they are stored.
     fn load<const N: usize>(&self, at: u32) -> Option<[u8; N]>;
 
+    /// `N` bytes from `at`, made accessible if need be. `None`: the packet is shorter.
+    #[inline(always)]
+    fn reach<const N: usize>(&mut self, at: usize) -> Option<Window<'_, N>> {
+        if self.window::<N>(at).is_none() {
+            let end = (at + N) as u32;
+            if self.len() < end {
+                return None;
+            }
+            self.pull(end);
+        }
+        self.window(at)
+    }
+
     /// The first `N` bytes, made accessible if need be. `None`: the packet is shorter.
     #[inline(always)]
     fn head<const N: usize>(&mut self) -> Option<Window<'_, N>> {
-        if self.window::<N>(0).is_none() {
-            if self.len() < N as u32 {
-                return None;
-            }
-            self.pull(N as u32);
-        }
-        self.window(0)
+        self.reach(0)
     }
 }
 
@@ -71,6 +78,15 @@ impl<const N: usize> Window<'_, N> {
     #[must_use]
     pub unsafe fn new(start: *mut u8) -> Self {
         Self { start, packet: PhantomData }
+    }
+
+    /// The `M` bytes from `AT`.
+    #[inline(always)]
+    #[must_use]
+    pub fn part<const AT: usize, const M: usize>(&mut self) -> Window<'_, M> {
+        const { assert!(AT + M <= N) };
+        // SAFETY: they are some of the N bytes that `new` was promised, and `self` is out of use meanwhile.
+        unsafe { Window::new(self.start.add(AT)) }
     }
 
     /// The byte at `AT`.
@@ -98,6 +114,16 @@ impl<const N: usize> Window<'_, N> {
         const { assert!(AT + 4 <= N) };
         // SAFETY: all four bytes lie within the N that `new` was promised.
         Be32::from_bits(unsafe { raw::load32(self.start.add(AT)) })
+    }
+
+    /// The 128 bits at `AT`.
+    #[inline(always)]
+    #[must_use]
+    pub fn be128<const AT: usize>(&self) -> Be128 {
+        const { assert!(AT + 16 <= N) };
+        // SAFETY: all sixteen bytes lie within the N that `new` was promised.
+        let word = |i: usize| Be32::from_bits(unsafe { raw::load32(self.start.add(AT + 4 * i)) });
+        Be128::from_words([word(0), word(1), word(2), word(3)])
     }
 
     /// The Ethernet address at `AT`.
@@ -134,6 +160,20 @@ impl<const N: usize> Window<'_, N> {
         const { assert!(AT + 4 <= N) };
         // SAFETY: all four bytes lie within the N that `new` was promised.
         unsafe { raw::store32(self.start.add(AT), value.bits()) };
+    }
+
+    /// Writes the 128 bits at `AT`.
+    #[inline(always)]
+    pub fn set_be128<const AT: usize>(&mut self, value: Be128) {
+        const { assert!(AT + 16 <= N) };
+        let [a, b, c, d] = value.words();
+        // SAFETY: all sixteen bytes lie within the N that `new` was promised.
+        unsafe {
+            raw::store32(self.start.add(AT), a.bits());
+            raw::store32(self.start.add(AT + 4), b.bits());
+            raw::store32(self.start.add(AT + 8), c.bits());
+            raw::store32(self.start.add(AT + 12), d.bits());
+        }
     }
 
     /// Writes the Ethernet address at `AT`.

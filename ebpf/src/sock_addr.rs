@@ -7,24 +7,17 @@ use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie};
 use weft_abi::{Backend, Be16, Be32, Config, Frontend, FrontendKey, Reverse, ReverseKey, SlotKey};
 use weft_ebpf::sockets::{Call, Tables, Target};
+use weft_ebpf::wire::Family;
 
 use crate::maps::SocketTables;
 
 /// The third word of an IPv4 address mapped into IPv6 (RFC 4291 2.5.5.2); the first two are zero.
 const MAPPED: u32 = 0x0000_ffff_u32.to_be();
 
-/// The address family whose fields a hook uses.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
-    /// `user_ip4`.
-    V4,
-    /// `user_ip6`, of which only mapped IPv4 addresses are ours.
-    V6,
-}
-
 /// A socket hook's context.
 pub(crate) struct SockAddr {
     ctx: *mut bpf_sock_addr,
+    /// Whose fields the hook uses: `user_ip4`; or `user_ip6`, of which only mapped IPv4 addresses are ours.
     family: Family,
 }
 

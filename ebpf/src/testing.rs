@@ -1,25 +1,33 @@
 //! A world for tests: hosts 1 and 2 with a subnet each, and packets between their containers.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, NextHop, Peer, PeerKey, Verdict, Vtep, VtepKey};
+use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, NextHop, Peer, PeerKey, PeerKey6, Verdict, Vtep, VtepKey};
 
 use crate::packet::testing::Bytes;
-use crate::{container, uplink};
+use crate::wire::Family;
+use crate::{container, encap, uplink};
 
 pub(crate) fn ip(a: u8, b: u8, c: u8, d: u8) -> Be32 {
     Ipv4Addr::new(a, b, c, d).into()
 }
 
-/// The tables of one host. Host n has subnet 10.244.n.0/24, VTEP 192.168.50.n and a container 10.244.n.5 on device 70+n.
+pub(crate) fn ip6(text: &str) -> Be128 {
+    text.parse::<Ipv6Addr>().unwrap().into()
+}
+
+/// The tables of one host. Host n has subnets 10.244.n.0/24 and fd00:10:244:n::/64, VTEPs 192.168.50.n and fd00:50::n, and a
+/// container 10.244.n.5, fd00:10:244:n::5 on device 70+n. Peers are reached over IPv4 until [`World::outside`] says else.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
     pub(crate) config: Config,
-    /// Number 1; there is another network 2 with VNI 2 and the range 10.245.0.0/16, of which this host has nothing.
+    /// Number 1; there is another network 2 with VNI 2, 10.245.0.0/16 and fd00:10:245::/48, of which this host has nothing.
     pub(crate) network: Network,
     pub(crate) endpoints: BTreeMap<Be32, Endpoint>,
+    pub(crate) endpoints6: BTreeMap<Be128, Endpoint>,
     pub(crate) peers: BTreeMap<PeerKey, Peer>,
+    pub(crate) peers6: BTreeMap<PeerKey6, Peer>,
     pub(crate) vteps: BTreeMap<VtepKey, Vtep>,
 }
 
@@ -27,12 +35,27 @@ pub(crate) fn peer_key(host: u8) -> PeerKey {
     PeerKey { network: 1, subnet: ip(10, 244, host, 0) }
 }
 
+pub(crate) fn peer_key6(host: u8) -> PeerKey6 {
+    PeerKey6 { network: 1, subnet: ip6(&format!("fd00:10:244:{host}::")) }
+}
+
 pub(crate) fn vtep_mac(host: u8) -> Mac {
     [2, 0x22, 0, 0, 0, host]
 }
 
+pub(crate) fn vtep_mac6(host: u8) -> Mac {
+    [2, 0x66, 0, 0, 0, host]
+}
+
 pub(crate) fn container_mac(host: u8) -> Mac {
     [2, 0xcc, 0, 0, 0, host]
+}
+
+pub(crate) fn outer(host: u8, family: Family) -> Be128 {
+    match family {
+        Family::V4 => Be128::mapped(ip(192, 168, 50, host)),
+        Family::V6 => ip6(&format!("fd00:50::{host}")),
+    }
 }
 
 impl World {
@@ -41,6 +64,7 @@ impl World {
         let mut world = Self {
             config: Config {
                 vtep: ip(192, 168, 50, n),
+                vtep6: outer(n, Family::V6),
                 uplink: 3,
                 uplink_mtu: 1500,
                 ports: [Be16::from_native(8472), Be16::from_native(4789), Be16::default(), Be16::default()],
@@ -49,36 +73,61 @@ impl World {
             network: Network {
                 vni: 1,
                 port: Be16::from_native(8472),
+                flags: 0,
                 vtep_mac: vtep_mac(n),
+                vtep_mac6: vtep_mac6(n),
                 subnet: ip(10, 244, n, 0),
                 subnet_mask: Be32::mask_of(24),
                 network: ip(10, 244, 0, 0),
                 network_mask: Be32::mask_of(16),
-                subnet_mask6: Be128::mask_of(128),
-                network_mask6: Be128::mask_of(128),
-                ..Network::default()
+                subnet6: peer_key6(n).subnet,
+                subnet_mask6: Be128::mask_of(64),
+                network6: ip6("fd00:10:244::"),
+                network_mask6: Be128::mask_of(48),
             },
             endpoints: BTreeMap::new(),
+            endpoints6: BTreeMap::new(),
             peers: BTreeMap::new(),
+            peers6: BTreeMap::new(),
             vteps: BTreeMap::new(),
         };
         let row = Endpoint { ifindex: 70 + u32::from(n), mac: container_mac(n), flags: 0, network: 1 };
         world.endpoints.insert(ip(10, 244, n, 5), row);
+        world.endpoints6.insert(ip6(&format!("fd00:10:244:{n}::5")), row);
         world.vteps.insert(VtepKey::own(1), Vtep { network: 1, flags: 0 });
         world.add_peer(other);
         world
     }
 
-    pub(crate) fn peer_row(&self, host: u8) -> Peer {
-        let outer = Be128::mapped(ip(192, 168, 50, host));
-        Peer { outer, mac: vtep_mac(host), flags: 0, mtu: 0, next_hop: NextHop::NONE }
+    /// The same host, with its peer reached over IPv4 or IPv6.
+    pub(crate) fn outside(mut self, family: Family) -> Self {
+        let hosts: Vec<u8> = self.peers.keys().map(|key| key.subnet.to_bytes()[2]).collect();
+        for host in hosts {
+            self.add_peer_over(host, family);
+        }
+        self
+    }
+
+    pub(crate) fn peer_row(&self, host: u8, family: Family) -> Peer {
+        let (mac, flags) = match family {
+            Family::V4 => (vtep_mac(host), 0),
+            Family::V6 => (vtep_mac6(host), Peer::OUTER_V6),
+        };
+        Peer { outer: outer(host, family), mac, flags, mtu: 0, next_hop: NextHop::NONE }
     }
 
     /// Another host n, known as a peer.
     pub(crate) fn add_peer(&mut self, host: u8) {
-        let row = self.peer_row(host);
-        self.vteps.insert(VtepKey { vni: 1, outer: row.outer }, Vtep { network: 1, flags: 0 });
+        self.add_peer_over(host, Family::V4);
+    }
+
+    fn add_peer_over(&mut self, host: u8, family: Family) {
+        let row = self.peer_row(host, family);
+        for family in [Family::V4, Family::V6] {
+            self.vteps.insert(VtepKey { vni: 1, outer: outer(host, family) }, Vtep { network: 1, flags: 0 });
+        }
         self.peers.insert(peer_key(host), row);
+        self.peers6.insert(peer_key6(host), row);
     }
 
     fn network(&self, number: u32) -> Option<&Network> {
@@ -115,15 +164,23 @@ impl container::Tables for World {
     fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
         self.endpoints.get(&addr)
     }
+    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
+        self.endpoints6.get(&addr)
+    }
     fn peer(&self, key: &PeerKey) -> Option<&Peer> {
         self.peers.get(key)
     }
-    fn range(&self, addr: Be128) -> Option<u32> {
-        let [a, b, ..] = addr.last().to_bytes();
-        match (addr.is_mapped(), a, b) {
-            (true, 10, 244) => Some(1),
-            (true, 10, 245) => Some(2),
-            _ => None,
+    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
+        self.peers6.get(key)
+    }
+    fn range(&self, addr: Be128) -> u32 {
+        let (b, mapped) = (addr.to_bytes(), addr.is_mapped());
+        match (mapped, &b[..6]) {
+            (true, _) if b[12..14] == [10, 244] => 1,
+            (true, _) if b[12..14] == [10, 245] => 2,
+            (false, [0xfd, 0, 0, 0x10, 2, 0x44]) => 1,
+            (false, [0xfd, 0, 0, 0x10, 2, 0x45]) => 2,
+            _ => 0,
         }
     }
 }
@@ -138,17 +195,31 @@ impl uplink::Tables for World {
     fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
         self.endpoints.get(&addr)
     }
+    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
+        self.endpoints6.get(&addr)
+    }
     fn peer(&self, key: &PeerKey) -> Option<&Peer> {
         self.peers.get(key)
+    }
+    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
+        self.peers6.get(key)
     }
     fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {
         self.vteps.get(key)
     }
 }
 
-/// Builds an Ethernet frame with IPv4 in it; what a test does not name is a sound UDP packet from container 1 to 2.
+/// The flow label of IPv6 frames.
+pub(crate) const FLOW_LABEL: u32 = 0xabcde;
+
+/// Builds an Ethernet frame with IP in it; what a test does not name is a sound UDP packet from container 1 to 2, of IPv4.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
+    family: Family,
+    src6: Be128,
+    dst6: Be128,
+    /// Type of the first extension header, and all of them; the last one's "next" is filled in with `proto`.
+    extensions: Option<(u8, Vec<u8>)>,
     src: Be32,
     dst: Be32,
     tos: u8,
@@ -162,6 +233,10 @@ pub(crate) struct Frame {
 
 pub(crate) fn udp_packet() -> Frame {
     Frame {
+        family: Family::V4,
+        src6: ip6("fd00:10:244:1::5"),
+        dst6: ip6("fd00:10:244:2::5"),
+        extensions: None,
         src: ip(10, 244, 1, 5),
         dst: ip(10, 244, 2, 5),
         tos: 0,
@@ -184,6 +259,34 @@ pub(crate) fn tcp_packet() -> Frame {
 }
 
 impl Frame {
+    /// As IPv6.
+    pub(crate) fn v6(mut self) -> Self {
+        self.family = Family::V6;
+        self
+    }
+    pub(crate) fn family(mut self, family: Family) -> Self {
+        self.family = family;
+        self
+    }
+    pub(crate) fn src6(mut self, src: &str) -> Self {
+        self.src6 = ip6(src);
+        self
+    }
+    pub(crate) fn dst6(mut self, dst: &str) -> Self {
+        self.dst6 = ip6(dst);
+        self
+    }
+    /// IPv6 extension headers as they stand in the packet; `first` is the type of the first one.
+    pub(crate) fn extensions(mut self, first: u8, headers: Vec<u8>) -> Self {
+        self.extensions = Some((first, headers));
+        self
+    }
+    pub(crate) fn header_len(&self) -> usize {
+        match self.family {
+            Family::V4 => 20 + self.options,
+            Family::V6 => 40 + self.extensions.as_ref().map_or(0, |(_, headers)| headers.len()),
+        }
+    }
     pub(crate) fn src(mut self, src: Be32) -> Self {
         self.src = src;
         self
@@ -204,7 +307,7 @@ impl Frame {
         self.proto = proto;
         self
     }
-    /// Flags and offset as the header holds them.
+    /// Flags and offset as the IPv4 header holds them.
     pub(crate) fn fragment(mut self, fragment: u16) -> Self {
         self.fragment = fragment;
         self
@@ -231,13 +334,29 @@ impl Frame {
         self.payload = payload;
         self
     }
-    /// Pads the payload until the IPv4 packet has this length.
+    /// Pads the payload until the IP packet has this length.
     pub(crate) fn ip_len(mut self, len: usize) -> Self {
-        self.payload.resize(len - 20 - self.options, 0x55);
+        self.payload.resize(len - self.header_len(), 0x55);
         self
     }
 
     pub(crate) fn build(&self) -> Vec<u8> {
+        let mut frame = vec![2, 0xee, 0, 0, 0, 1, 2, 0xcc, 0, 0, 0, 1];
+        match self.family {
+            Family::V4 => {
+                frame.extend([8, 0]);
+                frame.extend(self.header4());
+            }
+            Family::V6 => {
+                frame.extend([0x86, 0xdd]);
+                frame.extend(self.header6());
+            }
+        }
+        frame.extend(&self.payload);
+        frame
+    }
+
+    fn header4(&self) -> Vec<u8> {
         let mut ip = vec![0x45 + (self.options / 4) as u8, self.tos];
         let total = 20 + self.options + self.payload.len();
         ip.extend(self.total_len.unwrap_or(total as u16).to_be_bytes());
@@ -249,10 +368,20 @@ impl Frame {
         ip.extend(vec![1; self.options]);
         let sum = sum(&ip);
         ip[10..12].copy_from_slice(&(!sum).to_be_bytes());
-        let mut frame = vec![2, 0xee, 0, 0, 0, 1, 2, 0xcc, 0, 0, 0, 1, 8, 0];
-        frame.extend(ip);
-        frame.extend(&self.payload);
-        frame
+        ip
+    }
+
+    fn header6(&self) -> Vec<u8> {
+        let first = 6 << 28 | u32::from(self.tos) << 20 | FLOW_LABEL;
+        let mut ip = first.to_be_bytes().to_vec();
+        let headers = self.extensions.as_ref().map_or(&[][..], |(_, headers)| headers);
+        let payload = self.total_len.map_or(headers.len() + self.payload.len(), |total| usize::from(total.saturating_sub(40)));
+        ip.extend((payload as u16).to_be_bytes());
+        ip.extend([self.extensions.as_ref().map_or(self.proto, |(first, _)| *first), self.ttl]);
+        ip.extend(self.src6.to_bytes());
+        ip.extend(self.dst6.to_bytes());
+        ip.extend(headers);
+        ip
     }
 
     pub(crate) fn through(&self, ifindex: u32) -> Bytes {
@@ -273,19 +402,27 @@ pub(crate) fn checksum_holds(header: &[u8]) -> bool {
     sum(header) == 0xffff
 }
 
-/// What bpf_skb_adjust_room does on the way out: room between Ethernet and IPv4.
-pub(crate) fn make_room(frame: &[u8]) -> Vec<u8> {
+/// What bpf_skb_adjust_room does on the way out: room between Ethernet and IP.
+pub(crate) fn make_room(frame: &[u8], outside: Family) -> Vec<u8> {
     let mut out = frame[..14].to_vec();
-    out.extend([0xff; 50]);
+    out.resize(14 + overhead(outside), 0xff);
     out.extend(&frame[14..]);
     out
 }
 
 /// What bpf_skb_adjust_room does on the way in.
-pub(crate) fn take_room(frame: &[u8]) -> Vec<u8> {
+pub(crate) fn take_room(frame: &[u8], outside: Family) -> Vec<u8> {
     let mut out = frame[..14].to_vec();
-    out.extend(&frame[64..]);
+    out.extend(&frame[14 + overhead(outside)..]);
     out
+}
+
+/// Length of the outer headers.
+pub(crate) fn overhead(outside: Family) -> usize {
+    match outside {
+        Family::V4 => 50,
+        Family::V6 => 70,
+    }
 }
 
 /// The outcome of `container::decide`, or its verdict.
@@ -306,12 +443,17 @@ pub(crate) fn arrive<'w>(world: &'w World, packet: &mut Bytes) -> Result<uplink:
 
 /// A packet of container 1 as it is on the wire to host 2.
 pub(crate) fn on_the_wire(frame: &Frame) -> Bytes {
+    on_the_wire_over(frame, Family::V4)
+}
+
+/// The same over IPv4 or IPv6.
+pub(crate) fn on_the_wire_over(frame: &Frame, outside: Family) -> Bytes {
     let world = World::host(1);
     let bytes = frame.build();
-    let peer = world.peer_row(2);
-    let inner_len = bytes.len() as u32 - 14;
-    let to = container::Remote { peer: &peer, network: &world.network, tos: crate::ecn::enter(bytes[15]), inner_len };
-    let mut packet = Bytes::new(make_room(&bytes), 3);
-    crate::encap::write(&mut packet, world.config.vtep, &to, crate::encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
+    let peer = world.peer_row(2, outside);
+    let (family, inner_len) = (frame.family, bytes.len() as u32 - 14);
+    let to = container::Remote { family, peer: &peer, network: &world.network, class: crate::ecn::enter(frame.tos), inner_len };
+    let mut packet = Bytes::new(make_room(&bytes, outside), 3);
+    encap::write(&mut packet, &world.config, &to, encap::Stamp { flow_hash: 1, id: 1 }).unwrap();
     packet
 }

@@ -25,9 +25,10 @@ fn the_inner_packet_arrives_as_it_was_sent_two_hops_older() {
     let world = World::host(2);
     let arrival = arrive(&world, &mut packet).unwrap();
     assert_eq!(arrival.to.mac, container_mac(2));
-    assert_eq!(arrival.tos, None);
-    let mut packet = Bytes::new(take_room(&packet.bytes), 3);
-    hand_over(&mut packet, &HandOver { to: arrival.to.mac, from: vtep_mac(2), tos: arrival.tos }).unwrap();
+    assert_eq!(arrival.class, None);
+    let mut packet = Bytes::new(take_room(&packet.bytes, arrival.outer), 3);
+    let how = HandOver { family: arrival.inner, to: arrival.to.mac, from: vtep_mac(2), class: arrival.class };
+    hand_over(&mut packet, &how).unwrap();
     let sent = frame.build();
     assert_eq!(packet.bytes.len(), sent.len());
     assert_eq!(packet.bytes[22], 62);
@@ -132,7 +133,7 @@ fn congestion_on_the_way_is_told_to_the_receiver_or_the_packet_dropped() {
     let mark = |tos| {
         let mut packet = on_the_wire(&udp_packet().tos(tos));
         packet.bytes[15] |= ecn::CE;
-        arrive(&World::host(2), &mut packet).map(|arrival| arrival.tos)
+        arrive(&World::host(2), &mut packet).map(|arrival| arrival.class)
     };
     assert_eq!(mark(ecn::ECT_0).unwrap(), Some(ecn::CE));
     assert_eq!(mark(ecn::NOT_ECT), Err(Verdict::UplinkEcn));

@@ -1,11 +1,12 @@
 //! Where the fields of the headers are, and the values that are fixed.
 //!
 //! Offsets count from the header's own first byte; [`eth::LEN`] and its like are added where headers are stacked. Only
-//! IPv4 headers without options have a fixed length here: others go to the stack.
+//! headers without options and extensions have a fixed length here: others go to the stack ([`crate::chain`] looks into
+//! them as far as a check needs).
 
-use weft_abi::{Be16, Be32};
+use weft_abi::{Be16, Be32, Be128};
 
-use crate::packet::Window;
+use crate::packet::Packet;
 
 /// Ethernet II.
 pub mod eth {
@@ -21,6 +22,10 @@ pub mod eth {
     pub const LEN: usize = 14;
     /// The type of IPv4.
     pub const IPV4: Be16 = Be16::from_native(0x0800);
+    /// The type of ARP.
+    pub const ARP: Be16 = Be16::from_native(0x0806);
+    /// The type of IPv6.
+    pub const IPV6: Be16 = Be16::from_native(0x86dd);
 }
 
 /// IPv4 (RFC 791).
@@ -49,6 +54,44 @@ pub mod ipv4 {
     pub const LEN: usize = 20;
     /// Version 4, five words: a header without options.
     pub const PLAIN: u8 = 0x45;
+}
+
+/// IPv6 (RFC 8200).
+pub mod ipv6 {
+    /// Version in the upper four bits, then eight of traffic class, then the upper four of the flow label.
+    pub const VERSION_CLASS: usize = 0;
+    /// Length of all that follows the header.
+    pub const PAYLOAD_LEN: usize = 4;
+    /// Type of what follows the header; the hop limit follows it in the same word.
+    pub const NEXT: usize = 6;
+    /// Hop limit.
+    pub const HOP_LIMIT: usize = 7;
+    /// Source address.
+    pub const SRC: usize = 8;
+    /// Destination address.
+    pub const DST: usize = 24;
+    /// Length of the header.
+    pub const LEN: usize = 40;
+
+    /// Hop-by-hop options.
+    pub const HOP_BY_HOP: u8 = 0;
+    /// Routing header.
+    pub const ROUTING: u8 = 43;
+    /// Fragment header.
+    pub const FRAGMENT: u8 = 44;
+    /// Authentication header (RFC 4302).
+    pub const AUTHENTICATION: u8 = 51;
+    /// ICMP.
+    pub const ICMP: u8 = 58;
+    /// Destination options.
+    pub const DESTINATION: u8 = 60;
+
+    /// Whether a header of this type stands before the transport header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_extension(next: u8) -> bool {
+        matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION)
+    }
 }
 
 /// UDP (RFC 768).
@@ -85,25 +128,47 @@ pub mod vxlan {
     pub const HAS_VNI: Be32 = Be32::from_native(0x0800_0000);
 }
 
-/// Offsets in a packet with outer headers.
-pub mod outer {
-    use super::{eth, ipv4, udp, vxlan};
+/// Offsets in a packet with outer headers, from the outer UDP header on: the same for both families outside.
+pub mod tunnel {
+    use super::{eth, udp, vxlan};
 
-    /// The outer IPv4 header.
-    pub const IP: usize = eth::LEN;
     /// The outer UDP header.
-    pub const UDP: usize = IP + ipv4::LEN;
+    pub const UDP: usize = 0;
     /// The VXLAN header.
     pub const VXLAN: usize = UDP + udp::LEN;
     /// The inner Ethernet header.
     pub const INNER_ETH: usize = VXLAN + vxlan::LEN;
-    /// The inner IPv4 header.
+    /// The inner IP header.
     pub const INNER_IP: usize = INNER_ETH + eth::LEN;
-    /// The first byte after an inner IPv4 header without options.
-    pub const INNER_END: usize = INNER_IP + ipv4::LEN;
+}
+
+/// Offsets in a packet with outer headers, from its first byte.
+pub mod outer {
+    use super::{eth, ipv4, ipv6, tunnel};
+
+    /// The outer IP header.
+    pub const IP: usize = eth::LEN;
+    /// What follows a plain IPv4 header: outside, the UDP header.
+    pub const AFTER_V4: usize = IP + ipv4::LEN;
+    /// What follows an IPv6 header.
+    pub const AFTER_V6: usize = IP + ipv6::LEN;
+    /// The inner IP header, with IPv4 outside.
+    pub const INNER_IP: usize = AFTER_V4 + tunnel::INNER_IP;
+    /// The inner IP header, with IPv6 outside.
+    pub const INNER_IP6: usize = AFTER_V6 + tunnel::INNER_IP;
 }
 
 const _: () = assert!(outer::INNER_IP - outer::IP == weft_abi::ENCAP_OVERHEAD as usize);
+const _: () = assert!(outer::INNER_IP6 - outer::IP == weft_abi::ENCAP_OVERHEAD6 as usize);
+
+/// Which IP it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
 
 /// What an IPv4 header says, read once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,36 +190,21 @@ pub struct Ipv4 {
 }
 
 impl Ipv4 {
-    /// The header after an Ethernet header at the window's beginning.
+    /// The header at an offset. `None`: the packet is shorter.
     #[inline(always)]
     #[must_use]
-    pub fn first<const N: usize>(w: &Window<'_, N>) -> Self {
-        Self {
-            version_ihl: w.byte::<{ outer::IP + ipv4::VERSION_IHL }>(),
-            tos: w.byte::<{ outer::IP + ipv4::TOS }>(),
-            total_len: u32::from(w.be16::<{ outer::IP + ipv4::TOTAL_LEN }>().to_native()),
-            fragment: w.be16::<{ outer::IP + ipv4::FRAGMENT }>().to_native(),
-            ttl: w.byte::<{ outer::IP + ipv4::TTL }>(),
-            proto: w.byte::<{ outer::IP + ipv4::PROTO }>(),
-            src: w.be32::<{ outer::IP + ipv4::SRC }>(),
-            dst: w.be32::<{ outer::IP + ipv4::DST }>(),
-        }
-    }
-
-    /// The header of the packet inside.
-    #[inline(always)]
-    #[must_use]
-    pub fn inner<const N: usize>(w: &Window<'_, N>) -> Self {
-        Self {
-            version_ihl: w.byte::<{ outer::INNER_IP + ipv4::VERSION_IHL }>(),
-            tos: w.byte::<{ outer::INNER_IP + ipv4::TOS }>(),
-            total_len: u32::from(w.be16::<{ outer::INNER_IP + ipv4::TOTAL_LEN }>().to_native()),
-            fragment: w.be16::<{ outer::INNER_IP + ipv4::FRAGMENT }>().to_native(),
-            ttl: w.byte::<{ outer::INNER_IP + ipv4::TTL }>(),
-            proto: w.byte::<{ outer::INNER_IP + ipv4::PROTO }>(),
-            src: w.be32::<{ outer::INNER_IP + ipv4::SRC }>(),
-            dst: w.be32::<{ outer::INNER_IP + ipv4::DST }>(),
-        }
+    pub fn at<P: Packet>(packet: &mut P, at: usize) -> Option<Self> {
+        let w = packet.reach::<{ ipv4::LEN }>(at)?;
+        Some(Self {
+            version_ihl: w.byte::<{ ipv4::VERSION_IHL }>(),
+            tos: w.byte::<{ ipv4::TOS }>(),
+            total_len: u32::from(w.be16::<{ ipv4::TOTAL_LEN }>().to_native()),
+            fragment: w.be16::<{ ipv4::FRAGMENT }>().to_native(),
+            ttl: w.byte::<{ ipv4::TTL }>(),
+            proto: w.byte::<{ ipv4::PROTO }>(),
+            src: w.be32::<{ ipv4::SRC }>(),
+            dst: w.be32::<{ ipv4::DST }>(),
+        })
     }
 
     /// The header's length in bytes as it says itself: 0 to 60.
@@ -190,6 +240,60 @@ impl Ipv4 {
     #[must_use]
     pub const fn has_transport(&self) -> bool {
         self.fragment & 0x1fff == 0
+    }
+}
+
+/// What an IPv6 header says, read once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ipv6 {
+    version_class: u16,
+    /// Length of the header and all that follows it, as the header has it.
+    pub total_len: u32,
+    /// Type of what follows.
+    pub next: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source.
+    pub src: Be128,
+    /// Destination.
+    pub dst: Be128,
+}
+
+impl Ipv6 {
+    /// The header at an offset. `None`: the packet is shorter.
+    #[inline(always)]
+    #[must_use]
+    pub fn at<P: Packet>(packet: &mut P, at: usize) -> Option<Self> {
+        let w = packet.reach::<{ ipv6::LEN }>(at)?;
+        Some(Self {
+            version_class: w.be16::<{ ipv6::VERSION_CLASS }>().to_native(),
+            total_len: ipv6::LEN as u32 + u32::from(w.be16::<{ ipv6::PAYLOAD_LEN }>().to_native()),
+            next: w.byte::<{ ipv6::NEXT }>(),
+            hop_limit: w.byte::<{ ipv6::HOP_LIMIT }>(),
+            src: w.be128::<{ ipv6::SRC }>(),
+            dst: w.be128::<{ ipv6::DST }>(),
+        })
+    }
+
+    /// Whether it is version 6.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_sane(&self) -> bool {
+        self.version_class >> 12 == 6
+    }
+
+    /// Traffic class.
+    #[inline(always)]
+    #[must_use]
+    pub const fn class(&self) -> u8 {
+        (self.version_class >> 4) as u8
+    }
+
+    /// Whether the length is not written: zero, in a packet of several segments (RFC 2675, BIG TCP).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unwritten(&self) -> bool {
+        self.total_len == ipv6::LEN as u32
     }
 }
 

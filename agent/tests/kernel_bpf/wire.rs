@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_abi::Verdict;
 
-use crate::lab::{Container, Host, gateway, peer_key, two_hosts, vtep_key};
+use crate::lab::{Container, Host, gateway, mac_text, peer_key, two_hosts, vtep_key};
 
 fn ping(from: &Container, arguments: &str) -> (bool, String) {
     from.netns.try_run(&format!("ping -n -W 5 {arguments}"))
@@ -175,10 +175,18 @@ fn a_container_cannot_speak_for_another() {
     let from = &one.containers[0];
     let foreign = Ipv4Addr::new(10, 244, 1, 99);
     from.netns.ip(&format!("addr add {foreign}/32 dev eth0"));
-    let before = one.counters();
-    let (ok, text) = from.netns.try_run(&format!("ping -n -c 2 -i 0.1 -W 1 -I {foreign} {}", two.containers[0].addr));
-    assert!(!ok && text.contains(" 0 received"), "{text}");
-    assert_eq!(one.since(&before).get(&Verdict::ContainerSpoofed), Some(&2));
+    let spoof = || {
+        let before = one.counters();
+        let (ok, text) = from.netns.try_run(&format!("ping -n -c 2 -i 0.1 -W 1 -I {foreign} {}", two.containers[0].addr));
+        assert!(!ok && text.contains(" 0 received"), "{text}");
+        one.since(&before)
+    };
+    // It cannot even ask for the gateway in that name.
+    let moved = spoof();
+    assert!(moved.contains_key(&Verdict::ContainerSpoofedArp) && !moved.contains_key(&Verdict::ContainerSpoofed), "{moved:?}");
+    let mac = mac_text(one.netns.mac(&from.device));
+    from.netns.ip(&format!("neigh replace {} lladdr {mac} dev eth0 nud permanent", gateway(1)));
+    assert_eq!(spoof().get(&Verdict::ContainerSpoofed), Some(&2));
     let (ok, text) = ping(from, &format!("-c 1 {}", two.containers[0].addr));
     assert!(ok, "its own address still works: {text}");
 }
