@@ -3,6 +3,8 @@
 //! ```text
 //!   FLANNEL_NETWORK=10.244.0.0/16
 //!   FLANNEL_SUBNET=10.244.3.1/24
+//!   FLANNEL_IPV6_NETWORK=fd00:10:244::/48          where there is IPv6
+//!   FLANNEL_IPV6_SUBNET=fd00:10:244:3::1/64
 //!   FLANNEL_MTU=1450
 //!   FLANNEL_IPMASQ=true
 //! ```
@@ -32,11 +34,15 @@ const LOOK: Duration = Duration::from_secs(2);
 /// The file's text; none for a host without a network or a subnet. `masquerade` is whether this host gives its own address to
 /// what leaves the network; tools do it themselves if not.
 fn text(host: &Host, masquerade: bool) -> Option<String> {
-    let (network, subnet) = (host.config.as_ref()?.network, host.subnet?);
+    let (config, subnet) = (host.config.as_ref()?, host.subnet?);
     let mut text = String::new();
     // Writing into a string does not fail.
-    let _ = writeln!(text, "FLANNEL_NETWORK={network}");
+    let _ = writeln!(text, "FLANNEL_NETWORK={}", config.network);
     let _ = writeln!(text, "FLANNEL_SUBNET={}/{}", ipam::gateway(subnet), subnet.prefix_len());
+    if let (Some(range), Some(subnet)) = (&config.v6, host.subnet6) {
+        let _ = writeln!(text, "FLANNEL_IPV6_NETWORK={}", range.network);
+        let _ = writeln!(text, "FLANNEL_IPV6_SUBNET={}/{}", ipam::gateway6(subnet), subnet.prefix_len());
+    }
     let _ = writeln!(text, "FLANNEL_MTU={}", host.container_mtu());
     let _ = writeln!(text, "FLANNEL_IPMASQ={masquerade}");
     Some(text)
@@ -157,6 +163,22 @@ mod tests {
         assert!(text(&host(), false).unwrap().ends_with("FLANNEL_IPMASQ=false\n"));
         assert_eq!(text(&Host { subnet: None, ..host() }, true), None);
         assert_eq!(text(&Host { config: None, ..host() }, true), None);
+    }
+
+    #[test]
+    fn ipv6_stands_where_flannel_has_it_once_there_is_a_subnet() {
+        let config =
+            br#"{"Network":"10.244.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#;
+        let dual = Host { config: Some(NetworkConfig::parse(config).unwrap()), ..host() };
+        let names = |host: &Host| -> Vec<String> {
+            text(host, true).unwrap().lines().map(|l| l.split('=').next().unwrap().to_owned()).collect()
+        };
+        let v4 = ["FLANNEL_NETWORK", "FLANNEL_SUBNET", "FLANNEL_MTU", "FLANNEL_IPMASQ"];
+        assert_eq!(names(&dual), v4);
+        let dual = Host { subnet6: Some("fd00:10:244:3::/64".parse().unwrap()), ..dual };
+        assert_eq!(names(&dual), [&v4[..2], &["FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET"], &v4[2..]].concat());
+        let text = text(&dual, true).unwrap();
+        assert!(text.contains("\nFLANNEL_IPV6_NETWORK=fd00:10:244::/48\nFLANNEL_IPV6_SUBNET=fd00:10:244:3::1/64\n"), "{text}");
     }
 
     #[test]
