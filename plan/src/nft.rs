@@ -41,7 +41,7 @@ const SPOOFED: &str = "container_spoofed_source";
 const INJECTS: &str = "container_injects_overlay";
 /// A container sent to an address of another network.
 const OTHER_NETWORK: &str = "container_other_network";
-/// A tunnel packet held a packet whose source is in no peer's subnet.
+/// A tunnel packet held a packet whose source is in no peer's subnet (nor a peer's own address, where that may be).
 const FOREIGN: &str = "uplink_spoofed_source";
 /// A tunnel packet came from somebody who is no peer.
 const STRANGER: &str = "uplink_unknown_peer";
@@ -88,7 +88,7 @@ pub struct OtherNetwork {
     pub masquerade: Option<Ipv4Net>,
     /// The whole network.
     pub network: Ipv4Net,
-    /// Subnets of peers.
+    /// Subnets of peers, and own addresses of peers that see containers here under theirs.
     pub peers: Vec<Ipv4Net>,
     /// Public addresses of peers.
     pub tunnels: Vec<Ipv4Addr>,
@@ -99,7 +99,7 @@ pub struct OtherNetwork {
 pub enum Set {
     /// Devices of containers, each with the address that may send by it.
     Containers,
-    /// Subnets of peers.
+    /// Subnets of peers, and own addresses of peers that see containers here under theirs.
     Peers,
     /// Public addresses of peers. (`tunnels` is a word of newer nft's language.)
     Tunnels,
@@ -231,7 +231,7 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
     let inside: Vec<Ipv4Net> = [config.network, MULTICAST].into_iter().chain(others).chain(elsewhere).collect();
     let sets = [
         (Set::Containers, containers.collect()),
-        (Set::Peers, peers.used.iter().map(|peer| Element::Net(peer.subnet)).collect()),
+        (Set::Peers, sources(peers, masquerade).map(Element::Net).collect()),
         (Set::Tunnels, peers.used.iter().filter_map(|peer| tunnel(peer.outer)).collect()),
         // A set of ranges refuses those that overlap.
         (Set::Inside, Ipv4Net::aggregate(&inside).into_iter().map(Element::Net).collect()),
@@ -248,9 +248,21 @@ fn other(of: &Membership, peers: &Peers, masquerade: &Masquerade) -> OtherNetwor
         port: of.config.backend.port,
         masquerade: masquerade.on.then_some(of.subnet),
         network: of.config.network,
-        peers: peers.used.iter().map(|peer| peer.subnet).collect(),
+        peers: sources(peers, masquerade).collect(),
         tunnels: tunnels.into_iter().collect(),
     }
+}
+
+/// What may come out of the tunnel: peers' subnets. And a peer's own address, if it sees containers here under theirs: its
+/// answers go by the tunnel, while what they answer came beside it.
+fn sources(peers: &Peers, masquerade: &Masquerade) -> impl Iterator<Item = Ipv4Net> {
+    let is_plain = |outer: &IpAddr| !masquerade.on || masquerade.exclude.iter().any(|range| range.contains(outer));
+    let own = peers.used.iter().map(|peer| peer.outer).filter(is_plain).filter_map(|outer| match outer {
+        IpAddr::V4(outer) => Some(Ipv4Net::from(outer)),
+        IpAddr::V6(_) => None,
+    });
+    let all: BTreeSet<Ipv4Net> = peers.used.iter().map(|peer| peer.subnet).chain(own).collect();
+    all.into_iter()
 }
 
 fn tunnel(outer: IpAddr) -> Option<Element> {

@@ -117,6 +117,19 @@ fn without_masquerade_there_is_no_nat_chain() {
 }
 
 #[test]
+fn a_peer_may_answer_by_the_tunnel_what_came_beside_it_under_a_containers_own_address() {
+    let elements = |masquerade: &Masquerade| {
+        let ruleset = world(&[], &[2, 3], masquerade);
+        ruleset.sets[&Set::Peers].iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let subnets = ["10.244.2.0/24", "10.244.3.0/24"];
+    assert_eq!(elements(&on()), subnets);
+    assert_eq!(elements(&off()), [&subnets[..], &["192.0.2.2/32", "192.0.2.3/32"]].concat());
+    let third = Masquerade { on: true, exclude: vec!["192.0.2.3/32".parse().unwrap()] };
+    assert_eq!(elements(&third), [&subnets[..], &["192.0.2.3/32"]].concat());
+}
+
+#[test]
 fn network_and_service_ranges_are_never_outside() {
     let ruleset = world(&[], &[], &Masquerade { on: true, exclude: Vec::new() });
     let inside: Vec<String> = ruleset.sets[&Set::Inside].iter().map(ToString::to_string).collect();
