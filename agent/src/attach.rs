@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::IpNet;
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 use weft_agent::kernel::netns::{NetNs, NetnsError};
@@ -24,14 +24,15 @@ use weft_model::hash::fnv1a;
 use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
 use weft_model::keys::RecordPath;
 use weft_model::mac::Mac;
-use weft_model::record::{Kind, check_labels, check_name};
+use weft_model::record::{check_labels, check_name};
 use weft_model::snapshot::Snapshot;
+use weft_plan::host::MIN_MTU_V6;
 use weft_plan::{ipam, links};
 
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
-use crate::registrar::{self, record_path};
-use crate::state::{Attachment, Journal, StateDir};
+use crate::registrar::{self, record_paths};
+use crate::state::{Attachment, Journal, StateDir, everywhere};
 use crate::view::{View, chain};
 
 /// How long an attach waits for the agent to be ready, unless the request says.
@@ -160,6 +161,9 @@ impl Attachments {
         let in_use = journal.attachments.values().map(|a| a.address).collect();
         let address = ipam::choose_address(subnet, &in_use, &journal.released)
             .map_err(|full| Refusal::new(Code::Full, format!("attach {id}: {full}")))?;
+        // On a link that is too narrow for IPv6 there is none, and status says so.
+        let wide = mtu >= MIN_MTU_V6;
+        let address6 = report.subnet6.filter(|_| wide).and_then(|subnet6| ipam::address6(address, subnet, subnet6));
         let attachment = Attachment {
             host_ifname: host_ifname(&id, &request.ifname, &journal),
             id: id.clone(),
@@ -168,9 +172,10 @@ impl Attachments {
             netns_cookie: netns.cookie(),
             ifname: request.ifname,
             address,
+            address6,
             mac: Mac::of_container(address),
             gateway: ipam::gateway(subnet),
-            routes: if request.default_route { vec![Ipv4Net::default()] } else { own_networks(&snapshot) },
+            routes: if request.default_route { everywhere() } else { own_networks(&snapshot) },
             mtu,
             boot: self.around.boot.clone(),
             name: request.name,
@@ -180,10 +185,10 @@ impl Attachments {
             labels: request.labels,
             withdrawing: false,
         };
-        if let Some((path, _)) = record_path(&snapshot, &attachment)
-            && let Some(holder) = registrar::holder(&snapshot, &path, &self.around.node)
-        {
-            return Err(Refusal::conflict(format!("attach: {} is {holder}; choose another --id", path.dns_name())));
+        for (path, ..) in record_paths(&snapshot, &attachment) {
+            if let Some(holder) = registrar::holder(&snapshot, &path, &self.around.node) {
+                return Err(Refusal::conflict(format!("attach: {} is {holder}; choose another --id", path.dns_name())));
+            }
         }
         // First the journal: a crash after this leaves an entry that is made true or given up, never an address used twice.
         // And published before it is made: a pair that nobody lists is swept away.
@@ -197,7 +202,7 @@ impl Attachments {
         }
         let generation = self.publish(&journal);
         drop(journal);
-        info!(%id, %address, ifname = attachment.host_ifname, "attached");
+        info!(%id, %address, ?address6, ifname = attachment.host_ifname, "attached");
 
         if let Err(refusal) = self.wait_applied(&id, generation).await {
             // The kernel does not follow: what was made is taken back before saying so.
@@ -310,33 +315,39 @@ impl Attachments {
 
     fn attached(&self, attachment: &Attachment) -> Attached {
         let snapshot = self.around.view.borrow().clone();
-        let record = snapshot.as_ref().and_then(|s| record_path(s, attachment));
-        let names = record.iter().filter_map(|(path, _)| {
+        let records = snapshot.as_ref().map(|s| record_paths(s, attachment)).unwrap_or_default();
+        let names = records.iter().take(1).filter_map(|(path, ..)| {
             let own = path.parent()?;
             Some([own.dns_name(), own.parent()?.dns_name()])
         });
         let done = *self.around.registered.borrow() >= self.published.borrow().generation;
         // What others hold is not written, whatever else is.
-        let held = |(path, _): &(RecordPath, Kind), s: &Snapshot| registrar::holder(s, path, &self.around.node).is_some();
-        let done = done && !record.as_ref().zip(snapshot.as_deref()).is_some_and(|(record, s)| held(record, s));
+        let held = |path: &RecordPath, s: &Snapshot| registrar::holder(s, path, &self.around.node).is_some();
+        let done = done && !snapshot.as_deref().is_some_and(|s| records.iter().any(|(path, ..)| held(path, s)));
         let has_name = attachment.service.is_some() || attachment.name.is_some();
         let state = match (has_name, done) {
             (false, _) => "none",
             (true, true) => "written",
             (true, false) => "pending",
         };
-        let gateway = IpAddr::V4(attachment.gateway);
+        let server6 = self.around.report.borrow().subnet6.map(ipam::gateway6);
+        let servers = [Some(IpAddr::V4(attachment.gateway)), server6.filter(|_| attachment.address6.is_some()).map(IpAddr::V6)];
         let search = snapshot.as_ref().map(|s| s.cluster().dns_domain.trim_end_matches('.').to_owned());
         Attached {
             id: attachment.id.clone(),
             netns: attachment.netns.clone(),
             ifname: attachment.ifname.clone(),
-            addresses: IpNet::new(IpAddr::V4(attachment.address), 32).into_iter().collect(),
+            addresses: attachment.addresses().map(IpNet::from).collect(),
             gateway: attachment.gateway,
+            gateway6: attachment.address6.map(|_| ipam::LINK_GATEWAY),
             mac: attachment.mac,
             mtu: attachment.mtu,
             host_ifname: attachment.host_ifname.clone(),
-            dns: if self.around.name_servers.is_empty() { vec![gateway] } else { self.around.name_servers.clone() },
+            dns: if self.around.name_servers.is_empty() {
+                servers.into_iter().flatten().collect()
+            } else {
+                self.around.name_servers.clone()
+            },
             search: search.into_iter().collect(),
             names: names.flatten().collect(),
             network: default_network(),
@@ -380,11 +391,13 @@ fn check_names(request: &Attach, snapshot: &Snapshot) -> Result<(), Refusal> {
 
 /// What the overlay leads to, for a namespace that has another way to everywhere else. Virtual IPs are translated before they
 /// meet a route; those that no service has must not go out by the other way.
-fn own_networks(snapshot: &Snapshot) -> Vec<Ipv4Net> {
-    let network = snapshot.network().map(|config| config.network);
-    let services = snapshot.cluster().service_cidrs.clone();
-    let v4 = |net: IpNet| if let IpNet::V4(net) = net { Some(net) } else { None };
-    network.into_iter().chain(services.into_iter().filter_map(v4)).collect()
+fn own_networks(snapshot: &Snapshot) -> Vec<IpNet> {
+    let config = snapshot.network();
+    let networks = config.into_iter().flat_map(|config| {
+        let v6 = config.v6.as_ref().map(|range| IpNet::V6(range.network));
+        [Some(IpNet::V4(config.network)), v6].into_iter().flatten()
+    });
+    networks.chain(snapshot.cluster().service_cidrs.iter().copied()).collect()
 }
 
 /// The network of `--network-prefix`.
@@ -407,12 +420,18 @@ impl Attachment {
         (self.netns_id, self.netns_cookie) == (netns.id(), netns.cookie())
     }
 
+    /// Its addresses, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        [Some(IpAddr::V4(self.address)), self.address6.map(IpAddr::V6)].into_iter().flatten()
+    }
+
     /// Its device pair.
     fn veth(&self) -> VethSpec {
         VethSpec {
             host_ifname: self.host_ifname.clone(),
             ifname: self.ifname.clone(),
             address: self.address,
+            address6: self.address6,
             mac: self.mac,
             gateway: self.gateway,
             routes: self.routes.clone(),

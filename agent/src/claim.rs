@@ -12,6 +12,10 @@
 //!   write it, if nobody has
 //! ```
 //!
+//! The lease stands where those find it who can use it: below the network prefix, or, of a host without an IPv4 address,
+//! which flannel cannot parse, below Weft's own. Its key names the host's IPv6 subnet too, so one that gets or loses that
+//! changes its name: the new key is written and the old one goes in one transaction, and the IPv4 subnet stays.
+//!
 //! Containers keep their addresses whatever happens, so a subnet that has some is asked for again before any other, and
 //! where it is another host's by then, status says so for as long as they run.
 //!
@@ -23,7 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weft_model::hash::fnv1a;
@@ -31,7 +35,7 @@ use weft_model::ids::{EndpointId, LeaseId, NetworkName, NodeName, Revision};
 use weft_model::mac::Mac;
 use weft_model::network::{BackendKind, NetworkConfig};
 use weft_model::snapshot::{Bad, Snapshot, Stored};
-use weft_model::subnet::{BackendData, Lease, SubnetKey, WeftLease};
+use weft_model::subnet::{BackendData, Lease, SubnetKey, Tree, WeftLease};
 use weft_plan::ipam;
 use weft_store::registry::{Registry, SubnetClaim};
 use weft_store::{Outcome, StoreError};
@@ -47,27 +51,37 @@ use crate::view::{View, chain};
 pub struct Facts {
     /// The host's name.
     pub node: NodeName,
-    /// Its tunnel address; none without an uplink.
+    /// Its tunnel address; with neither this nor the next one there is no uplink.
     pub public_ip: Option<Ipv4Addr>,
     /// Its IPv6 tunnel address.
     pub public_ipv6: Option<Ipv6Addr>,
-    /// Its VTEP's MAC, unless the lease in the store says another.
+    /// Whether its kernel has IPv6.
+    pub has_ipv6: bool,
+    /// The MAC of its VTEP over IPv4, unless the lease in the store says another.
     pub vtep_mac: Mac,
+    /// The same of the one over IPv6.
+    pub vtep_mac6: Mac,
     /// This boot's id.
     pub boot: String,
     /// MTU of inner packets; 0 is unknown.
     pub mtu: u32,
     /// The subnet to ask for first, where this agent has had none yet.
     pub preferred: Option<Ipv4Net>,
+    /// The same of IPv6.
+    pub preferred6: Option<Ipv6Net>,
 }
 
-/// The subnet this host has.
+/// The subnets this host has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Own {
     /// The subnet.
     pub subnet: Ipv4Net,
-    /// MAC of its VTEP, as published.
+    /// The IPv6 subnet beside it.
+    pub subnet6: Option<Ipv6Net>,
+    /// MAC of its VTEP over IPv4, as published.
     pub vtep_mac: Mac,
+    /// The same of the one over IPv6.
+    pub vtep_mac6: Mac,
 }
 
 /// What is to be done.
@@ -90,6 +104,19 @@ pub enum Todo {
         /// The lease of the store to hang it on; none for one that is there without: somebody keeps it so by hand.
         on: Option<LeaseId>,
     },
+    /// Write the own one under another key, and take the old one away.
+    Rename {
+        /// The old key.
+        from: SubnetKey,
+        /// The revision that our reading of it rests on.
+        over: Revision,
+        /// The new key; of the same IPv4 subnet.
+        to: SubnetKey,
+        /// The value.
+        lease: Box<Lease>,
+        /// The lease of the store to hang it on, as in [`Todo::Write`].
+        on: Option<LeaseId>,
+    },
 }
 
 /// The containers of this host, and their addresses.
@@ -106,25 +133,21 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
         });
     };
     let Some(claim) = claim else { return Todo::Wait("waiting for a lease of the store".to_owned()) };
-    // Without an uplink the address is unspecified; Weft peers leave such a lease out, and it is rewritten when one appears.
-    let public_ip = facts.public_ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-    let tunnels = config.backend.kind == BackendKind::Vxlan;
-    let lease = |vtep_mac| Lease {
-        public_ip: Some(public_ip),
-        public_ipv6: facts.public_ipv6,
-        backend_type: config.backend.kind.as_str().to_owned(),
-        backend_data: tunnels.then_some(BackendData { vni: Some(config.backend.vni), vtep_mac }),
-        backend_v6_data: None,
-        weft: Some(WeftLease { node: facts.node.clone(), boot: facts.boot.clone(), udp6zero: false, mtu: facts.mtu }),
-    };
+    let lease = |macs: Macs, tree: Tree| wanted_lease(config, facts, macs, tree);
+    let known = Macs { v4: facts.vtep_mac, v6: facts.vtep_mac6 };
     let reserved = reserved(snapshot, config, &facts.node);
     if let Some((key, stored)) = own_lease(snapshot, config, facts) {
-        let vtep_mac = stored.value.backend_data.as_ref().map_or(facts.vtep_mac, |d| d.vtep_mac);
+        let published = |data: &Option<BackendData>, known| data.as_ref().map_or(known, |d| d.vtep_mac);
+        let macs =
+            Macs { v4: published(&stored.value.backend_data, known.v4), v6: published(&stored.value.backend_v6_data, known.v6) };
         let mut odd: Vec<String> = Vec::new();
         let leave = |subnet, reserved, over| {
+            let tree = tree(facts, Some(key.tree));
+            // Nobody has an address of the old one.
+            let anew = Facts { preferred6: None, ..facts.clone() };
             Todo::Claim(Box::new(SubnetClaim {
-                key: SubnetKey::v4(subnet),
-                lease: lease(vtep_mac),
+                key: SubnetKey::new(subnet, subnet6_for(snapshot, config, &anew, subnet).ok()).in_tree(tree),
+                lease: lease(macs, tree),
                 on: claim,
                 reserved,
                 over,
@@ -158,25 +181,61 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
             }
             None => {}
         }
-        let mut wanted = lease(vtep_mac);
-        if facts.public_ip.is_none() {
-            // The uplink is away for the moment: what the others know is better than nothing.
-            wanted.public_ip = stored.value.public_ip;
-            wanted.weft = wanted.weft.map(|w| WeftLease { mtu: stored.value.weft.as_ref().map_or(0, |s| s.mtu), ..w });
+        let wanted_key = {
+            // The uplink is away for the moment: the lease stays where it is.
+            let key = key.in_tree(tree(facts, Some(key.tree)));
+            match (&config.v6, key.v6) {
+                (None, _) => SubnetKey { v6: None, ..key },
+                (Some(range), Some(v6)) if facts.has_ipv6 && (range.could_give(v6) || !containers.is_empty()) => key,
+                (Some(_), _) => match subnet6_for(snapshot, config, facts, key.subnet) {
+                    Ok(v6) => SubnetKey { v6: Some(v6), ..key },
+                    Err(why) => {
+                        odd.push(why);
+                        SubnetKey { v6: None, ..key }
+                    }
+                },
+            }
+        };
+        let mut wanted = lease(macs, wanted_key.tree);
+        if facts.public_ip.is_none() && facts.public_ipv6.is_none() {
+            // What the others know is better than nothing.
+            let there = &stored.value;
+            (wanted.public_ip, wanted.public_ipv6) = (there.public_ip, there.public_ipv6);
+            (wanted.backend_data, wanted.backend_v6_data) = (there.backend_data.clone(), there.backend_v6_data.clone());
+            let said = there.weft.as_ref().map(|w| (w.mtu, w.udp6zero)).unwrap_or_default();
+            wanted.weft = wanted.weft.map(|w| WeftLease { mtu: said.0, udp6zero: said.1, ..w });
         }
         // One that somebody keeps by hand, without a lease of the store, stays so.
         let on = stored.lease.map(|_| claim);
         // What somebody has made unreadable is written over as it is now: flannelds forget all peers over it.
         let bad = snapshot.bad_at(&snapshot.layout().subnet(key)).map(|bad| bad.modified);
+        let over = bad.unwrap_or(stored.modified);
+        if wanted_key != *key {
+            return Todo::Rename { from: *key, over, to: wanted_key, lease: Box::new(wanted), on };
+        }
         if stored.value == wanted && stored.lease == on && bad.is_none() {
+            if let (Some(range), Some(v6)) = (&config.v6, key.v6)
+                && !range.could_give(v6)
+            {
+                odd.push(format!("IPv6 subnet {v6} is none that {} gives any more; detach {}, and this host has another; until then they keep their addresses", range.network, some(containers.keys())));
+            }
+            if key.tree == Tree::Weft {
+                odd.push(format!(
+                    "this host has no IPv4 address on its uplink, so hosts that run flannel cannot see it; its lease is {}",
+                    snapshot.layout().subnet(key)
+                ));
+            }
             odd.extend(strayed(snapshot, key.subnet, containers));
             let odd = Some(odd.join("; ")).filter(|text| !text.is_empty());
-            return Todo::Keep(Own { subnet: key.subnet, vtep_mac }, odd);
+            return Todo::Keep(Own { subnet: key.subnet, subnet6: key.v6, vtep_mac: macs.v4, vtep_mac6: macs.v6 }, odd);
         }
-        return Todo::Write { key: *key, lease: Box::new(wanted), over: bad.unwrap_or(stored.modified), on };
+        return Todo::Write { key: *key, lease: Box::new(wanted), over, on };
     }
     let new = |subnet, reserved, over| {
-        let (key, lease) = (SubnetKey::v4(subnet), lease(facts.vtep_mac));
+        let tree = tree(facts, None);
+        // Without one for now: the next look, with a lease, says why.
+        let key = SubnetKey::new(subnet, subnet6_for(snapshot, config, facts, subnet).ok()).in_tree(tree);
+        let lease = lease(known, tree);
         Todo::Claim(Box::new(SubnetClaim { key, lease, on: claim, reserved, over, leaving: None }))
     };
     // A subnet with containers in it goes before the one that is reserved.
@@ -204,6 +263,60 @@ fn taken(snapshot: &Snapshot) -> Vec<Ipv4Net> {
 /// `10.244.0.0/16 in pieces of /24`.
 fn described(config: &NetworkConfig) -> String {
     format!("{} in pieces of /{}", config.network, config.subnet_len)
+}
+
+/// Ethernet addresses of this host's VTEPs.
+#[derive(Clone, Copy)]
+struct Macs {
+    /// Of the one over IPv4.
+    v4: Mac,
+    /// Of the one over IPv6.
+    v6: Mac,
+}
+
+/// What this host says of itself, in a lease of this tree.
+fn wanted_lease(config: &NetworkConfig, facts: &Facts, macs: Macs, tree: Tree) -> Lease {
+    let tunnels = config.backend.kind == BackendKind::Vxlan;
+    let data = |vtep_mac| BackendData { vni: Some(config.backend.vni), vtep_mac };
+    // Without an uplink the address is unspecified; Weft peers leave such a lease out, and it is rewritten when one appears.
+    let public_ip = facts.public_ip.or((tree == Tree::Network).then_some(Ipv4Addr::UNSPECIFIED));
+    Lease {
+        public_ip,
+        public_ipv6: facts.public_ipv6,
+        backend_type: config.backend.kind.as_str().to_owned(),
+        backend_data: (tunnels && public_ip.is_some()).then(|| data(macs.v4)),
+        backend_v6_data: (tunnels && facts.public_ipv6.is_some()).then(|| data(macs.v6)),
+        weft: Some(WeftLease {
+            node: facts.node.clone(),
+            boot: facts.boot.clone(),
+            // Both of the device over IPv6 and of the fast path.
+            udp6zero: facts.public_ipv6.is_some(),
+            mtu: facts.mtu,
+        }),
+    }
+}
+
+/// The tree that this host's lease belongs in; `there` is where it stands.
+fn tree(facts: &Facts, there: Option<Tree>) -> Tree {
+    match (facts.public_ip, facts.public_ipv6) {
+        (Some(_), _) => Tree::Network,
+        (None, Some(_)) => Tree::Weft,
+        (None, None) => there.unwrap_or_default(),
+    }
+}
+
+/// The IPv6 subnet to have beside an IPv4 one, or why there is none; the reason is empty where the network has no IPv6.
+fn subnet6_for(snapshot: &Snapshot, config: &NetworkConfig, facts: &Facts, subnet: Ipv4Net) -> Result<Ipv6Net, String> {
+    let range = config.v6.as_ref().ok_or_else(String::new)?;
+    if !facts.has_ipv6 {
+        return Err(format!("this host's kernel has IPv6 turned off (ipv6.disable=1), so it has no part in {}", range.network));
+    }
+    let own = snapshot.lease_of(&facts.node).map(|(key, _)| *key);
+    let taken = snapshot.leases().filter(|(key, _)| Some(**key) != own).filter_map(|(key, _)| key.v6);
+    ipam::choose_subnet6(range, config, subnet, taken, facts.preferred6).ok_or_else(|| {
+        let key = snapshot.layout().network_config();
+        format!("claim IPv6 subnet: {} has no free /{}; widen IPv6Network in {key}", range.network, range.subnet_len)
+    })
 }
 
 /// The lease that is this host's: by its name, or by its address, where it was a flanneld's.
@@ -316,6 +429,7 @@ pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch:
         // What this host has counts more than what it remembered when it started.
         if let (Some(facts), Some(now)) = (&mut known, own.borrow().as_ref()) {
             facts.preferred = Some(now.subnet);
+            facts.preferred6 = now.subnet6.or(facts.preferred6);
         }
         let who = me.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
@@ -350,6 +464,15 @@ pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch:
                 Todo::Write { key, lease, over, on } => {
                     let written = registry.write_lease(&key, &lease, Some(over), on).await;
                     retry = followed(written, &key, "wrote own lease anew", (&mut echo, &claim, &reason));
+                }
+                Todo::Rename { from, over, to, lease, on } => {
+                    info!(
+                        from = registry.layout().subnet(&from),
+                        to = registry.layout().subnet(&to),
+                        "own lease gets another key"
+                    );
+                    let written = registry.rename_lease((&from, over), &to, &lease, on).await;
+                    retry = followed(written, &to, "wrote own lease anew", (&mut echo, &claim, &reason));
                 }
             }
         }
@@ -399,8 +522,9 @@ fn warn_if_moved(before: Option<&Own>, now: &Own) {
         Some(before) if before.subnet != now.subnet => {
             warn!(before = %before.subnet, now = %now.subnet, "this host has another subnet; containers attached before keep their addresses and cannot be reached from other hosts");
         }
+        Some(before) if before.subnet6 != now.subnet6 => info!(subnet6 = ?now.subnet6, "this host's IPv6 subnet"),
         Some(_) => {}
-        None => info!(subnet = %now.subnet, "claimed subnet"),
+        None => info!(subnet = %now.subnet, subnet6 = ?now.subnet6, "claimed subnet"),
     }
 }
 

@@ -25,10 +25,13 @@ fn facts() -> Facts {
         node: "h1".parse().unwrap(),
         public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)),
         public_ipv6: None,
+        has_ipv6: true,
         vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac6: Mac([2, 0, 0, 0, 0, 6]),
         boot: "b".into(),
         mtu: 1450,
         preferred: None,
+        preferred6: None,
     }
 }
 
@@ -60,7 +63,8 @@ fn what_it_writes_is_what_it_keeps() {
     let path = Layout::default().subnet(&key);
     let json = lease.to_json();
     let after = snapshot(&[CONFIG, (&path, &json)]);
-    assert_eq!(decide(&after, &facts(), CLAIM), Todo::Keep(Own { subnet: key.subnet, vtep_mac: facts().vtep_mac }, None));
+    let own = Own { subnet: key.subnet, subnet6: None, vtep_mac: facts().vtep_mac, vtep_mac6: facts().vtep_mac6 };
+    assert_eq!(decide(&after, &facts(), CLAIM), Todo::Keep(own, None));
 }
 
 #[test]
@@ -93,6 +97,71 @@ fn a_former_flannelds_lease_of_our_address_is_adopted_and_another_weft_nodes_is_
         r#"{"PublicIP":"192.0.2.1","BackendType":"vxlan","BackendData":{"VtepMAC":"2e:ce:51:c6:8f:1b"},"weft":{"node":"h2"}}"#;
     let s = snapshot(&[CONFIG, ("/coreos.com/network/subnets/10.244.9.0-24", other)]);
     assert_ne!(written(decide(&s, &facts(), CLAIM)).0.to_string(), "10.244.9.0-24");
+}
+
+const DUAL: (&str, &str) =
+    (CONFIG.0, r#"{"EnableIPv6":true,"Network":"10.244.0.0/16","IPv6Network":"fd00:10:244::/48","Backend":{"Type":"vxlan"}}"#);
+
+#[test]
+fn a_dual_stack_claim_has_the_same_number_in_both_families_and_is_kept() {
+    let facts = Facts { public_ipv6: Some("2001:db8::1".parse().unwrap()), ..facts() };
+    let (key, lease, ..) = written(decide(&snapshot(&[DUAL]), &facts, CLAIM));
+    let third = key.subnet.addr().octets()[2];
+    assert_eq!(key.v6.unwrap().to_string(), format!("fd00:10:244:{third:x}::/64"));
+    assert_eq!((lease.vtep_mac(1), lease.vtep_mac6(1)), (Some(facts.vtep_mac), Some(facts.vtep_mac6)));
+    assert!(lease.weft.as_ref().unwrap().udp6zero);
+    let path = Layout::default().subnet(&key);
+    let json = lease.to_json();
+    let after = snapshot(&[DUAL, (&path, &json)]);
+    // With a state directory that was lost, the Ethernet addresses are those of the lease.
+    let lost = Facts { vtep_mac: Mac([2; 6]), vtep_mac6: Mac([4; 6]), ..facts.clone() };
+    let own = Own { subnet: key.subnet, subnet6: key.v6, vtep_mac: facts.vtep_mac, vtep_mac6: facts.vtep_mac6 };
+    assert_eq!(decide(&after, &lost, CLAIM), Todo::Keep(own, None));
+}
+
+#[test]
+fn a_network_that_becomes_dual_stack_gives_the_lease_another_key_and_no_other_subnet() {
+    let s = snapshot(&[DUAL, (LEASE_9, OURS)]);
+    let Todo::Rename { from, over, to, lease, on } = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert_eq!((from.to_string().as_str(), over, on), ("10.244.9.0-24", Revision(3), CLAIM));
+    assert_eq!(to.to_string(), "10.244.9.0-24&fd00:10:244:9::-64");
+    // And back.
+    let path = Layout::default().subnet(&to);
+    let json = lease.to_json();
+    let Todo::Rename { to, .. } = decide(&snapshot(&[CONFIG, (&path, &json)]), &facts(), CLAIM) else { panic!() };
+    assert_eq!(to, from);
+    // A kernel without IPv6 stays what it is, and says so.
+    let Todo::Keep(own, Some(odd)) = decide(&s, &Facts { has_ipv6: false, ..facts() }, CLAIM) else { panic!() };
+    assert_eq!(own.subnet6, None);
+    assert!(odd.contains("IPv6 turned off") && odd.contains("fd00:10:244::/48"), "{odd}");
+}
+
+#[test]
+fn an_ipv6_subnet_that_another_host_has_is_not_taken() {
+    let other = ("/coreos.com/network/subnets/10.244.7.0-24&fd00:10:244:9::-64", FOREIGN);
+    let Todo::Rename { to, .. } = decide(&snapshot(&[DUAL, (LEASE_9, OURS), other]), &facts(), CLAIM) else { panic!() };
+    assert_eq!(to.to_string(), "10.244.9.0-24&fd00:10:244:1::-64");
+}
+
+#[test]
+fn a_host_without_ipv4_claims_where_flannel_does_not_look_and_says_so() {
+    let facts = Facts { public_ip: None, public_ipv6: Some("2001:db8::1".parse().unwrap()), ..facts() };
+    let (key, lease, ..) = written(decide(&snapshot(&[DUAL]), &facts, CLAIM));
+    assert_eq!((key.tree, lease.public_ip), (Tree::Weft, None));
+    assert_eq!((lease.vtep_mac(1), lease.vtep_mac6(1)), (None, Some(facts.vtep_mac6)));
+    let path = Layout::default().subnet(&key);
+    assert!(path.starts_with("/weft/v1/subnets/default/"), "{path}");
+    let json = lease.to_json();
+    let there = snapshot(&[DUAL, (&path, &json)]);
+    let Todo::Keep(own, Some(odd)) = decide(&there, &facts, CLAIM) else { panic!() };
+    assert_eq!((own.subnet, own.subnet6), (key.subnet, key.v6));
+    assert!(odd.contains("hosts that run flannel cannot see it"), "{odd}");
+    // An uplink that is away for a moment moves nothing; one that gets IPv4 moves the lease, not the subnet.
+    let away = Facts { public_ipv6: None, mtu: 0, ..facts.clone() };
+    assert!(matches!(decide(&there, &away, CLAIM), Todo::Keep(same, _) if same == own));
+    let with_v4 = Facts { public_ip: Some(Ipv4Addr::new(192, 0, 2, 1)), ..facts };
+    let Todo::Rename { from, to, .. } = decide(&there, &with_v4, CLAIM) else { panic!() };
+    assert_eq!((from, to), (key, key.in_tree(Tree::Network)));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The name server of this host: where it listens, what it answers from, whom it asks.
 //!
 //! The zone is made anew from each snapshot, off the async threads, and swapped; a snapshot that is overtaken while its
-//! zone is made is skipped. It listens on the gateway once that address is there, or where `--dns-listen` says, and tries
+//! zone is made is skipped. It listens on the gateway (and its like of IPv6) once that address is there, or where `--dns-listen` says, and tries
 //! again what could not be bound.
 
 use std::net::{IpAddr, SocketAddr};
@@ -107,8 +107,13 @@ impl Names {
     /// Listens where it should, from when it can.
     async fn listen(self: Arc<Self>, explicit: Vec<SocketAddr>, mut report: watch::Receiver<Report>) {
         loop {
-            let gateway = report.borrow_and_update().subnet.map(|subnet| SocketAddr::new(IpAddr::V4(ipam::gateway(subnet)), 53));
-            let wanted: Vec<SocketAddr> = if explicit.is_empty() { gateway.into_iter().collect() } else { explicit.clone() };
+            let gateways = {
+                let report = report.borrow_and_update();
+                let v4 = report.subnet.map(|subnet| IpAddr::V4(ipam::gateway(subnet)));
+                [v4, report.subnet6.map(|subnet| IpAddr::V6(ipam::gateway6(subnet)))]
+            };
+            let own = gateways.into_iter().flatten().map(|address| SocketAddr::new(address, 53));
+            let wanted: Vec<SocketAddr> = if explicit.is_empty() { own.collect() } else { explicit.clone() };
             let errors = self.server.set_listen(&wanted).await;
             let listening = self.server.listening().await;
             let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();

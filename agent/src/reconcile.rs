@@ -14,21 +14,22 @@
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weft_abi::maps::NETWORK_DEFAULT;
 use weft_agent::kernel::netlink::events::Events;
+use weft_agent::kernel::netlink::uplink::Wish;
 use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
 use weft_model::ids::{EndpointId, NodeName, Revision};
 use weft_model::network::NetworkConfig;
 use weft_model::snapshot::Snapshot;
-use weft_plan::host::LOOPBACK;
+use weft_plan::host::{ENCAP_OVERHEAD_V6, LOOPBACK, MIN_MTU_V6};
 use weft_plan::links::Kind;
 use weft_plan::routes::Route;
 use weft_plan::{Host, Peer, Row, Step, Uplink, kernel, maps};
@@ -63,12 +64,14 @@ pub struct Report {
     pub why_not_ready: Option<String>,
     /// The host's subnet, once its gateway is there.
     pub subnet: Option<Ipv4Net>,
+    /// Its IPv6 subnet, likewise.
+    pub subnet6: Option<Ipv6Net>,
     /// MTU of containers' interfaces, bytes.
     pub mtu: Option<u32>,
     /// The uplink's name.
     pub uplink: Option<String>,
-    /// The own tunnel address.
-    pub public_ip: Option<Ipv4Addr>,
+    /// The own tunnel address: IPv4, if there is one.
+    pub public_ip: Option<IpAddr>,
     /// Whether packets to other hosts take the fast path.
     pub fast: bool,
     /// Why not.
@@ -94,6 +97,8 @@ pub struct Inputs {
     pub iface: String,
     /// `--public-ip`.
     pub public_ip: Option<Ipv4Addr>,
+    /// `--public-ipv6`.
+    pub public_ipv6: Option<Ipv6Addr>,
     /// The cgroup whose sockets reach virtual IPs.
     pub cgroup: PathBuf,
     /// Cookie of this host's network namespace.
@@ -165,17 +170,24 @@ type Held = BTreeSet<<Route as Row>::Key>;
 
 impl KnownUplink {
     async fn find(&mut self, inputs: &Inputs) {
-        let last = self.now.as_ref().map(|last| last.index);
-        let problem = match uplink::resolve(&inputs.netlink, &inputs.iface, inputs.public_ip, last).await {
-            Ok(uplink) => {
+        let wish = Wish {
+            iface: inputs.iface.clone(),
+            public_ip: inputs.public_ip,
+            public_ipv6: inputs.public_ipv6,
+            last: self.now.clone(),
+        };
+        let problem = match uplink::resolve(&inputs.netlink, &wish).await {
+            Ok(mut uplink) => {
+                let lost = self.keep_lost(&mut uplink);
                 let was = self.now.replace(uplink.clone());
                 if was.as_ref() != Some(&uplink) {
                     info!(device = uplink.name, address = ?uplink.addresses().next(), mtu = uplink.mtu, "uplink");
                 }
                 let by_name = inputs.iface != uplink::AUTO && inputs.iface.parse::<IpAddr>().is_err();
                 let renamed = by_name && inputs.iface != uplink.name;
-                renamed
-                    .then(|| format!("uplink {} is called {} now; set --iface before the next start", inputs.iface, uplink.name))
+                let renamed = renamed
+                    .then(|| format!("uplink {} is called {} now; set --iface before the next start", inputs.iface, uplink.name));
+                lost.or(renamed)
             }
             Err(e) => {
                 self.now = self.now.take().and_then(|last| Some(Uplink { name: name_of(last.index)?, ..last }));
@@ -192,11 +204,39 @@ impl KnownUplink {
     }
 }
 
+impl KnownUplink {
+    /// Keeps the address of a family that the device has lost while it still has the other one: as if it had lost both, that
+    /// may be for a moment only, and a host that is called by another address is another tunnel end to all others. Returns
+    /// what is to be said of it.
+    fn keep_lost(&self, uplink: &mut Uplink) -> Option<String> {
+        let last = self.now.as_ref().filter(|last| last.index == uplink.index)?;
+        let mut lost: Option<IpAddr> = None;
+        if uplink.address.is_none() && last.address.is_some() {
+            (uplink.address, uplink.public_ip) = (last.address, last.public_ip);
+            lost = last.address.map(IpAddr::V4);
+        }
+        if uplink.address6.is_none() && last.address6.is_some() {
+            (uplink.address6, uplink.public_ipv6) = (last.address6, last.public_ipv6);
+            lost = lost.or(last.address6.map(IpAddr::V6));
+        }
+        lost.map(|address| {
+            format!(
+                "uplink {} has lost {address}, and the overlay stays as it was; restart weftd if it is to do without",
+                uplink.name
+            )
+        })
+    }
+}
+
 /// Tells the claimer and the registrar what this host would publish.
 fn publish_facts(inputs: &Inputs, facts: &Facts, uplink: Option<&Uplink>) {
     let now = Facts {
         public_ip: uplink.and_then(|u| u.public_ip),
-        mtu: uplink.map_or(0, |u| u.mtu.saturating_sub(weft_abi::ENCAP_OVERHEAD)),
+        public_ipv6: uplink.and_then(|u| u.public_ipv6),
+        mtu: uplink.map_or(0, |u| {
+            let overhead = if u.address.is_some() { weft_abi::ENCAP_OVERHEAD } else { ENCAP_OVERHEAD_V6 };
+            u.mtu.saturating_sub(overhead)
+        }),
         ..facts.clone()
     };
     inputs.facts.send_if_modified(|there| {
@@ -261,6 +301,7 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
     index_devices(&mut host);
     let desired = weft_plan::desired(&snapshot, &host);
     problems.extend(desired.warnings.iter().map(ToString::to_string));
+    problems.extend(too_narrow(&host));
     let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps).await;
     unapplied.extend(outcome.unattached.iter().filter_map(|(id, why)| Some((id.parse().ok()?, why.clone()))));
     count(&inputs.metrics, outcome.done, outcome.failed);
@@ -274,9 +315,10 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
         ready: gateway_is_there,
         why_not_ready: (!gateway_is_there).then(|| problems.join("; ")),
         subnet: gateway_is_there.then_some(own.subnet),
+        subnet6: own.subnet6.filter(|_| gateway_is_there),
         mtu: Some(host.container_mtu()),
         uplink: host.uplink.as_ref().map(|u| u.name.clone()),
-        public_ip: host.uplink.as_ref().and_then(|u| u.public_ip),
+        public_ip: host.uplink.as_ref().and_then(public_address),
         fast: outcome.fast,
         why_not_fast: outcome.why_not,
         sockets: outcome.sockets,
@@ -296,6 +338,16 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
         tokio::spawn(async move { attachments.sweep(&missing).await });
     }
     again
+}
+
+/// What is to be said of a link on which the kernel does not run IPv6.
+fn too_narrow(host: &Host) -> Option<String> {
+    let (subnet6, mtu) = (host.subnet6?, host.overlay()?.mtu());
+    (mtu < MIN_MTU_V6).then(|| {
+        format!(
+            "containers have no IPv6 ({subnet6}): their MTU would be {mtu}, and IPv6 needs {MIN_MTU_V6}; give the uplink a larger one"
+        )
+    })
 }
 
 /// Containers follow the overlay's MTU; without an overlay they keep what they have. In a task of its own, as the sweep is.
@@ -322,9 +374,9 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
         node: inputs.node.clone(),
         config,
         subnet: Some(own.subnet),
-        subnet6: None,
+        subnet6: own.subnet6,
         vtep_mac: own.vtep_mac,
-        vtep_mac6: own.vtep_mac,
+        vtep_mac6: own.vtep_mac6,
         uplink,
         attachments: attachments(published),
         netns_cookie: inputs.netns_cookie,
@@ -337,7 +389,7 @@ pub fn attachments(published: &Published) -> Vec<weft_plan::Attachment> {
     let attachment = |a: &Attachment| weft_plan::Attachment {
         id: a.id.to_string(),
         address: a.address,
-        address6: None,
+        address6: a.address6,
         mac: a.mac,
         host_ifname: a.host_ifname.clone(),
         host_index: index_of(&a.host_ifname),
@@ -468,12 +520,17 @@ fn count(metrics: &Metrics, done: u64, failed: u64) {
     }
 }
 
+/// What this host is called by.
+fn public_address(uplink: &Uplink) -> Option<IpAddr> {
+    uplink.public_ip.map(IpAddr::V4).or(uplink.public_ipv6.map(IpAddr::V6))
+}
+
 /// Before there is a subnet, only what is known of the uplink can be said.
 fn report_waiting(inputs: &Inputs, uplink: Option<&Uplink>, uplink_problem: Option<&str>) {
     inputs.report.send_modify(|report| {
         report.cgroup.clone_from(&inputs.cgroup);
         report.uplink = uplink.map(|u| u.name.clone());
-        report.public_ip = uplink.and_then(|u| u.public_ip);
+        report.public_ip = uplink.and_then(public_address);
         report.problems = uplink_problem.map(str::to_owned).into_iter().collect();
         if report.why_not_fast.is_none() {
             report.why_not_fast = Some("this host has no subnet yet".to_owned());

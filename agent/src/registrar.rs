@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
-use weft_model::ids::{EndpointId, LeaseId, Namespace, NodeName, Revision, ServiceName};
+use weft_model::ids::{EndpointId, LeaseId, Namespace, NodeName, Revision, ServiceLabel, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::node::Node;
 use weft_model::record::{Kind, Record, State, WeftRecord};
@@ -89,20 +89,22 @@ impl Todo {
     }
 }
 
-/// The names that an attachment's record stands under: the record's path, and whether it may be a backend.
+/// Where an attachment's records stand, whether they may be backends, and the address that each is of: one for each family.
 #[must_use]
-pub fn record_path(snapshot: &Snapshot, attachment: &Attachment) -> Option<(RecordPath, Kind)> {
+pub fn record_paths(snapshot: &Snapshot, attachment: &Attachment) -> Vec<(RecordPath, Kind, IpAddr)> {
+    let in_default = |name: ServiceLabel| ServiceName { namespace: Namespace::default_namespace(), name };
     let (name, kind) = match (&attachment.service, &attachment.name) {
-        (Some(service), _) => (service.clone(), Kind::Service),
-        (None, Some(name)) => (ServiceName { namespace: Namespace::default_namespace(), name: name.parse().ok()? }, Kind::Name),
-        (None, None) => return None,
+        (Some(service), _) => (Some(service.clone()), Kind::Service),
+        (None, name) => (name.as_ref().and_then(|name| name.parse().ok()).map(in_default), Kind::Name),
     };
-    Some((snapshot.path_of(&name).child(attachment.id.as_str()).child("4"), kind))
+    let Some(own) = name.map(|name| snapshot.path_of(&name).child(attachment.id.as_str())) else { return Vec::new() };
+    let part = |address: IpAddr| (own.child(if address.is_ipv6() { "6" } else { "4" }), kind, address);
+    attachment.addresses().map(part).collect()
 }
 
-fn record(me: &Me, attachment: &Attachment, kind: Kind) -> Record {
+fn record(me: &Me, attachment: &Attachment, kind: Kind, address: IpAddr) -> Record {
     Record {
-        host: attachment.address.to_string(),
+        host: address.to_string(),
         port: attachment.port.unwrap_or(0),
         targetstrip: 1,
         weft: Some(WeftRecord {
@@ -175,8 +177,8 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
     }
     let mut desired: BTreeMap<RecordPath, (&EndpointId, Record)> = BTreeMap::new();
     for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
-        if let Some((path, kind)) = record_path(snapshot, attachment) {
-            desired.insert(path, (&attachment.id, record(me, attachment, kind)));
+        for (path, kind, address) in record_paths(snapshot, attachment) {
+            desired.insert(path, (&attachment.id, record(me, attachment, kind, address)));
         }
     }
     for (path, stored) in snapshot.records() {
@@ -295,11 +297,16 @@ pub fn held_by_other<'a>(snapshot: &'a Snapshot, me: &Me) -> Option<&'a Stored<N
     snapshot.node(&me.node).filter(|there| {
         let there = &there.value;
         let same_boot = there.boot == me.boot;
-        let same_address = (there.public_ip, there.public_ipv6) == (me.public_ip, me.public_ipv6);
+        // An entry may be of a time when the host had one of its addresses only.
+        let of_v4 = there.public_ip.is_some() && there.public_ip == me.public_ip;
+        let of_v6 = there.public_ipv6.is_some() && there.public_ipv6 == me.public_ipv6;
+        let none = |node: (Option<Ipv4Addr>, Option<Ipv6Addr>)| node == (None, None);
+        let without = none((there.public_ip, there.public_ipv6)) && none((me.public_ip, me.public_ipv6));
+        let same_address = of_v4 || of_v6 || without;
         // The same instance alone is not enough: a state directory may have been cloned with its host.
         let same_state = there.instance == me.instance && (same_boot || same_address);
         // A lost state directory: the same boot of a host with the same address.
-        let same_host = same_boot && there.public_ip == me.public_ip && me.public_ip.is_some();
+        let same_host = same_boot && (of_v4 || of_v6);
         !same_state && !same_host
     })
 }
@@ -343,9 +350,10 @@ mod tests {
             ifname: "eth0".into(),
             host_ifname: "weftx".into(),
             address: Ipv4Addr::new(10, 244, 3, 2),
+            address6: None,
             mac: weft_model::mac::Mac([2; 6]),
             gateway: Ipv4Addr::new(10, 244, 3, 1),
-            routes: vec![ipnet::Ipv4Net::default()],
+            routes: crate::state::everywhere(),
             mtu: 1450,
             boot: "b".into(),
             name: Some("web".into()),

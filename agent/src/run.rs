@@ -9,7 +9,7 @@
 //!
 //! Every arrow is a watch channel: the latest value counts, and a slow reader misses nothing but what is out of date.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -72,11 +72,14 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let facts = Facts {
         node: node.clone(),
         public_ip: None,
-        public_ipv6: settings.public_ipv6,
+        public_ipv6: None,
+        has_ipv6: Path::new(HAS_IPV6).exists(),
         vtep_mac: known.vtep_mac,
+        vtep_mac6: known.vtep_mac6,
         boot: boot.clone(),
         mtu: 0,
         preferred: known.subnet,
+        preferred6: known.subnet6,
     };
     let (facts_tx, facts_rx) = watch::channel(None);
     let (own_tx, own) = watch::channel(None);
@@ -134,6 +137,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         node: node.clone(),
         iface: settings.iface.clone(),
         public_ip: settings.public_ip,
+        public_ipv6: settings.public_ipv6,
         cgroup: cgroup_path,
         netns_cookie: netns_cookie().context("this host's network namespace")?,
         view: view.clone(),
@@ -152,7 +156,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let me = Me {
         node: node.clone(),
         public_ip: None,
-        public_ipv6: settings.public_ipv6,
+        public_ipv6: None,
         capabilities: Vec::new(),
         boot,
         instance: known.instance.clone(),
@@ -221,6 +225,9 @@ async fn open_store(settings: &Settings, state: &StateDir) -> anyhow::Result<Arc
     Ok(store)
 }
 
+/// There only if the kernel has IPv6 and was not started with `ipv6.disable=1`.
+const HAS_IPV6: &str = "/proc/sys/net/ipv6/conf/all/disable_ipv6";
+
 /// The network of a host without etcd.
 const EMBEDDED_NETWORK: &str = "10.244.0.0/16";
 
@@ -264,7 +271,8 @@ async fn remember(state: Arc<StateDir>, mut own: watch::Receiver<Option<Own>>) {
         let Some(own) = own.borrow_and_update().clone() else { continue };
         let result = state.node().and_then(|mut known| {
             known.subnet = Some(own.subnet);
-            known.vtep_mac = own.vtep_mac;
+            known.subnet6 = own.subnet6.or(known.subnet6);
+            (known.vtep_mac, known.vtep_mac6) = (own.vtep_mac, own.vtep_mac6);
             state.write_node(&known)
         });
         if let Err(e) = result {
@@ -299,7 +307,7 @@ impl Member {
         let mut snapshot = self.first_snapshot().await?;
         tokio::spawn(seed_cluster(self.settings.clone(), self.registry.clone(), self.view.clone()));
         let facts = self.facts.wait_for(Option::is_some).await.ok().and_then(|f| f.clone());
-        me.public_ip = facts.and_then(|f| f.public_ip);
+        (me.public_ip, me.public_ipv6) = facts.map(|f| (f.public_ip, f.public_ipv6)).unwrap_or_default();
         let store = self.registry.store().clone();
         let mut liveness: Option<Kept> = None;
         // The name first, and by compare: of two hosts that start with it at the same time one goes on, and nothing is
@@ -503,15 +511,16 @@ async fn follow_me(
     tx: watch::Sender<Option<Me>>,
 ) {
     loop {
-        let public_ip = facts.borrow_and_update().as_ref().and_then(|f| f.public_ip);
+        let (public_ip, public_ipv6) =
+            facts.borrow_and_update().as_ref().map(|f| (f.public_ip, f.public_ipv6)).unwrap_or_default();
         let capabilities = {
             let report = report.borrow_and_update();
             let can = [(report.fast, "fast-path"), (report.sockets, "sockets")];
             can.into_iter().filter(|(yes, _)| *yes).map(|(_, name)| name.to_owned()).collect()
         };
         // An uplink that is away for the moment does not change who this host is.
-        let public_ip = public_ip.or(me.public_ip);
-        let now = Some(Me { public_ip, capabilities, ..me.clone() });
+        let (public_ip, public_ipv6) = (public_ip.or(me.public_ip), public_ipv6.or(me.public_ipv6));
+        let now = Some(Me { public_ip, public_ipv6, capabilities, ..me.clone() });
         tx.send_if_modified(|there| {
             let changed = *there != now;
             there.clone_from(&now);

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `node.json` | who this host is: instance, VTEP MAC, last subnet |
+//! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
 //! | `attachments.json` | who has which address, and when an address was last given back |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
@@ -14,10 +14,10 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{EndpointId, ServiceName};
@@ -68,11 +68,22 @@ pub struct StateDir {
 pub struct NodeState {
     /// Random; made with the directory.
     pub instance: String,
-    /// MAC of the VXLAN device.
+    /// MAC of the VXLAN device over IPv4.
     pub vtep_mac: Mac,
+    /// The same of the one over IPv6.
+    #[serde(default = "unset")]
+    pub vtep_mac6: Mac,
     /// The subnet it last had.
     #[serde(default)]
     pub subnet: Option<Ipv4Net>,
+    /// The same of IPv6.
+    #[serde(default)]
+    pub subnet6: Option<Ipv6Net>,
+}
+
+/// What stands for an address that an earlier version did not have.
+fn unset() -> Mac {
+    Mac([0; 6])
 }
 
 /// An attached namespace.
@@ -92,13 +103,16 @@ pub struct Attachment {
     pub host_ifname: String,
     /// Its address.
     pub address: Ipv4Addr,
+    /// Its IPv6 address.
+    #[serde(default)]
+    pub address6: Option<Ipv6Addr>,
     /// Its MAC.
     pub mac: Mac,
     /// Its gateway.
     pub gateway: Ipv4Addr,
     /// Where the gateway leads to.
     #[serde(default = "everywhere")]
-    pub routes: Vec<Ipv4Net>,
+    pub routes: Vec<IpNet>,
     /// Its MTU, bytes: what it was set to last.
     pub mtu: u32,
     /// The boot it was attached in; namespaces do not outlive one.
@@ -124,8 +138,8 @@ pub struct Attachment {
 }
 
 /// What attachments had before there was a choice.
-fn everywhere() -> Vec<Ipv4Net> {
-    vec![Ipv4Net::default()]
+pub fn everywhere() -> Vec<IpNet> {
+    vec![Ipv4Net::default().into(), Ipv6Net::default().into()]
 }
 
 /// All attachments of a host, and the history of its addresses.
@@ -170,11 +184,17 @@ impl StateDir {
     /// # Errors
     /// The file cannot be read or written.
     pub fn node(&self) -> Result<NodeState, StateError> {
-        if let Some(state) = read(&self.path.join("node.json"))? {
+        if let Some(state) = read::<NodeState>(&self.path.join("node.json"))? {
+            if state.vtep_mac6 != unset() {
+                return Ok(state);
+            }
+            let state = NodeState { vtep_mac6: Mac::local_from(random()?), ..state };
+            self.write_node(&state)?;
             return Ok(state);
         }
         let instance: String = random::<8>()?.iter().map(|b| format!("{b:02x}")).collect();
-        let state = NodeState { instance, vtep_mac: Mac::local_from(random()?), subnet: None };
+        let mac = || Ok::<_, StateError>(Mac::local_from(random()?));
+        let state = NodeState { instance, vtep_mac: mac()?, vtep_mac6: mac()?, subnet: None, subnet6: None };
         self.write_node(&state)?;
         Ok(state)
     }
@@ -265,6 +285,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = StateDir::open(dir.path(), &dir.path().join("run")).unwrap().node().unwrap();
         assert_eq!(StateDir::open(dir.path(), &dir.path().join("run")).unwrap().node().unwrap(), first);
+    }
+
+    #[test]
+    fn an_identity_of_an_earlier_version_is_completed_once_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("node.json"), r#"{"instance":"i","vtep_mac":"02:00:00:00:00:01"}"#).unwrap();
+        let open = || StateDir::open(dir.path(), &dir.path().join("run")).unwrap().node().unwrap();
+        let first = open();
+        assert_eq!((first.instance.as_str(), first.vtep_mac.to_string().as_str()), ("i", "02:00:00:00:00:01"));
+        assert!(first.vtep_mac6 != unset() && first.vtep_mac6 != first.vtep_mac);
+        assert_eq!(open(), first);
     }
 
     #[test]

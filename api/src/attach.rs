@@ -1,7 +1,7 @@
 //! Attaching a network namespace.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -61,6 +61,9 @@ pub struct Attached {
     pub addresses: Vec<IpNet>,
     /// The gateway, which also answers DNS.
     pub gateway: Ipv4Addr,
+    /// The gateway of its IPv6 address, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway6: Option<Ipv6Addr>,
     /// The interface's MAC.
     pub mac: Mac,
     /// The interface's MTU, bytes.

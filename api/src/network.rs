@@ -1,8 +1,8 @@
 //! The network's configuration, and the settings that are equal on all hosts.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
 use weft_model::ids::NodeName;
 
@@ -17,6 +17,18 @@ pub struct Network {
     pub subnet_min: Ipv4Addr,
     /// The last subnet that may be given.
     pub subnet_max: Ipv4Addr,
+    /// The IPv6 network beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr6: Option<Ipv6Net>,
+    /// Prefix length of a host's IPv6 subnet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_len6: Option<u8>,
+    /// The first IPv6 subnet that may be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_min6: Option<Ipv6Addr>,
+    /// The last IPv6 subnet that may be given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_max6: Option<Ipv6Addr>,
     /// VXLAN network identifier.
     pub vni: u32,
     /// UDP port of the tunnel.
@@ -78,6 +90,12 @@ pub struct NetworkInit {
     /// The last subnet that may be given.
     #[serde(default)]
     pub subnet_max: Option<Ipv4Addr>,
+    /// An IPv6 network beside it; none is IPv4 alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cidr6: Option<Ipv6Net>,
+    /// Prefix length of a host's IPv6 subnet; none is flannel's default (64 where there is room).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet_len6: Option<u8>,
     /// VXLAN network identifier; none is 1.
     #[serde(default)]
     pub vni: Option<u32>,

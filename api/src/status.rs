@@ -72,6 +72,9 @@ pub struct PeerStatus {
     pub node: Option<NodeName>,
     /// Its subnet.
     pub subnet: Ipv4Net,
+    /// Its IPv6 subnet, if packets to it are sent there.
+    #[serde(default)]
+    pub subnet6: Option<Ipv6Net>,
     /// Its tunnel address.
     pub public_ip: IpAddr,
     /// Which path packets to it take.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_model::ids::{ServiceName, check_ifname};
 use weft_model::record::Proto;
 
@@ -92,6 +92,14 @@ pub fn labels(given: &[(String, String)]) -> Result<BTreeMap<String, String>, St
 /// A sentence that names the text and shows the form.
 pub fn ipv4_network(text: &str) -> Result<Ipv4Net, String> {
     text.parse().map_err(|_| format!("{text:?} is no IPv4 network: the form is 10.244.0.0/16"))
+}
+
+/// An IPv6 network.
+///
+/// # Errors
+/// A sentence that names the text and shows the form.
+pub fn ipv6_network(text: &str) -> Result<Ipv6Net, String> {
+    text.parse().map_err(|_| format!("{text:?} is no IPv6 network: the form is fd00:10:244::/48"))
 }
 
 /// A network of IPv4 or IPv6.

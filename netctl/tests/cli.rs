@@ -442,12 +442,13 @@ fn a_network_is_asked_for_as_it_was_typed() {
     let server = Server::start(move |request| {
         let wanted = json!({
             "cidr": "10.244.0.0/16", "subnet_len": 26, "subnet_min": "10.244.1.0", "subnet_max": null, "vni": 7, "port": null,
-            "mtu": 9000, "force": true,
+            "mtu": 9000, "force": true, "cidr6": "fd00:10:244::/48", "subnet_len6": 72,
         });
         if request.body == wanted { Some((200, network.clone())) } else { refusal(Code::Invalid, &request.body.to_string()) }
     });
-    let args = "network init --cidr 10.244.0.0/16 --subnet-len 26 --subnet-min 10.244.1.0 --vni 7 --mtu 9000 --force";
-    let (code, out, err) = told(&run(&mut server.netctl(), &args.split(' ').collect::<Vec<_>>()));
+    let args = "network init --cidr 10.244.0.0/16 --subnet-len 26 --subnet-min 10.244.1.0 --vni 7 --mtu 9000 --force \
+                --cidr6 fd00:10:244::/48 --subnet-len6 72";
+    let (code, out, err) = told(&run(&mut server.netctl(), &args.split_whitespace().collect::<Vec<_>>()));
     assert_eq!(code, 0, "{err}");
     assert!(out.contains("backend  vxlan, vni 7, udp port 4789\n"), "{out}");
     assert_eq!(server.lines(), ["PUT /v1/network"]);

@@ -148,19 +148,45 @@ impl Registry {
     /// # Errors
     /// Those of the store.
     pub async fn claim_subnet(&self, claim: &SubnetClaim) -> Result<Outcome, StoreError> {
-        let key = self.layout.subnet(&claim.key).into_bytes();
         let reservation = self.layout.reservation(&NetworkName::default_network(), claim.key.subnet);
-        let mut when = vec![unchanged(&key, claim.over), unchanged(reservation.as_bytes(), claim.reserved)];
-        let mut then = vec![Op::Put { key, value: claim.lease.to_json().into_bytes(), lease: Some(claim.on) }];
-        let left = |rival: &SubnetKey| claim.leaving.is_some_and(|(left, _)| left == *rival);
-        let rivals = claim.key.rivals().into_iter().filter(|rival| !left(rival));
-        when.extend(rivals.map(|rival| Compare::Absent(self.layout.subnet(&rival).into_bytes())));
-        if let Some((left, at)) = &claim.leaving {
-            let left = self.layout.subnet(left).into_bytes();
-            when.push(Compare::ModifiedAt(left.clone(), *at));
-            then.push(Op::Delete(left));
-        }
+        let mut when = vec![unchanged(reservation.as_bytes(), claim.reserved)];
+        // A placeholder has a key without IPv6, whatever the claim's.
+        let placeholder = claim.over.map(|at| (SubnetKey::v4(claim.key.subnet), at));
+        let gone: Vec<(SubnetKey, Revision)> = placeholder.into_iter().chain(claim.leaving).collect();
+        let (compares, mut then) = self.take_place(&claim.key, &gone);
+        when.extend(compares);
+        let key = self.layout.subnet(&claim.key).into_bytes();
+        then.push(Op::Put { key, value: claim.lease.to_json().into_bytes(), lease: Some(claim.on) });
         self.write(when, then).await
+    }
+
+    /// Writes the own lease, read at the revision beside its key, under another key of the same IPv4 subnet, which nobody
+    /// has under any key that it may stand under. The old key goes in the same transaction.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn rename_lease(
+        &self,
+        (from, at): (&SubnetKey, Revision),
+        to: &SubnetKey,
+        lease: &Lease,
+        on: Option<LeaseId>,
+    ) -> Result<Outcome, StoreError> {
+        let (when, mut then) = self.take_place(to, &[(*from, at)]);
+        let key = self.layout.subnet(to).into_bytes();
+        then.push(Op::Put { key, value: lease.to_json().into_bytes(), lease: on });
+        self.write(when, then).await
+    }
+
+    /// What must hold for `key` to be claimed, and the deletions that go with it, where the keys of `gone`, as they were
+    /// read, make place for it: no other that the same subnet may stand under is there.
+    fn take_place(&self, key: &SubnetKey, gone: &[(SubnetKey, Revision)]) -> (Vec<Compare>, Vec<Op>) {
+        let bytes = |key: &SubnetKey| self.layout.subnet(key).into_bytes();
+        let forms: Vec<SubnetKey> = [*key].into_iter().chain(key.rivals()).collect();
+        let empty = forms.iter().filter(|form| gone.iter().all(|(of, _)| of != *form)).map(|form| Compare::Absent(bytes(form)));
+        let as_read = gone.iter().map(|(of, at)| Compare::ModifiedAt(bytes(of), *at));
+        let deletions = gone.iter().filter(|(of, _)| of != key).map(|(of, _)| Op::Delete(bytes(of)));
+        (empty.chain(as_read).collect(), deletions.collect())
     }
 
     /// Reserves a subnet of the default network that nobody has reserved. With `held`, its owner has it already, by this

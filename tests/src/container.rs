@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -98,6 +98,21 @@ impl Container {
             .flat_map(|link| link["addr_info"].as_array().into_iter().flatten())
             .find_map(|info| info["local"].as_str());
         local.with_context(|| format!("no address in {links}"))?.parse().context("parse what ip prints")
+    }
+
+    /// Its IPv6 address, as its kernel has it.
+    ///
+    /// # Errors
+    /// When it has none.
+    pub fn address6(&self) -> Result<Ipv6Addr> {
+        let links = self.exec(["ip", "-6", "-json", "address", "show", "scope", "global"])?.json()?;
+        let local = links
+            .as_array()
+            .into_iter()
+            .flatten()
+            .flat_map(|link| link["addr_info"].as_array().into_iter().flatten())
+            .find_map(|info| info["local"].as_str());
+        local.with_context(|| format!("no IPv6 address in {links}"))?.parse().context("parse what ip prints")
     }
 
     /// Ends its command with SIGTERM, and waits until `netctl` has detached it.

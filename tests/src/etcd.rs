@@ -1,7 +1,7 @@
 //! A real etcd in the fabric's namespace, which can be killed and started again with its data.
 
 use std::io::Write;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,26 +13,32 @@ use serde_json::Value;
 
 use crate::eventually::{SOON, eventually};
 use crate::place::{Daemon, Output, Place, finish};
+use crate::topology::FABRIC;
 
 /// etcd, and how to ask it.
 #[derive(Debug)]
 pub struct EtcdHandle {
     place: Place,
     dir: PathBuf,
-    address: Ipv4Addr,
+    listen: Vec<IpAddr>,
     process: Mutex<Option<Daemon>>,
+}
+
+/// What `--etcd-endpoints` takes, by this address.
+pub(crate) fn endpoint_at(address: IpAddr) -> String {
+    format!("http://{}", SocketAddr::new(address, 2379))
 }
 
 impl EtcdHandle {
     /// Describes it; [`EtcdHandle::start`] starts it.
-    pub(crate) fn new(place: Place, dir: PathBuf, address: Ipv4Addr) -> Self {
-        Self { place, dir, address, process: Mutex::new(None) }
+    pub(crate) fn new(place: Place, dir: PathBuf, listen: Vec<IpAddr>) -> Self {
+        Self { place, dir, listen, process: Mutex::new(None) }
     }
 
-    /// What `--etcd-endpoints` takes, reachable from every host.
+    /// What `--etcd-endpoints` takes, reachable from every host that has IPv4.
     #[must_use]
     pub fn endpoint(&self) -> String {
-        format!("http://{}:2379", self.address)
+        endpoint_at(FABRIC.into())
     }
 
     fn process(&self) -> MutexGuard<'_, Option<Daemon>> {
@@ -49,12 +55,13 @@ impl EtcdHandle {
             return Ok(());
         }
         let data = self.dir.join("etcd");
-        let url = self.endpoint();
+        let urls: Vec<String> = self.listen.iter().map(|address| endpoint_at(*address)).collect();
+        let urls = urls.join(",");
         let args = [
             "etcd".to_owned(),
             format!("--data-dir={}", data.display()),
-            format!("--listen-client-urls={url}"),
-            format!("--advertise-client-urls={url}"),
+            format!("--listen-client-urls={urls}"),
+            format!("--advertise-client-urls={urls}"),
             // Its own namespace: no other etcd listens there.
             "--listen-peer-urls=http://127.0.0.1:2380".to_owned(),
             "--logger=zap".to_owned(),

@@ -1,7 +1,7 @@
 //! A host: a network namespace with an uplink, a cgroup, and directories of its own. It can lose its cable and its power.
 
 use std::ffi::OsStr;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use crate::container::Container;
 use crate::node::Node;
 use crate::place::{Daemon, Output, Place};
 use crate::teardown;
-use crate::topology::{FABRIC, Topology, ip, make_netns, make_place};
+use crate::topology::{FABRIC, FABRIC6, Topology, Wire, ip, make_netns, make_place};
 
 /// The name of every host's uplink.
 pub const UPLINK: &str = "up0";
@@ -27,6 +27,8 @@ pub struct Host {
     pub agent: Node,
     name: String,
     address: Ipv4Addr,
+    address6: Ipv6Addr,
+    wire: Wire,
     place: Place,
     fabric: Place,
     dir: PathBuf,
@@ -34,14 +36,17 @@ pub struct Host {
 }
 
 impl Host {
-    pub(crate) fn make(topology: &Topology, number: u8, lease_ttl: Duration, mtu: u32) -> Result<Self> {
+    pub(crate) fn make(topology: &Topology, number: u8, wire: Wire, lease_ttl: Duration, mtu: u32) -> Result<Self> {
         let name = format!("h{number}");
         let [a, b, c, _] = FABRIC.octets();
         let place = make_place(topology.name(), &name)?;
         let dir = topology.dir().join(&name);
-        let agent = Node::new(&name, place.clone(), dir.clone(), topology.etcd().endpoint(), lease_ttl);
+        let agent = Node::new(&name, place.clone(), dir.clone(), wire, lease_ttl);
         let address = Ipv4Addr::new(a, b, c, number);
-        let host = Self { agent, name, address, place, fabric: topology.fabric().clone(), dir, mtu };
+        let mut segments = FABRIC6.segments();
+        segments[7] = number.into();
+        let address6 = Ipv6Addr::from(segments);
+        let host = Self { agent, name, address, address6, wire, place, fabric: topology.fabric().clone(), dir, mtu };
         host.lay_cable()?;
         Ok(host)
     }
@@ -52,10 +57,22 @@ impl Host {
         &self.name
     }
 
-    /// Its address on the fabric.
+    /// Its address on the fabric, if it has IPv4 there.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its IPv6 address on the fabric, if it has IPv6 there.
+    #[must_use]
+    pub fn address6(&self) -> Ipv6Addr {
+        self.address6
+    }
+
+    /// What it has there.
+    #[must_use]
+    pub fn wire(&self) -> Wire {
+        self.wire
     }
 
     /// Where its commands run.
@@ -125,9 +142,20 @@ impl Host {
         let netns = self.place.netns().display();
         ip(&self.fabric, &format!("link add {name} mtu {mtu} type veth peer name {UPLINK} mtu {mtu} netns {netns}"))?;
         ip(&self.fabric, &format!("link set {name} master br0 up"))?;
-        ip(&self.place, &format!("address add {}/24 dev {UPLINK}", self.address))?;
+        if self.wire != Wire::V6 {
+            ip(&self.place, &format!("address add {}/24 dev {UPLINK}", self.address))?;
+        }
+        if self.wire != Wire::V4 {
+            ip(&self.place, &format!("address add {}/64 dev {UPLINK} nodad", self.address6))?;
+        }
         ip(&self.place, &format!("link set {UPLINK} up"))?;
-        ip(&self.place, &format!("route add default via {FABRIC}"))
+        if self.wire != Wire::V6 {
+            ip(&self.place, &format!("route add default via {FABRIC}"))?;
+        }
+        if self.wire != Wire::V4 {
+            ip(&self.place, &format!("-6 route add default via {FABRIC6}"))?;
+        }
+        Ok(())
     }
 
     /// Takes the uplink out, as one takes out a network card: the device is gone, and with it all that stands on it.

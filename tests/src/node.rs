@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -10,10 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::etcd::endpoint_at;
 use crate::eventually::{SOON, eventually};
 use crate::host::UPLINK;
 use crate::place::{COMMAND_BOUND, Daemon, Output, Place, finish, tail};
-use crate::topology::FABRIC;
+use crate::topology::Wire;
 
 /// The variable that names the directory with `weftd` and `netctl`.
 pub const BIN_DIR: &str = "WEFT_BIN_DIR";
@@ -65,18 +67,18 @@ struct State {
 }
 
 impl Node {
-    pub(crate) fn new(name: &str, place: Place, dir: PathBuf, etcd: String, lease_ttl: Duration) -> Self {
+    pub(crate) fn new(name: &str, place: Place, dir: PathBuf, wire: Wire, lease_ttl: Duration) -> Self {
         let path = |p: &str| dir.join(p).to_string_lossy().into_owned();
         let flags = [
             ("node-name", name.to_owned()),
-            ("etcd-endpoints", etcd),
+            ("etcd-endpoints", endpoint_at(wire.fabric())),
             ("iface", UPLINK.to_owned()),
             ("run-dir", path("run")),
             ("state-dir", path("state")),
             ("bpffs", path("bpf")),
             ("cgroup", place.cgroup().to_string_lossy().into_owned()),
             ("lease-ttl", format!("{}s", lease_ttl.as_secs())),
-            ("dns-upstream", format!("{FABRIC}:53")),
+            ("dns-upstream", SocketAddr::new(wire.fabric(), 53).to_string()),
             ("log", "info".to_owned()),
         ];
         let flags = flags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();

@@ -23,7 +23,7 @@
 //! A topology undoes itself when it is dropped; how, and what of other ends of a process, is in [`crate::teardown`].
 
 use std::fs::File;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::LazyLock;
@@ -43,8 +43,32 @@ use crate::{cgroup, signals};
 /// The fabric's address, where what is outside of the hosts is to be found.
 pub const FABRIC: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 254);
 
+/// The same over IPv6, where there is some.
+pub const FABRIC6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x77, 0, 0, 0, 0, 0, 0xfe);
+
 /// The network that [`Topology::cluster`] writes: 254 subnets of /24.
 pub const NETWORK: &str = "10.244.0.0/16";
+
+/// The IPv6 network beside it, in a dual-stack topology.
+pub const NETWORK6: &str = "fd00:10:244::/48";
+
+/// Which addresses a host has on its uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// IPv4 alone.
+    V4,
+    /// Both.
+    Dual,
+    /// IPv6 alone.
+    V6,
+}
+
+impl Wire {
+    /// Where the fabric is for a host of this kind.
+    pub(crate) fn fabric(self) -> IpAddr {
+        if self == Self::V6 { FABRIC6.into() } else { FABRIC.into() }
+    }
+}
 
 /// How many hosts fit on the fabric.
 const MOST_HOSTS: usize = 200;
@@ -57,6 +81,7 @@ pub struct Topology {
     fabric: Place,
     dir: PathBuf,
     claim: Claim,
+    dual_stack: bool,
 }
 
 /// What a topology is made of; begin with [`Topology::builder`].
@@ -65,6 +90,8 @@ pub struct Builder {
     hosts: usize,
     lease_ttl: Duration,
     mtu: u32,
+    wires: Vec<Wire>,
+    dual_stack: bool,
 }
 
 impl Builder {
@@ -82,6 +109,20 @@ impl Builder {
         self
     }
 
+    /// What the hosts have on their uplinks, in order; those that are not named have IPv4.
+    #[must_use]
+    pub fn wires(mut self, wires: &[Wire]) -> Self {
+        self.wires = wires.to_vec();
+        self
+    }
+
+    /// [`Topology::start_cluster`] makes a dual-stack network.
+    #[must_use]
+    pub fn dual_stack(mut self) -> Self {
+        self.dual_stack = true;
+        self
+    }
+
     /// Makes namespaces, links and directories. Nothing runs yet.
     ///
     /// # Errors
@@ -96,12 +137,15 @@ impl Builder {
             // The first error is the one to tell.
             let _ = teardown::wreck(&claim.name);
         })?;
-        let etcd = EtcdHandle::new(fabric.clone(), dir.clone(), FABRIC);
+        let v6 = self.wires.contains(&Wire::V6).then_some(IpAddr::V6(FABRIC6));
+        let listen = [Some(IpAddr::V4(FABRIC)), v6].into_iter().flatten().collect();
+        let etcd = EtcdHandle::new(fabric.clone(), dir.clone(), listen);
         // From here on dropping it undoes everything.
-        let mut topology = Topology { hosts: Vec::new(), etcd, fabric, dir, claim };
+        let mut topology = Topology { hosts: Vec::new(), etcd, fabric, dir, claim, dual_stack: self.dual_stack };
         topology.lay_fabric()?;
         for number in 1..=self.hosts {
-            let host = Host::make(&topology, u8::try_from(number)?, self.lease_ttl, self.mtu)?;
+            let wire = self.wires.get(number - 1).copied().unwrap_or(Wire::V4);
+            let host = Host::make(&topology, u8::try_from(number)?, wire, self.lease_ttl, self.mtu)?;
             topology.hosts.push(host);
         }
         Ok(topology)
@@ -112,7 +156,7 @@ impl Topology {
     /// Begins the description of a topology with this many hosts, named `h1`, `h2`, …
     #[must_use]
     pub fn builder(hosts: usize) -> Builder {
-        Builder { hosts, lease_ttl: Duration::from_secs(5), mtu: 1500 }
+        Builder { hosts, lease_ttl: Duration::from_secs(5), mtu: 1500, wires: Vec::new(), dual_stack: false }
     }
 
     /// Hosts with the defaults; nothing runs yet.
@@ -144,7 +188,8 @@ impl Topology {
         }
         let first = self.hosts.first().context("a cluster needs a host")?;
         first.agent.wait_status("the store has been read", |s| s["store"]["revision"].as_i64() > Some(0))?;
-        first.netctl(["network", "init", "--cidr", NETWORK])?.success()?;
+        let v6: &[&str] = if self.dual_stack { &["--cidr6", NETWORK6] } else { &[] };
+        first.netctl([&["network", "init", "--cidr", NETWORK], v6].concat())?.success()?;
         for host in &self.hosts {
             host.agent.wait_ready()?;
             host.agent.wait_peers(self.hosts.len() - 1)?;
@@ -250,6 +295,7 @@ impl Topology {
         // Forwards from the first moment on: no spanning tree, no snooping to learn first.
         ip(f, "link add br0 type bridge stp_state 0 forward_delay 0 mcast_snooping 0")?;
         ip(f, &format!("address add {FABRIC}/24 dev br0"))?;
+        ip(f, &format!("address add {FABRIC6}/64 dev br0 nodad"))?;
         ip(f, "link set br0 up")
     }
 }

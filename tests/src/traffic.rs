@@ -25,7 +25,23 @@ pub fn probe() -> Result<String> {
 /// # Errors
 /// When it does not come up and answer.
 pub fn tcp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
-    server(host, options, "serve-tcp", port, say)
+    server(host, options, "serve-tcp", "0.0.0.0", port, say)
+}
+
+/// As [`tcp_server`], over IPv4 and IPv6.
+///
+/// # Errors
+/// When it does not come up and answer.
+pub fn dual_tcp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
+    server(host, options, "serve-tcp", "[::]", port, say)
+}
+
+/// As [`udp_server`], over IPv4 and IPv6.
+///
+/// # Errors
+/// When it does not come up and answer.
+pub fn dual_udp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
+    server(host, options, "serve-udp", "[::]", port, say)
 }
 
 /// A container whose UDP server on `port` begins every answer with `say`.
@@ -33,11 +49,11 @@ pub fn tcp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result
 /// # Errors
 /// When it does not come up and answer.
 pub fn udp_server(host: &Host, options: &[&str], port: u16, say: &str) -> Result<Container> {
-    server(host, options, "serve-udp", port, say)
+    server(host, options, "serve-udp", "0.0.0.0", port, say)
 }
 
-fn server(host: &Host, options: &[&str], kind: &str, port: u16, say: &str) -> Result<Container> {
-    let listen = format!("0.0.0.0:{port}");
+fn server(host: &Host, options: &[&str], kind: &str, at: &str, port: u16, say: &str) -> Result<Container> {
+    let listen = format!("{at}:{port}");
     let container = host.container(options.iter().copied(), [probe()?.as_str(), kind, &listen, "--say", say])?;
     let to = format!("127.0.0.1:{port}");
     let udp: &[&str] = if kind == "serve-udp" { &["--udp"] } else { &[] };

@@ -7,7 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use weft_api::{Code, Config, ConfigChange, Network, NetworkInit, NodeView};
 use weft_model::cluster::ClusterConfig;
-use weft_model::network::{Backend, DEFAULT_VNI, DEFAULT_VXLAN_PORT, NetworkConfig};
+use weft_model::network::{Backend, DEFAULT_VNI, DEFAULT_VXLAN_PORT, NetworkConfig, V6Range};
 use weft_model::snapshot::Snapshot;
 use weft_store::Outcome;
 
@@ -39,6 +39,15 @@ impl Admin {
         let config =
             NetworkConfig::new(init.cidr.trunc(), init.subnet_len.unwrap_or(0), init.subnet_min, init.subnet_max, backend)
                 .map_err(|e| Refusal::invalid(format!("network init: {e}")))?;
+        let v6 = match (init.cidr6, init.subnet_len6) {
+            (Some(cidr6), len) => Some(
+                V6Range::new(cidr6.trunc(), len.unwrap_or(0), None, None)
+                    .map_err(|e| Refusal::invalid(format!("network init: {e}")))?,
+            ),
+            (None, Some(_)) => return Err(Refusal::invalid("network init: --subnet-len6 needs --cidr6")),
+            (None, None) => None,
+        };
+        let config = NetworkConfig { v6, ..config };
         if (1..MIN_UNDERLAY_MTU).contains(&config.backend.mtu) {
             return Err(Refusal::invalid(format!(
                 "network init: --mtu {} is too small: {MIN_UNDERLAY_MTU} is the least",
@@ -47,10 +56,9 @@ impl Admin {
         }
         let snapshot = self.snapshot()?;
         for cidr in &snapshot.cluster().service_cidrs {
-            if overlap(*cidr, IpNet::V4(config.network)) {
+            if let Some(network) = networks(&config).find(|network| overlap(*cidr, *network)) {
                 return Err(Refusal::invalid(format!(
-                    "network init: {} overlaps {cidr}, the range of virtual IPs (netctl config show)",
-                    config.network
+                    "network init: {network} overlaps {cidr}, the range of virtual IPs (netctl config show)"
                 )));
             }
         }
@@ -168,12 +176,21 @@ pub(super) const MIN_UNDERLAY_MTU: u32 = 576 + weft_abi::ENCAP_OVERHEAD;
 /// The largest range of virtual IPs that is not taken for a slip.
 const MIN_SERVICE_PREFIX_V4: u8 = 8;
 
+/// The network, and the IPv6 one beside it.
+fn networks(config: &NetworkConfig) -> impl Iterator<Item = IpNet> + use<> {
+    let v6 = config.v6.as_ref().map(|range| IpNet::V6(range.network));
+    [Some(IpNet::V4(config.network)), v6].into_iter().flatten()
+}
+
 pub(super) fn overlap(a: IpNet, b: IpNet) -> bool {
     a.contains(&b) || b.contains(&a)
 }
 
 /// Why no virtual IPs can be taken from a range: everything in it that is not one is refused at connect().
 fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
+    if let Some(network) = snapshot.network().and_then(|config| networks(config).find(|network| overlap(cidr, *network))) {
+        return Some(format!("overlaps {network}, the containers' network"));
+    }
     let IpNet::V4(v4) = cidr else { return None };
     if v4.prefix_len() < MIN_SERVICE_PREFIX_V4 {
         return Some(format!("is larger than a /{MIN_SERVICE_PREFIX_V4}"));
@@ -189,9 +206,6 @@ fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
             return Some(why.to_owned());
         }
     }
-    if let Some(network) = snapshot.network().filter(|n| overlap(cidr, IpNet::V4(n.network))) {
-        return Some(format!("overlaps {}, the containers' network", network.network));
-    }
     let of_lease = snapshot.leases().map(|(_, lease)| lease.value.address());
     let of_nodes = snapshot.nodes().filter_map(|(_, node)| node.value.public_ip.map(IpAddr::V4));
     of_lease.chain(of_nodes).find(|ip| cidr.contains(ip)).map(|ip| format!("holds {ip}, the address of a host"))
@@ -204,6 +218,10 @@ pub(super) fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Netwo
         subnet_len: config.subnet_len,
         subnet_min: config.subnet_min,
         subnet_max: config.subnet_max,
+        cidr6: config.v6.as_ref().map(|range| range.network),
+        subnet_len6: config.v6.as_ref().map(|range| range.subnet_len),
+        subnet_min6: config.v6.as_ref().map(|range| range.subnet_min),
+        subnet_max6: config.v6.as_ref().map(|range| range.subnet_max),
         vni: config.backend.vni,
         port: config.backend.port,
         mtu: Some(config.backend.mtu).filter(|m| *m != 0),

@@ -1,7 +1,5 @@
 //! `GET /v1/status`: put together from what the parts of the agent say of themselves.
 
-use std::net::IpAddr;
-
 use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
 use weft_model::snapshot::Snapshot;
 
@@ -31,6 +29,7 @@ impl Admin {
         let peers = report.peers.iter().map(|peer| PeerStatus {
             node: peer.node.clone(),
             subnet: peer.subnet,
+            subnet6: peer.subnet6,
             public_ip: peer.outer,
             via: if peer.fast { Via::Fast } else { Via::Kernel },
             alive: peer.node.as_ref().is_some_and(|node| snapshot.as_ref().is_some_and(|s| s.node(node).is_some())),
@@ -41,7 +40,7 @@ impl Admin {
             ready: report.ready,
             reasons,
             subnet: report.subnet,
-            subnet6: None,
+            subnet6: report.subnet6,
             dns: self.names.listening(),
             store: StoreStatus {
                 kind: self.registry.store().kind().as_str().to_owned(),
@@ -53,7 +52,7 @@ impl Admin {
             datapath: DatapathStatus { fast: report.fast, why_not: report.why_not_fast.clone(), sockets: report.sockets },
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uplink: report.uplink.clone(),
-            public_ip: report.public_ip.map(IpAddr::V4),
+            public_ip: report.public_ip,
             cgroup: report.cgroup.clone(),
             attachments: self.attachments.count(),
             applied: report.revision,

@@ -6,6 +6,9 @@
 //!         route 10.244.3.1 dev eth0             route and neighbour 10.244.3.5: weft-plan's
 //!         default via 10.244.3.1 onlink         10.244.3.1/32 is on lo
 //!         neighbour 10.244.3.1 = MAC of the host end, permanent: no ARP, whatever arp_ignore says
+//!         fd00:10:244:3::5/128, nodad             fe80::1/64, and route and neighbour fd00:10:244:3::5: weft-plan's
+//!         default via fe80::1 dev eth0
+//!         neighbour fe80::1 = the same MAC, permanent: no neighbour discovery either
 //! ```
 //!
 //! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
@@ -13,11 +16,12 @@
 
 mod inside;
 
-use std::net::Ipv4Addr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoData, InfoVeth, LinkAttribute};
@@ -29,6 +33,7 @@ use super::netlink::{
     Answer, FINISHED, Netlink, NetlinkError, Socket, device_by_name, no_autoconf, open_in, set_link, unless_without_ipv6,
 };
 use super::netns::NetNs;
+use super::sysctl::SysctlError;
 pub use inside::Mtu;
 
 /// What is to be made.
@@ -40,12 +45,14 @@ pub struct VethSpec {
     pub ifname: String,
     /// The container's address; it gets it as a /32.
     pub address: Ipv4Addr,
+    /// The container's IPv6 address, if it is to have one, as a /128; not while the MTU is too small for IPv6.
+    pub address6: Option<Ipv6Addr>,
     /// The container's Ethernet address.
     pub mac: Mac,
     /// The gateway, which the host has on `lo`.
     pub gateway: Ipv4Addr,
-    /// Where the gateway leads to: everywhere (0.0.0.0/0), or some networks only.
-    pub routes: Vec<Ipv4Net>,
+    /// Where the gateways lead to: everywhere (0.0.0.0/0 and ::/0), or some networks only.
+    pub routes: Vec<IpNet>,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
 }
@@ -88,6 +95,24 @@ pub enum VethError {
         #[source]
         source: Answer,
     },
+    /// The container's namespace cannot be entered.
+    #[error("enter network namespace {}", netns.display())]
+    Enter {
+        /// The namespace.
+        netns: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// A setting of the container's namespace is not as it must be.
+    #[error("turn IPv6 on in {}", netns.display())]
+    Setting {
+        /// The namespace.
+        netns: PathBuf,
+        /// Which setting, and what the kernel said.
+        #[source]
+        source: SysctlError,
+    },
     /// No way to ask the kernel.
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
@@ -127,9 +152,9 @@ pub async fn follow_mtu(spec: &VethSpec, to: u32, netns: &NetNs) -> Result<Mtu, 
 /// As [`follow_mtu`].
 pub async fn follow_mtu_from(host: &Netlink, spec: &VethSpec, to: u32, netns: &NetNs) -> Result<Mtu, VethError> {
     let mut inside = open_in(netns)?;
-    let place = netns.path().display().to_string();
+    let netns = netns.try_clone().map_err(|source| NetlinkError::Open { place: None, source })?;
     let spec = spec.clone();
-    let follow = move |host: &mut Socket| Ok(inside::follow_mtu(&spec, to, &mut inside, host, &place));
+    let follow = move |host: &mut Socket| Ok(inside::follow_mtu(&spec, to, &mut inside, host, &netns));
     host.with("change an MTU", follow).await?
 }
 

@@ -66,7 +66,7 @@ async fn what_others_do_to_our_rows_is_noticed_and_what_they_do_to_theirs_is_not
     for line in [
         "ip neigh replace 192.0.2.78 lladdr 02:00:00:00:00:78 dev u0; ip neigh del 192.0.2.78 dev u0",
         "ip route add 10.55.0.0/16 via 192.0.2.9; ip route del 10.55.0.0/16",
-        "ip -6 route add unreachable fd55::/64; ip -6 route del fd55::/64; ip -6 route add unreachable default; ip -6 route del default",
+        "ip -6 route add unreachable fd55::/64; ip -6 route del fd55::/64",
         "ip route add 10.56.0.0/16 via 192.0.2.9 table 77; ip route del 10.56.0.0/16 table 77",
         "for d in u0 all; do echo 1 > /proc/sys/net/ipv4/conf/$d/rp_filter; done; echo 0 > /proc/sys/net/ipv4/conf/u0/forwarding",
     ] {

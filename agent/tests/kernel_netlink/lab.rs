@@ -156,7 +156,8 @@ impl Machine {
             address,
             mac: Mac::of_container(address),
             gateway: ipam::gateway(subnet),
-            routes: vec![ipnet::Ipv4Net::default()],
+            address6: None,
+            routes: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
             mtu: self.host.container_mtu(),
         };
         veth::create_from(&self.netlink, &spec, &netns).await.unwrap();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use weft_agent::kernel::netlink::events::Events;
-use weft_agent::kernel::netlink::uplink::resolve;
+use weft_agent::kernel::netlink::uplink::{Wish, resolve};
 use weft_plan::OnLink;
 
 use crate::lab::{Place, chain};
@@ -19,7 +19,10 @@ fn place() -> Place {
 }
 
 async fn found(place: &Place) -> OnLink {
-    resolve(&place.netlink(), "u0", None, None).await.unwrap_or_else(|e| panic!("{}", chain(&e))).on_link
+    resolve(&place.netlink(), &Wish { iface: "u0".into(), ..Wish::default() })
+        .await
+        .unwrap_or_else(|e| panic!("{}", chain(&e)))
+        .on_link
 }
 
 /// Which of these are certainly on the link.

@@ -13,7 +13,8 @@ fn spec() -> VethSpec {
         address: [10, 244, 1, 2].into(),
         mac: Mac::of_container([10, 244, 1, 2].into()),
         gateway: [10, 244, 1, 1].into(),
-        routes: vec![ipnet::Ipv4Net::default()],
+        address6: None,
+        routes: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
         mtu: 1450,
     }
 }
@@ -43,6 +44,86 @@ async fn a_container_has_address_route_and_a_gateway_it_need_not_ask_for() {
     host.netlink().remove_device(&spec().host_ifname).await.unwrap();
     host.netlink().remove_device(&spec().host_ifname).await.unwrap();
     assert!(!container.run("ip link").contains("eth0"));
+}
+
+/// A spec of both families, with its gateway and name server at the host: what a plan gives a host.
+fn dual() -> VethSpec {
+    VethSpec { address6: Some("fd00:10:244:1::2".parse().unwrap()), ..spec() }
+}
+
+fn be_gateway(host: &Place) {
+    let device = dual().host_ifname;
+    host.run(&format!(
+        "ip addr add fe80::1/64 dev {device} nodad && ip addr replace fd00:10:244:1::1/128 dev lo && \
+         ip -6 route replace fd00:10:244:1::2/128 dev {device}"
+    ));
+}
+
+/// The IPv6 side of a container, without what the kernel adds by itself.
+fn of_ipv6(container: &Place) -> (String, String, String) {
+    let addresses = container.run("ip -6 -o addr show dev eth0 scope global | awk '{print $4}'");
+    let local = container.run("ip -6 -o addr show dev eth0 scope link");
+    assert_eq!(local, "", "a container has no link-local address");
+    (addresses, container.run("ip -6 route show default | sed 's/ proto 119//; s/ pref medium//'"), container.run("ip -6 neigh"))
+}
+
+#[tokio::test]
+async fn a_dual_stack_container_asks_nobody_and_reaches_its_host_at_once() {
+    let (host, container) = (Place::new(), Place::new());
+    create_from(&host.netlink(), &dual(), &container.netns()).await.unwrap();
+    let host_mac = links::veth_mac(&dual().host_ifname);
+    let (addresses, routes, neighbors) = of_ipv6(&container);
+    assert_eq!(addresses, "fd00:10:244:1::2/128\n");
+    assert_eq!(routes.trim(), "default via fe80::1 dev eth0 metric 1024");
+    assert_eq!(neighbors.trim(), format!("fe80::1 dev eth0 lladdr {host_mac} PERMANENT"));
+    be_gateway(&host);
+    container.run("ping -c 1 -W 5 fd00:10:244:1::1 && ping -c 1 -W 5 fd00:10:244:1::2");
+    // The host's end going down and up again costs the container nothing.
+    host.run(&format!("ip link set {0} down && ip link set {0} up", dual().host_ifname));
+    be_gateway(&host);
+    container.run("ping -c 1 -W 5 fd00:10:244:1::1");
+    assert_eq!(of_ipv6(&container), (addresses, routes, neighbors));
+}
+
+#[tokio::test]
+async fn a_namespace_with_ipv6_turned_off_gets_it_for_its_interface_and_for_itself() {
+    let (host, container) = (Place::new(), Place::new());
+    // As dockerd does it.
+    container.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+    create_from(&host.netlink(), &dual(), &container.netns()).await.unwrap();
+    be_gateway(&host);
+    container.run("ping -c 1 -W 5 fd00:10:244:1::1 && ping -c 1 -W 5 fd00:10:244:1::2");
+    let off = container.run("cat /proc/sys/net/ipv6/conf/all/disable_ipv6");
+    assert_eq!(off.trim(), "1", "other interfaces are none of ours");
+    // One without an address of it is left as it is.
+    let other = Place::new();
+    other.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+    create_from(&Place::new().netlink(), &spec(), &other.netns()).await.unwrap();
+    assert_eq!(other.run("cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6").trim(), "1");
+}
+
+#[tokio::test]
+async fn ipv6_goes_with_a_narrow_mtu_and_comes_back_with_a_wide_one() {
+    let (host, container) = (Place::new(), Place::new());
+    create_from(&host.netlink(), &dual(), &container.netns()).await.unwrap();
+    let before = of_ipv6(&container);
+    let netns = container.netns();
+    let follow = async |last: u32, to: u32| {
+        let spec = VethSpec { mtu: last, ..dual() };
+        assert_eq!(follow_mtu_from(&host.netlink(), &spec, to, &netns).await.unwrap(), Mtu::Set);
+    };
+    follow(1450, 1279).await;
+    assert_eq!(container.run("ip -6 addr show dev eth0"), "");
+    container.run("ip -4 route get 10.244.1.9");
+    follow(1279, 1280).await;
+    assert_eq!(of_ipv6(&container), before);
+    // One that is made while the link is narrow has IPv4 alone until then.
+    let late = Place::new();
+    let narrow = VethSpec { mtu: 1200, host_ifname: links::veth_name("late", "eth0"), ..dual() };
+    create_from(&host.netlink(), &narrow, &late.netns()).await.unwrap();
+    assert_eq!(late.run("ip -6 addr show dev eth0"), "");
+    assert_eq!(follow_mtu_from(&host.netlink(), &narrow, 1400, &late.netns()).await.unwrap(), Mtu::Set);
+    assert_eq!(of_ipv6(&late).0, before.0);
 }
 
 #[tokio::test]

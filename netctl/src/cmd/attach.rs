@@ -1,5 +1,6 @@
 //! `netctl attach`, `detach` and `attachment`: network namespaces that others made.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -188,7 +189,7 @@ fn draw(attached: &Attached, page: &mut Page) {
     page.field("netns", cell(attached.netns.display()));
     page.field("interface", cell(format_args!("{}, mac {}, mtu {}", attached.ifname, attached.mac, attached.mtu)));
     page.field("addresses", list(&attached.addresses));
-    page.field("gateway", cell(attached.gateway));
+    page.field("gateway", list([Some(IpAddr::V4(attached.gateway)), attached.gateway6.map(IpAddr::V6)].into_iter().flatten()));
     page.field("dns", list(&attached.dns));
     page.field("search", list(&attached.search));
     page.field("names", list(&attached.names));

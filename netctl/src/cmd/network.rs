@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 use weft_api::{Network, NetworkChange, NetworkInit, ReservationView, Reserve};
 use weft_model::ids::NodeName;
 
@@ -103,6 +103,12 @@ pub struct InitArgs {
     /// The last subnet that may be given
     #[arg(long, value_name = "ADDRESS")]
     subnet_max: Option<Ipv4Addr>,
+    /// An IPv6 network beside it: containers have an address of each
+    #[arg(long, value_name = "CIDR", value_parser = parse::ipv6_network)]
+    cidr6: Option<Ipv6Net>,
+    /// Prefix length of a host's IPv6 subnet [default: 64, or less room in a small network]
+    #[arg(long, value_name = "N", requires = "cidr6", value_parser = clap::value_parser!(u8).range(1..=128))]
+    subnet_len6: Option<u8>,
     /// VXLAN network identifier [default: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0xff_ffff))]
     vni: Option<u32>,
@@ -164,8 +170,8 @@ impl Command {
 
 impl From<InitArgs> for NetworkInit {
     fn from(args: InitArgs) -> Self {
-        let InitArgs { cidr, subnet_len, subnet_min, subnet_max, vni, port, mtu, force } = args;
-        Self { cidr, subnet_len, subnet_min, subnet_max, vni, port, mtu, force }
+        let InitArgs { cidr, subnet_len, subnet_min, subnet_max, cidr6, subnet_len6, vni, port, mtu, force } = args;
+        Self { cidr, subnet_len, subnet_min, subnet_max, cidr6, subnet_len6, vni, port, mtu, force }
     }
 }
 
@@ -179,6 +185,12 @@ impl From<SetArgs> for NetworkChange {
 fn draw(network: &Network, page: &mut Page) {
     page.field("network", cell(network.cidr));
     page.field("subnets", cell(format_args!("/{}, {} to {}", network.subnet_len, network.subnet_min, network.subnet_max)));
+    if let (Some(cidr6), Some(len), Some(min), Some(max)) =
+        (network.cidr6, network.subnet_len6, network.subnet_min6, network.subnet_max6)
+    {
+        page.field("network6", cell(cidr6));
+        page.field("subnets6", cell(format_args!("/{len}, {min} to {max}")));
+    }
     page.field("taken", cell(format_args!("{} of {}", network.taken, network.capacity)));
     page.field("backend", cell(format_args!("vxlan, vni {}, udp port {}", network.vni, network.port)));
     match network.mtu {
@@ -232,6 +244,10 @@ mod tests {
             subnet_len: 24,
             subnet_min: Ipv4Addr::new(10, 244, 1, 0),
             subnet_max: Ipv4Addr::new(10, 244, 255, 0),
+            cidr6: None,
+            subnet_len6: None,
+            subnet_min6: None,
+            subnet_max6: None,
             vni: 1,
             port: 8472,
             mtu: None,
@@ -249,6 +265,15 @@ backend  vxlan, vni 1, udp port 8472
 mtu      as the uplink
 "
         );
+        let dual = Network {
+            cidr6: Some("fd00:10:244::/48".parse().unwrap()),
+            subnet_len6: Some(64),
+            subnet_min6: Some("fd00:10:244:1::".parse().unwrap()),
+            subnet_max6: Some("fd00:10:244:ffff::".parse().unwrap()),
+            ..network
+        };
+        let said = drawn(false, |p| draw(&dual, p));
+        assert!(said.contains("network6  fd00:10:244::/48\nsubnets6  /64, fd00:10:244:1:: to fd00:10:244:ffff::\n"), "{said}");
     }
 
     #[test]

@@ -211,7 +211,7 @@ fn mac(message: &NeighbourMessage) -> Option<Mac> {
 }
 
 /// Routes of the main table with a protocol number, or with any.
-pub(super) fn list_routes(
+pub(crate) fn list_routes(
     socket: &mut Socket,
     family: AddressFamily,
     protocol: Option<u8>,
