@@ -43,9 +43,13 @@ fn below() -> String {
 
 /// A network as flannel's operators make one, and agents on the first two hosts.
 fn mixed(hosts: usize) -> Result<Topology> {
+    mixed_with(hosts, r#"{"Type":"vxlan"}"#)
+}
+
+fn mixed_with(hosts: usize, backend: &str) -> Result<Topology> {
     let t = Topology::new(hosts)?;
     t.etcd().start()?;
-    t.etcd().put(&format!("{PREFIX}/config"), &format!(r#"{{"Network":"{NETWORK}","Backend":{{"Type":"vxlan"}}}}"#))?;
+    t.etcd().put(&format!("{PREFIX}/config"), &format!(r#"{{"Network":"{NETWORK}","Backend":{backend}}}"#))?;
     t.host(2).agent.set_wrapper([probe()?.as_str(), "without-bpf"]);
     for number in [1, 2] {
         t.host(number).agent.start()?;
@@ -365,6 +369,37 @@ fn a_key_that_flannel_cannot_read_costs_weft_nothing() {
     let flannel = FlannelShaped::start(t.host(3), t.etcd()).unwrap();
     acquainted(&t, &flannel);
     both_ways(&a, &theirs);
+}
+
+#[test]
+fn with_direct_routing_hosts_of_one_link_send_as_it_is() {
+    let t = mixed_with(3, r#"{"Type":"vxlan","DirectRouting":true}"#).unwrap();
+    let flannel = FlannelShaped::start(t.host(3), t.etcd()).unwrap();
+    acquainted(&t, &flannel);
+    let theirs = bridged(t.host(3), &flannel);
+    let via = |host: &Host, subnet: &str| host.exec(["ip", "route", "show", subnet]).unwrap().success().unwrap().stdout;
+    for host in wefts(&t) {
+        eventually("both route straight to the other", SOON, || {
+            let there = via(host, &flannel.subnet());
+            ensure!(there.contains(&format!("via {} dev up0", t.host(3).address())), "{there:?}");
+            let back = via(t.host(3), &subnet(host));
+            ensure!(back.contains(&format!("via {} dev up0", host.address())), "{back:?}");
+            Ok(())
+        })
+        .unwrap();
+        let ours = idle(host, &[]).unwrap();
+        both_ways(&ours, &theirs);
+        no_ping_is_lost(ours.place(), theirs.address(), &["-M", "do", "-s", "1422"]);
+    }
+    let (a, b) = (idle(t.host(1), &[]).unwrap(), idle(t.host(2), &[]).unwrap());
+    no_ping_is_lost(a.place(), b.address().unwrap(), &[]);
+    no_ping_is_lost(b.place(), a.address().unwrap(), &[]);
+    // Nobody's packets went round by a tunnel.
+    for (host, device) in [(t.host(1), "weft.1"), (t.host(2), "weft.1"), (t.host(3), "flannel.1")] {
+        let link = host.exec(["ip", "-json", "-stats", "link", "show", device]).unwrap().json().unwrap();
+        let stats = &link[0]["stats64"];
+        assert_eq!((&stats["rx"]["packets"], &stats["tx"]["packets"]), (&0.into(), &0.into()), "{}: {link}", host.name());
+    }
 }
 
 /// What an agent wrote below the string that flannel watches, checked as flannel would read it.
