@@ -8,11 +8,11 @@
 #[path = "kernel_netlink/lab.rs"]
 mod lab;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::{Machine, Place, chain, two_hosts};
+use lab::{Machine, Place, chain, dual_lease, snapshot, two_hosts};
 use weft_agent::kernel::nft::Nft;
 use weft_agent::kernel::nft::generation::Changes;
 use weft_model::snapshot::Snapshot;
@@ -138,6 +138,148 @@ async fn the_outside_sees_the_host_and_answers_and_the_overlay_sees_the_containe
     watch(&two.0.place, &near_ip.to_string());
     near.try_run("ping -c 1 -W 1 198.51.100.9");
     assert!(seen(&two.0.place), "masquerade although it is off");
+}
+
+/// Two dual-stack hosts that reach each other over IPv4 and IPv6, a table and a container on each.
+async fn dual_cluster(masquerade: bool) -> (Vec<(Machine, Nft)>, [(Place, Ipv6Addr); 2]) {
+    let (mut one, mut two, _) = two_hosts();
+    let views = [
+        [dual_lease(1, true, true, true), dual_lease(2, true, true, false)],
+        [dual_lease(1, true, true, false), dual_lease(2, true, true, true)],
+    ];
+    let views = views.map(|leases| snapshot(&leases));
+    let mut containers = Vec::new();
+    for (machine, view) in [(&mut one, &views[0]), (&mut two, &views[1])] {
+        machine.dual(true, true);
+        let (place, _, address) = machine.attach_dual(view).await;
+        containers.push((place, address));
+    }
+    let mut hosts = Vec::new();
+    for (machine, view) in [one, two].into_iter().zip(&views) {
+        let nft = handle(&machine);
+        sync(&nft, &table(&machine, view, masquerade)).await;
+        hosts.push((machine, nft));
+    }
+    (hosts, containers.try_into().unwrap())
+}
+
+/// Sends from a raw socket, headers and all.
+fn send_raw6(place: &Place, destination: &str, packet: &str) {
+    let socket = "import socket,sys; s=socket.socket(10,3,255); s.setsockopt(41,36,1); \
+                  s.sendto(bytes.fromhex(sys.argv[2].replace(':','')),(sys.argv[1],0))";
+    place.run(&format!("python3 -c \"{socket}\" {destination} {packet}"));
+}
+
+/// The bytes of an address in hexadecimal.
+fn hex(address: Ipv6Addr) -> String {
+    address.octets().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn in_ipv6_a_container_sends_from_its_own_address_and_link_local_ones_stay_on_the_link() {
+    let (hosts, [(near, _), (_far, far6)]) = dual_cluster(true).await;
+    let (one, nft) = &hosts[0];
+    near.run(&format!("ping -c 1 -W 5 {far6}"));
+    near.run("ip addr add fd00:10:244:1::99/128 dev eth0 nodad && ip addr add 2001:db8:77::1/128 dev eth0 nodad");
+    near.run("ip addr add fe80::7/64 dev eth0 nodad");
+    for source in ["fd00:10:244:1::99", "2001:db8:77::1"] {
+        let before = count(nft, "container_spoofed_source").await;
+        for to in [far6.to_string(), "2001:db8::1".to_owned()] {
+            let lost = near.try_run(&format!("ping -c 1 -W 1 -I {source} {to}"));
+            assert!(!lost.status.success(), "{source} reached {to}");
+        }
+        assert_eq!(count(nft, "container_spoofed_source").await, before + 2, "{source}");
+    }
+    // On the link it may say who it is: the gateway answers; beyond, it may not.
+    let attachment = &one.host.attachments[0];
+    one.place.run(&format!("ip neigh replace fe80::7 lladdr {} dev {}", attachment.mac, attachment.host_ifname));
+    near.run("ping -c 1 -W 5 -I fe80::7%eth0 fe80::1%eth0");
+    let before = count(nft, "container_spoofed_source").await;
+    let header = format!("60000000000c3a40{}{}", hex("fe80::7".parse().unwrap()), hex(far6));
+    send_raw6(&near, &far6.to_string(), &format!("{header}80000000000000000000ffff"));
+    assert_eq!(count(nft, "container_spoofed_source").await, before + 1);
+}
+
+#[tokio::test]
+async fn no_tunnel_packet_leaves_a_container_in_ipv6_behind_whatever_headers_it_stands() {
+    for masquerade in [true, false] {
+        let (hosts, [(near, near6), (_far, far6)]) = dual_cluster(masquerade).await;
+        let nft = &hosts[0].1;
+        near.run("ip addr add fe80::7/64 dev eth0 nodad");
+        let send = "import socket,sys; s=socket.socket(10,2); \
+                    [s.setsockopt(41,int(o),bytes([0,0,1,4,0,0,0,0])) for o in sys.argv[2:]]; \
+                    s.sendto(b'x'*16,(sys.argv[1],8472,0,socket.if_nametoindex('eth0')))";
+        // Plain, behind destination options, behind hop-by-hop options, to the gateway's link-local address.
+        for arguments in ["2001:db8::2", "2001:db8::2 59", "2001:db8::2 54", "fe80::1"] {
+            let before = count(nft, "container_injects_overlay").await;
+            near.run(&format!("python3 -c \"{send}\" {arguments}"));
+            assert_eq!(count(nft, "container_injects_overlay").await, before + 1, "{arguments}");
+        }
+        // First fragments that end before the UDP header: behind options that go on in the next fragment, and before options
+        // whose own first byte is there.
+        let before = count(nft, "container_injects_overlay").await;
+        let addresses = format!("{}{}", hex(near6), hex(far6));
+        for rest in ["00102c40:3c00000100000001:1101010400000000", "00182c40:3c00000100000002:3c00010400000000:1102010400000000"]
+        {
+            let (start, rest) = rest.split_once(':').unwrap();
+            send_raw6(&near, &far6.to_string(), &format!("60000000{start}{addresses}{rest}"));
+        }
+        let hidden = count(nft, "container_injects_overlay").await - before;
+        // With masquerade the kernel puts fragments together first, but lets such pass (`nf_ct_frag6_gather`, Linux 5.11).
+        assert_eq!(hidden, 2);
+        // A longer datagram in fragments, and one behind options, of another port: nobody minds.
+        // The first learns what the path takes.
+        near.run(&format!("ping -c 3 -W 5 -s 3000 {far6}"));
+        assert_eq!(count(nft, "container_injects_overlay").await, before + hidden);
+    }
+}
+
+#[tokio::test]
+async fn what_the_overlay_brings_in_ipv6_has_a_peers_source_and_comes_from_a_peer() {
+    let (hosts, [(_near, near6), (far, _)]) = dual_cluster(true).await;
+    let (one, two) = (&hosts[0], &hosts[1]);
+    two.0.place.run("nft delete table inet weft");
+    far.run(&format!("ping -c 1 -W 5 {near6}"));
+    far.run("ip addr add 2001:db8:77::1/128 dev eth0 nodad");
+    assert_eq!(count(&one.1, "uplink_spoofed_source").await, 0);
+    assert!(!far.try_run(&format!("ping -c 1 -W 1 -I 2001:db8:77::1 {near6}")).status.success());
+    assert_eq!(count(&one.1, "uplink_spoofed_source").await, 1);
+    two.0.place.run("ip addr add 2001:db8::66/64 dev u0 nodad");
+    let send = |from: &str| {
+        let socket = "import socket,sys; s=socket.socket(10,2); s.bind((sys.argv[1],0)); s.sendto(bytes.fromhex('0800000000000100')+bytes(40),('2001:db8::1',8472))";
+        two.0.place.run(&format!("python3 -c \"{socket}\" {from}"));
+    };
+    send("2001:db8::2");
+    assert_eq!(count(&one.1, "uplink_unknown_peer").await, 0);
+    send("2001:db8::66");
+    assert_eq!(count(&one.1, "uplink_unknown_peer").await, 1);
+}
+
+#[tokio::test]
+async fn the_outside_sees_the_hosts_ipv6_address_and_the_overlay_the_containers() {
+    let (hosts, [(near, near6), (far, far6)]) = dual_cluster(true).await;
+    let (one, two) = (&hosts[0], &hosts[1]);
+    let watch6 = |place: &Place, source: &str| {
+        place.run(&format!(
+            "nft -f - <<END\ntable ip6 seen {{ chain i {{ type filter hook input priority 0; ip6 saddr {source} icmpv6 type echo-request counter; }}; }}\nEND"
+        ));
+    };
+    let seen6 = |place: &Place| !place.run("nft list table ip6 seen").contains("packets 0 ");
+    two.0.place.run("ip addr add 2001:db8:9::9/128 dev lo nodad");
+    one.0.place.run("ip -6 route add 2001:db8:9::9 via 2001:db8::2");
+    watch6(&two.0.place, "2001:db8::1");
+    near.run("ping -c 2 -W 5 2001:db8:9::9");
+    assert!(seen6(&two.0.place), "another source than the host's");
+    watch6(&far, &near6.to_string());
+    near.run(&format!("ping -c 2 -W 5 {far6}"));
+    assert!(seen6(&far), "the overlay rewrote a source");
+    // Switched off, the outside sees the container.
+    let view = snapshot(&[dual_lease(1, true, true, true), dual_lease(2, true, true, false)]);
+    sync(&one.1, &table(&one.0, &view, false)).await;
+    two.0.place.run("nft delete table ip6 seen");
+    watch6(&two.0.place, &near6.to_string());
+    near.try_run("ping -c 1 -W 1 2001:db8:9::9");
+    assert!(seen6(&two.0.place), "masquerade although it is off");
 }
 
 #[tokio::test]

@@ -1,14 +1,19 @@
 //! The one nftables table that is ours, `inet weft`: the source checks of the kernel path, and masquerade.
 //!
 //! ```text
-//!   prerouting (raw)      from a container's device: the source is its own address, and it is no tunnel packet
-//!                         from weft.<VNI>: the source lies in a peer's subnet
+//!   prerouting (raw)      from a container's device: the source is its own address, and it is no tunnel packet, whatever
+//!                         headers stand before that; link-local sources stay on the link
+//!                         from a VXLAN device: the source lies in a peer's subnet
 //!   input                 tunnel packets of our VNI come from a peer's public address
 //!   postrouting (srcnat)  from our subnet to the outside world: the host's address in place of the container's
 //! ```
 //!
 //! The fast path checks the same and never meets these rules; what it hands to the stack does, and everything does where
 //! there are no programs. Nothing is ever accepted on another owner's behalf, and the overlay itself rewrites no source.
+//!
+//! ARP and neighbour discovery are not looked into. A container's link has two ends, each with the other as a permanent
+//! neighbour, and nothing bridges it, so what it claims there is believed by nobody; a table of family `arp` beside this one
+//! would guard nothing.
 //!
 //! What changes often (containers, peers) are elements of sets, so a change costs what changes; the rules follow from
 //! [`Shape`] alone, and the table is loaded anew only when that changes or somebody has changed the rules. Forward chains of
@@ -17,14 +22,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_model::cluster::ClusterConfig;
 
 use crate::host::{Host, LOOPBACK, Membership};
 use crate::links::{self, PREFIX};
-use crate::peers::Peers;
+use crate::peers::{Peer, Peers};
 
 /// The family of the table.
 pub const FAMILY: &str = "inet";
@@ -49,6 +54,13 @@ const STRANGER: &str = "uplink_unknown_peer";
 /// Group addresses (RFC 5771), which have no one host to answer to.
 const MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 
+/// The same of IPv6 (RFC 4291 2.7), and addresses that mean something on one link only (2.5.6).
+const MULTICAST6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+const LINK_LOCAL6: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10);
+
+/// Addresses that the outside has no way back to (RFC 4193). Other IPv6 addresses need none in their place.
+const UNIQUE_LOCAL: Ipv6Net = Ipv6Net::new_assert(Ipv6Addr::new(0xfc00, 0, 0, 0, 0, 0, 0, 0), 7);
+
 /// How containers' addresses look outside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Masquerade {
@@ -61,25 +73,28 @@ pub struct Masquerade {
 /// What the rules depend on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
-    /// The VXLAN device's name.
-    pub device: String,
+    /// The names of the VXLAN devices over IPv4 and over IPv6, whether they are there or not.
+    pub devices: [String; 2],
     /// The network's VNI.
     pub vni: u32,
     /// The tunnel's UDP port.
     pub port: u16,
     /// The subnet whose packets are masqueraded; `None`: none are.
     pub masquerade: Option<Ipv4Net>,
+    /// The same of IPv6.
+    pub masquerade6: Option<Ipv6Net>,
     /// The whole network.
     pub network: Ipv4Net,
     /// Further networks.
     pub others: Vec<OtherNetwork>,
 }
 
-/// A further network. Its peers are part of the rules: they change seldom, and each network needs sets of its own.
+/// A further network, of IPv4 alone inside. Its peers are part of the rules: they change seldom, and each network needs sets
+/// of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OtherNetwork {
-    /// The VXLAN device's name.
-    pub device: String,
+    /// The names of the VXLAN devices over IPv4 and over IPv6, whether they are there or not.
+    pub devices: [String; 2],
     /// Its VNI.
     pub vni: u32,
     /// The tunnel's UDP port.
@@ -91,7 +106,7 @@ pub struct OtherNetwork {
     /// Subnets of peers, and own addresses of peers that see containers here under theirs.
     pub peers: Vec<Ipv4Net>,
     /// Public addresses of peers.
-    pub tunnels: Vec<Ipv4Addr>,
+    pub tunnels: Vec<IpAddr>,
 }
 
 /// A set of the table.
@@ -99,23 +114,31 @@ pub struct OtherNetwork {
 pub enum Set {
     /// Devices of containers, each with the address that may send by it.
     Containers,
+    /// The same of IPv6.
+    Containers6,
     /// Subnets of peers, and own addresses of peers that see containers here under theirs.
     Peers,
+    /// The same of IPv6.
+    Peers6,
     /// Public addresses of peers. (`tunnels` is a word of newer nft's language.)
     Tunnels,
+    /// The same of IPv6.
+    Tunnels6,
     /// Destinations that are not outside.
     Inside,
+    /// The same of IPv6.
+    Inside6,
 }
 
 /// An element of a set.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Element {
     /// A device and an address.
-    Source(String, Ipv4Addr),
+    Source(String, IpAddr),
     /// A range of addresses.
-    Net(Ipv4Net),
+    Net(IpNet),
     /// An address.
-    Address(Ipv4Addr),
+    Address(IpAddr),
 }
 
 /// The sets with their elements; every set is a key.
@@ -159,16 +182,29 @@ pub enum Action {
 
 impl Set {
     /// All sets.
-    pub const ALL: [Self; 4] = [Self::Containers, Self::Peers, Self::Tunnels, Self::Inside];
+    pub const ALL: [Self; 8] = [
+        Self::Containers,
+        Self::Containers6,
+        Self::Peers,
+        Self::Peers6,
+        Self::Tunnels,
+        Self::Tunnels6,
+        Self::Inside,
+        Self::Inside6,
+    ];
 
     /// Its name in the table.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Containers => "containers",
+            Self::Containers6 => "containers6",
             Self::Peers => "peers",
+            Self::Peers6 => "peers6",
             Self::Tunnels => "vteps",
+            Self::Tunnels6 => "vteps6",
             Self::Inside => "inside",
+            Self::Inside6 => "inside6",
         }
     }
 
@@ -176,15 +212,18 @@ impl Set {
     const fn declaration(self) -> &'static str {
         match self {
             Self::Containers => "type ifname . ipv4_addr;",
+            Self::Containers6 => "type ifname . ipv6_addr;",
             Self::Peers | Self::Inside => "type ipv4_addr; flags interval;",
+            Self::Peers6 | Self::Inside6 => "type ipv6_addr; flags interval;",
             Self::Tunnels => "type ipv4_addr;",
+            Self::Tunnels6 => "type ipv6_addr;",
         }
     }
 
     /// Whether its elements are ranges, which the kernel may list joined.
     #[must_use]
     pub const fn has_ranges(self) -> bool {
-        matches!(self, Self::Peers | Self::Inside)
+        matches!(self, Self::Peers | Self::Peers6 | Self::Inside | Self::Inside6)
     }
 }
 
@@ -214,62 +253,69 @@ impl fmt::Display for Action {
 pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: &Masquerade) -> Option<Ruleset> {
     let (config, subnet) = (host.config.as_ref()?, host.subnet?);
     let backend = &config.backend;
+    let subnet6 = host.subnet6;
     let shape = Shape {
-        device: links::vxlan_name(backend.vni),
+        devices: [links::vxlan_name(backend.vni), links::vxlan6_name(backend.vni)],
         vni: backend.vni,
         port: backend.port,
         masquerade: masquerade.on.then_some(subnet),
+        masquerade6: subnet6.filter(|subnet| masquerade.on && UNIQUE_LOCAL.contains(subnet)),
         network: config.network,
         others: host.networks.iter().map(|of| other(of, &peers.in_network(of), masquerade)).collect(),
     };
-    let containers = host.attachments.iter().map(|a| Element::Source(a.host_ifname.clone(), a.address));
-    let elsewhere = cluster.service_cidrs.iter().chain(&masquerade.exclude).filter_map(|range| match range {
-        IpNet::V4(range) => Some(range.trunc()),
-        IpNet::V6(_) => None,
-    });
-    let others = host.networks.iter().map(|of| of.config.network);
-    let inside: Vec<Ipv4Net> = [config.network, MULTICAST].into_iter().chain(others).chain(elsewhere).collect();
-    let sets = [
-        (Set::Containers, containers.collect()),
-        (Set::Peers, sources(peers, masquerade).map(Element::Net).collect()),
-        (Set::Tunnels, peers.used.iter().filter_map(|peer| tunnel(peer.outer)).collect()),
-        // A set of ranges refuses those that overlap.
-        (Set::Inside, Ipv4Net::aggregate(&inside).into_iter().map(Element::Net).collect()),
-    ];
-    Some(Ruleset { shape, sets: sets.into_iter().collect() })
+    let networks = [config.network.into()].into_iter().chain(host.networks.iter().map(|of| IpNet::V4(of.config.network)));
+    let networks = networks.chain(config.v6.as_ref().map(|v6| IpNet::V6(v6.network)));
+    let inside = [MULTICAST.into(), MULTICAST6.into(), LINK_LOCAL6.into()].into_iter().chain(networks);
+    let elsewhere = cluster.service_cidrs.iter().chain(&masquerade.exclude).map(IpNet::trunc);
+    // A set of ranges refuses those that overlap.
+    let inside = IpNet::aggregate(&inside.chain(elsewhere).collect());
+    let mut sets: Sets = Set::ALL.into_iter().map(|set| (set, BTreeSet::new())).collect();
+    let mut add = |v4, v6, is_v4: bool, element| sets.entry(if is_v4 { v4 } else { v6 }).or_default().insert(element);
+    for container in &host.attachments {
+        for address in container.addresses() {
+            let source = Element::Source(container.host_ifname.clone(), address);
+            add(Set::Containers, Set::Containers6, address.is_ipv4(), source);
+        }
+    }
+    for peer in &peers.used {
+        for end in peer.addresses() {
+            add(Set::Tunnels, Set::Tunnels6, end.is_ipv4(), Element::Address(end));
+        }
+    }
+    for source in sources(peers, masquerade, shape.masquerade6.is_some()) {
+        add(Set::Peers, Set::Peers6, source.addr().is_ipv4(), Element::Net(source));
+    }
+    for range in inside {
+        add(Set::Inside, Set::Inside6, range.addr().is_ipv4(), Element::Net(range));
+    }
+    Some(Ruleset { shape, sets })
 }
 
 fn other(of: &Membership, peers: &Peers, masquerade: &Masquerade) -> OtherNetwork {
-    let v4 = |outer| if let IpAddr::V4(outer) = outer { Some(outer) } else { None };
-    let tunnels: BTreeSet<Ipv4Addr> = peers.used.iter().filter_map(|peer| v4(peer.outer)).collect();
+    let v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
+    let backend = &of.config.backend;
+    let tunnels: BTreeSet<IpAddr> = peers.used.iter().flat_map(Peer::addresses).collect();
     OtherNetwork {
-        device: links::vxlan_name(of.config.backend.vni),
-        vni: of.config.backend.vni,
-        port: of.config.backend.port,
+        devices: [links::vxlan_name(backend.vni), links::vxlan6_name(backend.vni)],
+        vni: backend.vni,
+        port: backend.port,
         masquerade: masquerade.on.then_some(of.subnet),
         network: of.config.network,
-        peers: sources(peers, masquerade).collect(),
+        peers: sources(peers, masquerade, true).into_iter().filter_map(v4).collect(),
         tunnels: tunnels.into_iter().collect(),
     }
 }
 
 /// What may come out of the tunnel: peers' subnets. And a peer's own address, if it sees containers here under theirs: its
-/// answers go by the tunnel, while what they answer came beside it.
-fn sources(peers: &Peers, masquerade: &Masquerade) -> impl Iterator<Item = Ipv4Net> {
-    let is_plain = |outer: &IpAddr| !masquerade.on || masquerade.exclude.iter().any(|range| range.contains(outer));
-    let own = peers.used.iter().map(|peer| peer.outer).filter(is_plain).filter_map(|outer| match outer {
-        IpAddr::V4(outer) => Some(Ipv4Net::from(outer)),
-        IpAddr::V6(_) => None,
-    });
-    let all: BTreeSet<Ipv4Net> = peers.used.iter().map(|peer| peer.subnet).chain(own).collect();
-    all.into_iter()
-}
-
-fn tunnel(outer: IpAddr) -> Option<Element> {
-    match outer {
-        IpAddr::V4(outer) => Some(Element::Address(outer)),
-        IpAddr::V6(_) => None,
-    }
+/// answers go by the tunnel, while what they answer came beside it. `masked6` is whether it does not in IPv6.
+fn sources(peers: &Peers, masquerade: &Masquerade, masked6: bool) -> BTreeSet<IpNet> {
+    let is_plain = |outer: &IpAddr| {
+        let masked = if outer.is_ipv6() { masked6 } else { masquerade.on };
+        !masked || masquerade.exclude.iter().any(|range| range.contains(outer))
+    };
+    let own = peers.used.iter().flat_map(Peer::addresses).filter(is_plain).map(IpNet::from);
+    let subnets = peers.used.iter().flat_map(|peer| [IpNet::V4(peer.subnet)].into_iter().chain(peer.subnet6.map(IpNet::V6)));
+    subnets.chain(own).collect()
 }
 
 /// The actions from what was found to what is desired. They are one transaction: see [`script`].
@@ -298,9 +344,9 @@ fn steps(set: Set, to: &Sets, from: &Sets) -> Vec<Action> {
     gone.chain(new).collect()
 }
 
-fn covered(elements: &BTreeSet<Element>) -> Vec<Ipv4Net> {
-    let nets: Vec<Ipv4Net> = elements.iter().filter_map(|e| if let Element::Net(net) = e { Some(*net) } else { None }).collect();
-    Ipv4Net::aggregate(&nets)
+fn covered(elements: &BTreeSet<Element>) -> Vec<IpNet> {
+    let nets: Vec<IpNet> = elements.iter().filter_map(|e| if let Element::Net(net) = e { Some(*net) } else { None }).collect();
+    IpNet::aggregate(&nets)
 }
 
 /// What nft is to read for these actions: one transaction, so that no packet meets a state in between.
@@ -340,7 +386,8 @@ fn unload() -> String {
 
 /// The whole table in nft's own language.
 fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
-    let Shape { device, vni, port, masquerade, network, others } = &ruleset.shape;
+    let Shape { devices, vni, port, masquerade, masquerade6, network, others } = &ruleset.shape;
+    let device = devices_of(devices);
     let mut text = format!("table {FAMILY} {TABLE} {{\n");
     let none = BTreeSet::new();
     for name in COUNTERS {
@@ -355,22 +402,35 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
         }
         text += " }\n";
     }
-    let (containers, peers, tunnels, inside) =
-        (Set::Containers.name(), Set::Peers.name(), Set::Tunnels.name(), Set::Inside.name());
+    let [containers, containers6, peers, peers6, tunnels, tunnels6, inside, inside6] = Set::ALL.map(Set::name);
     // Offset 96 of the UDP header: behind its 8 bytes and 4 of the VXLAN header (RFC 7348) stands the VNI. Tunnels of others
     // on the same port are theirs.
+    //
+    // nft finds the UDP header behind IPv6 extension headers. In a first fragment that ends before it there is no protocol or
+    // no port to compare, so no rule that compares one holds, and the packet is dropped (RFC 7112 forbids such anyway). The
+    // port comes before link-local sources, because a VXLAN device listens on all addresses of the host, link-local ones too.
     text += &format!(
-        "  chain sources {{
+        "  chain hidden {{
+    meta l4proto != udp return
+    udp dport != {ports} return
+    counter name \"{INJECTS}\" drop
+  }}
+  chain sources {{
     type filter hook prerouting priority raw; policy accept;
     iifname != \"{PREFIX}*\" accept
-    iifname \"{device}\" ip saddr != @{peers} counter name \"{FOREIGN}\" drop
-{apart}    iifname \"{device}\" accept
+    iifname {device} ip saddr != @{peers} counter name \"{FOREIGN}\" drop
+    iifname {device} ip6 saddr != @{peers6} counter name \"{FOREIGN}\" drop
+{apart}    iifname {device} accept
 {from_others}    iifname . ip saddr != @{containers} counter name \"{SPOOFED}\" drop
     udp dport {ports} counter name \"{INJECTS}\" drop
+    frag frag-off 0 jump hidden
+    ip6 saddr {{ ::, fe80::/10 }} ip6 daddr {{ fe80::/10, ff02::/16 }} accept
+    iifname . ip6 saddr != @{containers6} counter name \"{SPOOFED}\" drop
   }}
   chain uplink {{
     type filter hook input priority filter - 10; policy accept;
     udp dport {port} @th,96,24 {vni} ip saddr != @{tunnels} counter name \"{STRANGER}\" drop
+    udp dport {port} @th,96,24 {vni} ip6 saddr != @{tunnels6} counter name \"{STRANGER}\" drop
 {strangers}  }}
 ",
         apart = apart(*network, others),
@@ -378,17 +438,15 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
         from_others = others.iter().map(from_other).collect::<String>(),
         strangers = others.iter().map(stranger).collect::<String>(),
     );
-    if let Some(subnet) = masquerade {
-        let subnets =
-            one_or_set(std::iter::once(*subnet).chain(others.iter().filter_map(|o| o.masquerade)).collect::<BTreeSet<_>>());
-        // What goes to this host itself by `lo` keeps its source, and so does what stays on our devices.
-        text += &format!(
-            "  chain outside {{
-    type nat hook postrouting priority srcnat; policy accept;
-    ip saddr {subnets} ip daddr != @{inside} oifname != \"{LOOPBACK}\" oifname != \"{PREFIX}*\" masquerade fully-random
-  }}
-"
-        );
+    // What goes to this host itself by `lo` keeps its source, and so does what stays on our devices.
+    let outside = format!("oifname != \"{LOOPBACK}\" oifname != \"{PREFIX}*\" masquerade fully-random");
+    let subnets: BTreeSet<Ipv4Net> = masquerade.iter().copied().chain(others.iter().filter_map(|o| o.masquerade)).collect();
+    let v4 = (!subnets.is_empty()).then(|| format!("    ip saddr {} ip daddr != @{inside} {outside}\n", one_or_set(subnets)));
+    let v6 = masquerade6.map(|subnet| format!("    ip6 saddr {subnet} ip6 daddr != @{inside6} {outside}\n"));
+    if v4.is_some() || v6.is_some() {
+        text += "  chain outside {\n    type nat hook postrouting priority srcnat; policy accept;\n";
+        text.extend(v4.into_iter().chain(v6));
+        text += "  }\n";
     }
     text + "}\n"
 }
@@ -408,25 +466,36 @@ fn apart(network: Ipv4Net, others: &[OtherNetwork]) -> String {
         .collect()
 }
 
-/// What may come out of a further network's device: packets of its peers.
+/// What may come out of a further network's devices: packets of its peers.
 fn from_other(other: &OtherNetwork) -> String {
-    let device = &other.device;
+    let device = devices_of(&other.devices);
     if other.peers.is_empty() {
-        return format!("    iifname \"{device}\" counter name \"{FOREIGN}\" drop\n");
+        return format!("    iifname {device} counter name \"{FOREIGN}\" drop\n");
     }
     let peers = one_or_set(other.peers.iter().copied().collect());
-    format!("    iifname \"{device}\" ip saddr != {peers} counter name \"{FOREIGN}\" drop\n    iifname \"{device}\" accept\n")
+    format!(
+        "    iifname {device} ip saddr != {peers} counter name \"{FOREIGN}\" drop
+    iifname {device} meta nfproto ipv6 counter name \"{FOREIGN}\" drop
+    iifname {device} accept\n"
+    )
 }
 
 /// Who may send a further network's tunnel packets: its peers.
 fn stranger(other: &OtherNetwork) -> String {
     let OtherNetwork { port, vni, tunnels, .. } = other;
-    let from = if tunnels.is_empty() {
-        String::new()
-    } else {
-        format!("ip saddr != {} ", one_or_set(tunnels.iter().copied().collect()))
+    let (v4, v6): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = tunnels.iter().partition(|address| address.is_ipv4());
+    let line = |family: &str, match_: &str, known: BTreeSet<IpAddr>| {
+        let from =
+            if known.is_empty() { format!("meta nfproto {family}") } else { format!("{match_} saddr != {}", one_or_set(known)) };
+        format!("    udp dport {port} @th,96,24 {vni} {from} counter name \"{STRANGER}\" drop\n")
     };
-    format!("    udp dport {port} @th,96,24 {vni} {from}counter name \"{STRANGER}\" drop\n")
+    line("ipv4", "ip", v4) + &line("ipv6", "ip6", v6)
+}
+
+/// Device names as a set of them.
+fn devices_of(names: &[String; 2]) -> String {
+    let [v4, v6] = names;
+    format!("{{ \"{v4}\", \"{v6}\" }}")
 }
 
 /// `a`, or `{ a, b }`.

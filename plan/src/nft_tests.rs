@@ -3,7 +3,7 @@
 use weft_model::cluster::ClusterConfig;
 use weft_model::ids::NodeName;
 use weft_model::mac::Mac;
-use weft_model::network::{Backend, NetworkConfig};
+use weft_model::network::{Backend, NetworkConfig, V6Range};
 
 use super::*;
 use crate::host::Attachment;
@@ -21,7 +21,7 @@ fn container(n: u8) -> Attachment {
     Attachment {
         id: format!("c{n}"),
         address: Ipv4Addr::new(10, 244, 1, n),
-        address6: None,
+        address6: Some(format!("fd00:10:244:1::{n}").parse().unwrap()),
         mac: Mac([2, 0, 0, 0, 0, n]),
         host_ifname: format!("weft00000000{n:02x}"),
         host_index: None,
@@ -33,9 +33,12 @@ fn container(n: u8) -> Attachment {
 fn host(containers: &[u8]) -> Host {
     Host {
         node: "h1".parse::<NodeName>().unwrap(),
-        config: Some(NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()),
+        config: Some(NetworkConfig {
+            v6: Some(V6Range::new("fd00:10:244::/48".parse().unwrap(), 64, None, None).unwrap()),
+            ..NetworkConfig::new("10.244.0.0/16".parse().unwrap(), 24, None, None, Backend::default()).unwrap()
+        }),
         subnet: Some("10.244.1.0/24".parse().unwrap()),
-        subnet6: None,
+        subnet6: Some("fd00:10:244:1::/64".parse().unwrap()),
         vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
         vtep_mac6: Mac([2, 0, 0, 0, 6, 1]),
         uplink: None,
@@ -48,9 +51,9 @@ fn host(containers: &[u8]) -> Host {
 fn peers(numbers: &[u8]) -> Peers {
     let peer = |n: &u8| Peer {
         subnet: format!("10.244.{n}.0/24").parse().unwrap(),
-        subnet6: None,
+        subnet6: Some(format!("fd00:10:244:{n}::/64").parse().unwrap()),
         outer: Ipv4Addr::new(192, 0, 2, *n).into(),
-        outer6: None,
+        outer6: Some(format!("2001:db8::{n}").parse().unwrap()),
         mac: Mac([2, 0, 0, 0, 1, *n]),
         mac6: Mac([2, 0, 0, 0, 1, *n]),
         node: None,
@@ -86,24 +89,39 @@ table inet weft {
   counter uplink_unknown_peer { packets 3 bytes 150 }
   counter container_other_network { packets 0 bytes 0 }
   set containers { type ifname . ipv4_addr; elements = { "weft0000000002" . 10.244.1.2 }; }
+  set containers6 { type ifname . ipv6_addr; elements = { "weft0000000002" . fd00:10:244:1::2 }; }
   set peers { type ipv4_addr; flags interval; elements = { 10.244.2.0/24, 10.244.3.0/24 }; }
+  set peers6 { type ipv6_addr; flags interval; elements = { fd00:10:244:2::/64, fd00:10:244:3::/64 }; }
   set vteps { type ipv4_addr; elements = { 192.0.2.2, 192.0.2.3 }; }
+  set vteps6 { type ipv6_addr; elements = { 2001:db8::2, 2001:db8::3 }; }
   set inside { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16, 224.0.0.0/4 }; }
+  set inside6 { type ipv6_addr; flags interval; elements = { fd00:10:244::/48, fd57:6566:7400::/112, fe80::/10, ff00::/8 }; }
+  chain hidden {
+    meta l4proto != udp return
+    udp dport != 8472 return
+    counter name "container_injects_overlay" drop
+  }
   chain sources {
     type filter hook prerouting priority raw; policy accept;
     iifname != "weft*" accept
-    iifname "weft.1" ip saddr != @peers counter name "uplink_spoofed_source" drop
-    iifname "weft.1" accept
+    iifname { "weft.1", "weft6.1" } ip saddr != @peers counter name "uplink_spoofed_source" drop
+    iifname { "weft.1", "weft6.1" } ip6 saddr != @peers6 counter name "uplink_spoofed_source" drop
+    iifname { "weft.1", "weft6.1" } accept
     iifname . ip saddr != @containers counter name "container_spoofed_source" drop
     udp dport 8472 counter name "container_injects_overlay" drop
+    frag frag-off 0 jump hidden
+    ip6 saddr { ::, fe80::/10 } ip6 daddr { fe80::/10, ff02::/16 } accept
+    iifname . ip6 saddr != @containers6 counter name "container_spoofed_source" drop
   }
   chain uplink {
     type filter hook input priority filter - 10; policy accept;
     udp dport 8472 @th,96,24 1 ip saddr != @vteps counter name "uplink_unknown_peer" drop
+    udp dport 8472 @th,96,24 1 ip6 saddr != @vteps6 counter name "uplink_unknown_peer" drop
   }
   chain outside {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr 10.244.1.0/24 ip daddr != @inside oifname != "lo" oifname != "weft*" masquerade fully-random
+    ip6 saddr fd00:10:244:1::/64 ip6 daddr != @inside6 oifname != "lo" oifname != "weft*" masquerade fully-random
   }
 }
 "#;
@@ -132,8 +150,16 @@ fn a_peer_may_answer_by_the_tunnel_what_came_beside_it_under_a_containers_own_ad
 #[test]
 fn network_and_service_ranges_are_never_outside() {
     let ruleset = world(&[], &[], &Masquerade { on: true, exclude: Vec::new() });
-    let inside: Vec<String> = ruleset.sets[&Set::Inside].iter().map(ToString::to_string).collect();
-    assert_eq!(inside, ["10.112.0.0/16", "10.244.0.0/16", "224.0.0.0/4"]);
+    let inside = |set: Set| ruleset.sets[&set].iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(inside(Set::Inside), ["10.112.0.0/16", "10.244.0.0/16", "224.0.0.0/4"]);
+    assert_eq!(inside(Set::Inside6), ["fd00:10:244::/48", "fd57:6566:7400::/112", "fe80::/10", "ff00::/8"]);
+}
+
+#[test]
+fn addresses_that_the_outside_can_answer_are_not_rewritten() {
+    let global = Host { subnet6: Some("2001:db8:7::/64".parse().unwrap()), ..host(&[2]) };
+    let ruleset = desired(&ClusterConfig::default(), &global, &peers(&[2]), &on()).unwrap();
+    assert_eq!((ruleset.shape.masquerade.is_some(), ruleset.shape.masquerade6), (true, None));
 }
 
 #[test]
@@ -145,14 +171,18 @@ fn a_container_or_a_peer_costs_its_elements_only() {
         [
             "remove \"weft0000000002\" . 10.244.1.2 from nft set inet weft containers",
             "add \"weft0000000003\" . 10.244.1.3 to nft set inet weft containers",
+            "remove \"weft0000000002\" . fd00:10:244:1::2 from nft set inet weft containers6",
+            "add \"weft0000000003\" . fd00:10:244:1::3 to nft set inet weft containers6",
             "add 10.244.5.0/24 to nft set inet weft peers",
+            "add fd00:10:244:5::/64 to nft set inet weft peers6",
             "add 192.0.2.5 to nft set inet weft vteps",
+            "add 2001:db8::5 to nft set inet weft vteps6",
         ]
     );
     let actions = diff(Some(&after), &Found::Ours(before));
     let text = script(&actions, Some(&after), &BTreeMap::new());
     assert_eq!(text.lines().nth(1).unwrap(), "add element inet weft containers { \"weft0000000003\" . 10.244.1.3 }");
-    assert_eq!(text.lines().count(), 4);
+    assert_eq!(text.lines().count(), 8);
 }
 
 #[test]
@@ -207,8 +237,9 @@ fn networks_are_kept_apart_and_each_has_its_own_peers() {
     for rule in [
         "ip saddr 10.244.0.0/16 ip daddr 10.245.0.0/16 counter name \"container_other_network\" drop",
         "ip saddr 10.245.0.0/16 ip daddr 10.244.0.0/16 counter name \"container_other_network\" drop",
-        "iifname \"weft.7\" ip saddr != 10.245.9.0/24 counter name \"uplink_spoofed_source\" drop",
-        "iifname \"weft.7\" accept",
+        "iifname { \"weft.7\", \"weft6.7\" } ip saddr != 10.245.9.0/24 counter name \"uplink_spoofed_source\" drop",
+        "iifname { \"weft.7\", \"weft6.7\" } accept",
+        "udp dport 8472 @th,96,24 7 ip6 saddr != 2001:db8::9 counter name \"uplink_unknown_peer\" drop",
         "udp dport 8472 @th,96,24 7 ip saddr != 192.0.2.9 counter name \"uplink_unknown_peer\" drop",
         "ip saddr { 10.244.1.0/24, 10.245.1.0/24 } ip daddr != @inside",
     ] {
@@ -220,5 +251,5 @@ fn networks_are_kept_apart_and_each_has_its_own_peers() {
     let actions = diff(Some(&fewer), &Found::Ours(wanted));
     assert!(matches!(actions.as_slice(), [Action::Load { .. }]), "{actions:?}");
     let text = script(&actions, Some(&fewer), &BTreeMap::new());
-    assert!(text.contains("iifname \"weft.7\" counter name \"uplink_spoofed_source\" drop"), "{text}");
+    assert!(text.contains("iifname { \"weft.7\", \"weft6.7\" } counter name \"uplink_spoofed_source\" drop"), "{text}");
 }

@@ -364,7 +364,12 @@ impl Peer {
         (self.mac6, self.via6) = (self.mac, self.via);
     }
 
-    /// The outer addresses that its packets come from, and ours go to, in tunnels.
+    /// The addresses that it may send tunnel packets from: it need not know that it is on our link.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        [self.outer].into_iter().chain(self.outer6.filter(|outer6| *outer6 != self.outer))
+    }
+
+    /// The outer addresses that our packets to it go to in tunnels.
     pub fn tunnel_ends(&self) -> impl Iterator<Item = IpAddr> {
         let v4 = Some(self.outer).filter(|_| self.via == Way::Overlay);
         let v6 = self.outer6.filter(|outer| self.via6 == Way::Overlay && Some(*outer) != v4);

@@ -1,9 +1,9 @@
 //! What `nft -j list` prints, understood as far as it concerns us.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use ipnet::{Ipv4Net, Ipv4Subnets};
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use serde_json::{Map, Value};
 use weft_plan::nft::{Element, FAMILY, Set, Sets, TABLE};
 
@@ -68,23 +68,30 @@ fn objects(listed: &Value) -> impl Iterator<Item = (&str, &Map<String, Value>)> 
 fn element(set: Set, value: &Value) -> Option<Vec<Element>> {
     // With a counter or a comment, which others may have given it.
     let value = value.get("elem").and_then(|elem| elem.get("val")).unwrap_or(value);
-    let address = |value: &Value| value.as_str()?.parse::<Ipv4Addr>().ok();
+    let address = |value: &Value| value.as_str()?.parse::<IpAddr>().ok();
     match set {
-        Set::Containers => match value.get("concat")?.as_array()?.as_slice() {
+        Set::Containers | Set::Containers6 => match value.get("concat")?.as_array()?.as_slice() {
             [device, source] => Some(vec![Element::Source(device.as_str()?.to_owned(), address(source)?)]),
             _ => None,
         },
-        Set::Tunnels => Some(vec![Element::Address(address(value)?)]),
-        Set::Peers | Set::Inside => {
+        Set::Tunnels | Set::Tunnels6 => Some(vec![Element::Address(address(value)?)]),
+        Set::Peers | Set::Peers6 | Set::Inside | Set::Inside6 => {
             if let Some(one) = address(value) {
-                return Some(vec![Element::Net(Ipv4Net::from(one))]);
+                return Some(vec![Element::Net(IpNet::from(one))]);
             }
             if let Some(prefix) = value.get("prefix") {
                 let length = u8::try_from(prefix.get("len")?.as_u64()?).ok()?;
-                return Some(vec![Element::Net(Ipv4Net::new(address(prefix.get("addr")?)?, length).ok()?)]);
+                return Some(vec![Element::Net(IpNet::new(address(prefix.get("addr")?)?, length).ok()?)]);
             }
             match value.get("range")?.as_array()?.as_slice() {
-                [from, to] => Some(Ipv4Subnets::new(address(from)?, address(to)?, 0).map(Element::Net).collect()),
+                [from, to] => {
+                    let subnets = match (address(from)?, address(to)?) {
+                        (IpAddr::V4(from), IpAddr::V4(to)) => IpSubnets::V4(Ipv4Subnets::new(from, to, 0)),
+                        (IpAddr::V6(from), IpAddr::V6(to)) => IpSubnets::V6(Ipv6Subnets::new(from, to, 0)),
+                        _ => return None,
+                    };
+                    Some(subnets.map(Element::Net).collect())
+                }
                 _ => None,
             }
         }
@@ -129,6 +136,8 @@ mod tests {
             {"set": {"family": "inet", "name": "peers", "table": "weft", "flags": ["interval"], "handle": 7,
                      "elem": [{"prefix": {"addr": "10.244.2.0", "len": 24}}, "10.244.5.7", {"range": ["10.0.0.0", "10.0.0.2"]}]}},
             {"set": {"family": "inet", "name": "vteps", "table": "weft", "handle": 8}},
+            {"set": {"family": "inet", "name": "peers6", "table": "weft", "flags": ["interval"], "handle": 10,
+                     "elem": [{"prefix": {"addr": "fd00:10:244:2::", "len": 64}}, {"range": ["fd00::", "fd00::2"]}]}},
             {"rule": {"family": "inet", "table": "weft", "chain": "sources", "handle": 9, "expr": [{"drop": null}]}},
         ]})
     }
@@ -140,6 +149,7 @@ mod tests {
         assert_eq!(said(Set::Containers), ["\"weft0123456789\" . 10.244.1.2"]);
         assert_eq!(said(Set::Peers), ["10.0.0.0/31", "10.0.0.2/32", "10.244.2.0/24", "10.244.5.7/32"]);
         assert_eq!(said(Set::Tunnels), Vec::<String>::new());
+        assert_eq!(said(Set::Peers6), ["fd00::/127", "fd00::2/128", "fd00:10:244:2::/64"]);
     }
 
     #[test]
@@ -153,7 +163,7 @@ mod tests {
         assert_eq!(one.rules, other.rules);
         assert_eq!((one.counts["c"], other.counts["c"]), ((5, 60), (77, 60)));
         let mut changed = listed();
-        changed["nftables"][6]["rule"]["expr"] = json!([{"accept": null}]);
+        changed["nftables"][7]["rule"]["expr"] = json!([{"accept": null}]);
         assert_ne!(Listing::read(&changed).rules, one.rules);
     }
 
