@@ -10,6 +10,7 @@
 
 mod death;
 mod ends;
+mod heal;
 mod measure;
 mod overlay;
 mod peers;

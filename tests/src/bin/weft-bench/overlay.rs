@@ -14,7 +14,7 @@ use crate::progress::Progress;
 use crate::report::{Goal, Quantity, Report, Row};
 use crate::stage::Stage;
 use crate::stats::median;
-use crate::{death, peers, programs};
+use crate::{death, heal, peers, programs};
 
 /// How much is measured.
 struct Effort {
@@ -30,6 +30,8 @@ struct Effort {
     peers: &'static [u16],
     /// How long agents are dead.
     dead: Duration,
+    /// How often they are upgraded.
+    upgrades: usize,
 }
 
 const FULL: Effort = Effort {
@@ -38,7 +40,8 @@ const FULL: Effort = Effort {
     ping: Duration::from_millis(300),
     blast: Duration::from_millis(500),
     peers: &[1, 100, 1_000, 5_000],
-    dead: Duration::from_secs(10),
+    dead: Duration::from_secs(60),
+    upgrades: 5,
 };
 
 const QUICK: Effort = Effort {
@@ -48,6 +51,7 @@ const QUICK: Effort = Effort {
     blast: Duration::from_millis(250),
     peers: &[1, 1_000],
     dead: Duration::from_secs(3),
+    upgrades: 2,
 };
 
 /// Names of variants, as table and plots have them.
@@ -70,6 +74,8 @@ pub fn run(quick: bool) -> Result<Report> {
     bench.attempt("one host", &stage, Bench::one_host)?;
     bench.attempt("small packets", &stage, Bench::small_packets)?;
     bench.attempt("agents killed", &stage, Bench::agents_killed)?;
+    bench.attempt("agents upgraded", &stage, Bench::agents_upgraded)?;
+    bench.attempt("healing", &stage, Bench::healing)?;
     bench.attempt("time in programs", &stage, Bench::time_in_programs)?;
     bench.attempt("peers", &stage, Bench::peers)?;
     bench.progress.phase("hosts go down", 0);
@@ -196,6 +202,28 @@ impl Bench {
         let seen = death::run(&stage.cluster, dead)?;
         let what = format!("lost, agents killed, dead {} s, started", dead.as_secs());
         self.report.row(Row::count(&what, seen.lost(), &format!("of {} to and fro", seen.sent)).goal(Goal::AtMost(0.0)));
+        Ok(())
+    }
+
+    fn agents_upgraded(&mut self, stage: &Stage) -> Result<()> {
+        let times = self.effort.upgrades;
+        self.progress.phase(&format!("both agents upgraded {times} times under load"), 0);
+        let seen = death::upgrade(&stage.cluster, times)?;
+        let what = format!("lost, agents upgraded {times} times");
+        self.report.row(Row::count(&what, seen.lost(), &format!("of {} to and fro", seen.sent)).goal(Goal::AtMost(0.0)));
+        Ok(())
+    }
+
+    fn healing(&mut self, stage: &Stage) -> Result<()> {
+        let host = &stage.cluster.topology.hosts()[0];
+        let variants: Vec<_> =
+            heal::OBJECTS.iter().enumerate().map(|(number, name)| variant(name, move || heal::time(host, number))).collect();
+        let samples = self.interleave("what is taken out of the kernel's tables", self.effort.rounds, &variants)?;
+        let q = Quantity::new("heal", "time until what somebody took out of the kernel's tables is back", "ms", samples);
+        for name in heal::OBJECTS {
+            self.report.row(Row::alone(&format!("healed: {name}"), &q, name));
+        }
+        self.report.quantity(q);
         Ok(())
     }
 
