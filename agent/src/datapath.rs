@@ -103,6 +103,15 @@ impl Fast {
         self.open.as_ref().and_then(|d| d.maps().counters().ok()).unwrap_or_default()
     }
 
+    /// Whether the program at a container's device sends this frame of it on by itself, as far as a run by hand tells; `None`
+    /// while nothing is loaded. Nothing is sent; counters move.
+    #[must_use]
+    pub fn takes(&self, frame: &[u8], ifindex: u32) -> Option<bool> {
+        let packet = bpf::run::Packet { bytes: frame, ifindex, gso_size: 0 };
+        let outcome = self.open.as_ref()?.run(bpf::Program::FromContainer, &packet).ok()?;
+        Some(outcome.action == bpf::run::Outcome::REDIRECT)
+    }
+
     /// How full each map is that this agent fills; `None` while nothing is loaded.
     #[must_use]
     pub fn fill(&self) -> Option<Vec<Fill>> {

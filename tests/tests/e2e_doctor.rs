@@ -309,3 +309,30 @@ fn tcp_that_is_lost_where_echoes_pass_is_told_apart_and_so_is_what_the_programs_
     })
     .unwrap();
 }
+
+#[test]
+fn hosts_that_are_gone_by_the_dozen_do_not_hold_a_checkup_up() {
+    let t = Topology::cluster(2).unwrap();
+    let h1 = t.host(1);
+    for n in 100..220_u8 {
+        let value = format!(
+            r#"{{"PublicIP":"10.77.0.{n}","BackendType":"vxlan","BackendData":{{"VNI":1,"VtepMAC":"02:00:00:00:00:{n:02x}"}}}}"#
+        );
+        t.etcd().put(&format!("/coreos.com/network/subnets/10.244.{n}.0-24"), &value).unwrap();
+    }
+    h1.agent.wait_peers(121).unwrap();
+    let output = h1.netctl(["doctor", "-o", "json", "--timeout", "20s"]).unwrap();
+    let checkup: Value = serde_json::from_str(&output.stdout).unwrap();
+    assert_eq!(checkup["done"], true);
+    let skipped = findings(&checkup, "path", &["skipped"]);
+    assert!(skipped.iter().all(|f| f["what"].as_str().unwrap().contains("--timeout")), "{skipped:#?}");
+    let seen = skipped.len() + findings(&checkup, "path", &["ok", "warn", "fail"]).len();
+    assert_eq!(seen, 121, "each is told of, one way or the other: {checkup:#}");
+    assert!(!skipped.is_empty(), "three seconds of silence for each, sixteen at a time, do not fit into twenty");
+    eventually("the doctor's own container is gone", SOON, || {
+        let attached = h1.netctl(["attachment", "list", "-o", "json"])?.json()?;
+        anyhow::ensure!(attached == serde_json::json!([]), "{attached}");
+        Ok(())
+    })
+    .unwrap();
+}

@@ -15,6 +15,7 @@ use weft_agent::kernel::netns::NetNs;
 use weft_agent::kernel::probe::echo::{Answer, Echo, Question, ask};
 use weft_api::{Attach, Finding};
 use weft_model::ids::EndpointId;
+use weft_model::mac::Mac;
 use weft_model::record::Proto;
 
 use super::dns;
@@ -41,6 +42,10 @@ pub(super) struct Endpoint {
     id: EndpointId,
     /// Its address.
     pub address: IpAddr,
+    /// Its Ethernet address.
+    pub mac: Mac,
+    /// The device on the host's side.
+    pub host_ifname: String,
 }
 
 /// Makes it, and sees whether it reaches its gateway and gets names answered.
@@ -85,7 +90,14 @@ pub(super) async fn make(admin: &Arc<Admin>, number: u64) -> (Vec<Finding>, Opti
         }
     };
     let address = attached.addresses.first().map_or(IpAddr::V4(attached.gateway), |a| a.addr());
-    let endpoint = Arc::new(Endpoint { netns, _file: file, id: attached.id.clone(), address });
+    let endpoint = Arc::new(Endpoint {
+        netns,
+        _file: file,
+        id: attached.id.clone(),
+        address,
+        mac: attached.mac,
+        host_ifname: attached.host_ifname,
+    });
     let gateway = IpAddr::V4(attached.gateway);
     let domain = admin.snapshot().map(|s| s.cluster().dns_domain.clone()).ok();
     let servers: Vec<IpAddr> =

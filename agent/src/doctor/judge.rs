@@ -79,6 +79,11 @@ fn reach(target: &Target, evidence: &Evidence) -> Finding {
 
 /// It is reached; what is odd about it.
 fn aside(target: &Target, evidence: &Evidence) -> Option<Finding> {
+    if target.fast && evidence.taken == Some(false) {
+        let what = "it is reached, but by the kernel path, which is slower: the program does not take packets there by itself";
+        let next = "netctl drops --all shows why it hands packets to the stack; netctl plan, whether rows are missing";
+        return Some(Finding::warn(PATH, target.name(), what, next).with("fault", "fast-path-unused"));
+    }
     let other = evidence.leaves_with?;
     let what = format!(
         "it is reached, but packets to {} leave with {other}, not with the uplink's address: answers may come by another device",

@@ -27,7 +27,15 @@ fn closed() -> Way {
 }
 
 fn evidence() -> Evidence {
-    Evidence { host: Ok(open()), container: Ok(open()), under: Ok(open()), knock: None, clock_ahead: None, leaves_with: None }
+    Evidence {
+        host: Ok(open()),
+        container: Ok(open()),
+        under: Ok(open()),
+        knock: None,
+        taken: None,
+        clock_ahead: None,
+        leaves_with: None,
+    }
 }
 
 fn nothing(knock: Opened, under: Way) -> Evidence {
@@ -36,6 +44,7 @@ fn nothing(knock: Opened, under: Way) -> Evidence {
         container: Ok(closed()),
         under: Ok(under),
         knock: Some(Ok(knock)),
+        taken: None,
         clock_ahead: None,
         leaves_with: None,
     }
@@ -138,6 +147,15 @@ fn a_clock_that_differs_is_told_where_it_is_known() {
 }
 
 #[test]
+fn a_fast_path_that_nobody_takes_is_a_warning() {
+    let with = |taken| Evidence { taken, ..evidence() };
+    assert_eq!(fault(&target(), &with(Some(false))), "fast-path-unused");
+    assert_eq!(results(&with(Some(true)))[0].1, CheckResult::Ok);
+    let slow = Target { fast: false, ..target() };
+    assert_eq!(judge(&slow, &with(Some(false)))[0].result, CheckResult::Ok, "there is none");
+}
+
+#[test]
 fn packets_that_leave_by_another_device_are_a_warning() {
     let evidence = Evidence { leaves_with: Some(Ipv4Addr::new(198, 51, 100, 1).into()), ..evidence() };
     assert_eq!(fault(&target(), &evidence), "other-uplink");
@@ -146,6 +164,14 @@ fn packets_that_leave_by_another_device_are_a_warning() {
 #[test]
 fn a_host_that_cannot_send_probes_says_so_and_judges_nothing() {
     let none = || Err("Operation not permitted".to_owned());
-    let evidence = Evidence { host: none(), container: none(), under: none(), knock: None, clock_ahead: None, leaves_with: None };
+    let evidence = Evidence {
+        host: none(),
+        container: none(),
+        under: none(),
+        knock: None,
+        taken: None,
+        clock_ahead: None,
+        leaves_with: None,
+    };
     assert_eq!(results(&evidence), [(PATH.to_owned(), CheckResult::Skipped)]);
 }

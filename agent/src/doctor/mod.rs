@@ -196,10 +196,10 @@ impl Run {
         let turns = Arc::new(Semaphore::new(PROBED_AT_ONCE));
         for target in peers {
             let (turns, endpoint, why_not) = (turns.clone(), endpoint.clone(), why_not.clone());
-            let name = target.name();
+            let (name, datapath) = (target.name(), self.admin.datapath.clone());
             self.part(paths::PATH, name, async move {
                 let _turn = turns.acquire().await;
-                paths::probe(target, endpoint, why_not).await
+                paths::probe(datapath, target, endpoint, why_not).await
             });
         }
         self.collect(0, deadline).await;
@@ -253,7 +253,8 @@ impl Run {
                 }
                 Ok(None) => return,
                 Err(_) => {
-                    self.parts.detach_all();
+                    // What waits for its turn never begins; what waits for an answer ends by itself soon, unheard.
+                    self.parts = JoinSet::new();
                     let open = std::mem::take(&mut self.names);
                     lock(&self.progress).finished += open.len();
                     self.add(open.into_values().map(|(check, subject)| late(check, subject)));

@@ -19,15 +19,16 @@ use ipnet::{IpNet, Ipv4Net};
 use weft_agent::kernel::probe::echo::{Answer, Echo, Question, ask};
 use weft_agent::kernel::probe::stamp;
 use weft_agent::kernel::probe::tcp::Attempt;
-use weft_agent::kernel::probe::vxlan::{Knock, Opened, knock};
+use weft_agent::kernel::probe::vxlan::{Knock, Opened, frame, knock};
 use weft_api::Finding;
 use weft_model::ids::NodeName;
 use weft_model::mac::Mac;
-use weft_plan::{Host, Peer, ipam, peers};
+use weft_plan::{Host, Peer, ipam, links, peers};
 
 use super::container::{Endpoint, SMALL};
 use super::judge;
 use crate::admin::Admin;
+use crate::datapath::{self, Shared};
 use crate::refusal::Refusal;
 
 /// The check of whether a peer is reached at all.
@@ -136,6 +137,8 @@ pub(super) struct Evidence {
     pub under: Result<Way, String>,
     /// Who opens to a frame for everybody; tried only where something is not answered.
     pub knock: Option<Result<Opened, String>>,
+    /// Whether the program at the container's device sends packets there by itself; not known without programs.
+    pub taken: Option<bool>,
     /// How far its clock is ahead of ours, in milliseconds, if it tells.
     pub clock_ahead: Option<i64>,
     /// The address that outer packets leave with, if that is not the uplink's.
@@ -219,11 +222,17 @@ fn targets(host: &Host, peer: &Peer, alive: &dyn Fn(&NodeName) -> bool) -> Vec<T
 }
 
 /// Measures and judges.
-pub(super) async fn probe(target: Target, endpoint: Option<Arc<Endpoint>>, why_not: Option<String>) -> Vec<Finding> {
+pub(super) async fn probe(
+    datapath: Shared,
+    target: Target,
+    endpoint: Option<Arc<Endpoint>>,
+    why_not: Option<String>,
+) -> Vec<Finding> {
     let name = target.name();
     let looked = tokio::task::spawn_blocking(move || {
         let inside = endpoint.as_deref().ok_or_else(|| why_not.unwrap_or_default());
-        let evidence = look(&target, inside);
+        let taken = inside.as_ref().ok().and_then(|endpoint| taken(&datapath, &target, endpoint));
+        let evidence = Evidence { taken, ..look(&target, inside) };
         judge::judge(&target, &evidence)
     });
     looked.await.unwrap_or_else(|e| vec![Finding::skipped(PATH, name, e.to_string())])
@@ -293,6 +302,7 @@ fn look(target: &Target, endpoint: Result<&Endpoint, String>) -> Evidence {
         container,
         under,
         knock: unheard.then(|| knock_at(target)).flatten(),
+        taken: None,
         clock_ahead,
         leaves_with: leaves_with(target),
     }
@@ -331,6 +341,14 @@ fn largest(passed: usize, lost: usize, told: Option<usize>, mut passes: impl FnM
         if passes(middle) { passed = middle } else { lost = middle }
     }
     u32::try_from(passed).ok()
+}
+
+/// Asks the program, by hand, on a packet as the container sends it.
+fn taken(datapath: &Shared, target: &Target, endpoint: &Endpoint) -> Option<bool> {
+    let (IpAddr::V4(from), IpAddr::V4(to), false) = (endpoint.address, target.inner(), target.direct) else { return None };
+    let device = nix::net::if_::if_nametoindex(endpoint.host_ifname.as_str()).ok()?;
+    let frame = frame(links::veth_mac(&endpoint.host_ifname), endpoint.mac, from, to, 1);
+    datapath::lock(datapath).takes(&frame, device)
 }
 
 /// Tunnelled IPv4 only: a peer's IPv6 goes to the same device, or says no more than silence does.

@@ -124,24 +124,7 @@ impl Knock {
         // RFC 7348 5: flags with the I bit, reserved, VNI in three bytes, reserved.
         let mut packet = vec![0x08, 0, 0, 0];
         packet.extend((self.vni << 8).to_be_bytes());
-        packet.extend([0xff; 6]);
-        packet.extend(self.mac.0);
-        packet.extend([0x08, 0x00]);
-        let mut icmp = [8, 0, 0, 0, 0, 0, 0, 1, b'w', b'e', b'f', b't'];
-        icmp[4..6].copy_from_slice(&ident.to_be_bytes());
-        let sum = checksum(&icmp).to_be_bytes();
-        icmp[2..4].copy_from_slice(&sum);
-        let mut ip = [0_u8; IPV4];
-        ip[0] = 0x45;
-        ip[3] = (IPV4 + icmp.len()) as u8;
-        ip[8] = 64;
-        ip[9] = 1;
-        ip[12..16].copy_from_slice(&self.from.octets());
-        ip[16..20].copy_from_slice(&self.to.octets());
-        let sum = checksum(&ip).to_be_bytes();
-        ip[10..12].copy_from_slice(&sum);
-        packet.extend(ip);
-        packet.extend(icmp);
+        packet.extend(frame(Mac([0xff; 6]), self.mac, self.from, self.to, ident));
         packet
     }
 
@@ -157,6 +140,25 @@ impl Knock {
         let sender = <[u8; 6]>::try_from(frame.get(6..12)?).ok()?;
         ours.then_some(Mac(sender))
     }
+}
+
+/// An Ethernet frame with a short ICMP echo over IPv4 in it.
+#[must_use]
+pub fn frame(to_mac: Mac, from_mac: Mac, from: Ipv4Addr, to: Ipv4Addr, ident: u16) -> Vec<u8> {
+    let mut icmp = [8, 0, 0, 0, 0, 0, 0, 1, b'w', b'e', b'f', b't'];
+    icmp[4..6].copy_from_slice(&ident.to_be_bytes());
+    let sum = checksum(&icmp).to_be_bytes();
+    icmp[2..4].copy_from_slice(&sum);
+    let mut ip = [0_u8; IPV4];
+    ip[0] = 0x45;
+    ip[3] = (IPV4 + icmp.len()) as u8;
+    ip[8] = 64;
+    ip[9] = 1;
+    ip[12..16].copy_from_slice(&from.octets());
+    ip[16..20].copy_from_slice(&to.octets());
+    let sum = checksum(&ip).to_be_bytes();
+    ip[10..12].copy_from_slice(&sum);
+    [&to_mac.0[..], &from_mac.0, &[0x08, 0x00], &ip, &icmp].concat()
 }
 
 #[cfg(test)]
