@@ -13,6 +13,9 @@
 //!  connect(), sendmsg() ──▶ a backend instead of the virtual address      sockets::outbound
 //!  recvmsg(), getpeername() ──▶ the virtual address instead of the backend  sockets::inbound
 //! ```
+//!
+//! Both families go inside and outside, in all four combinations. [`neighbour`] and [`chain`] serve the checks of what a
+//! container may send: in whose name it speaks on its link, and what stands behind IPv6 extension headers.
 #![cfg_attr(not(test), no_std)]
 
 pub mod chain;
@@ -21,6 +24,8 @@ pub mod container;
 pub mod deliver;
 pub mod ecn;
 pub mod encap;
+#[cfg(test)]
+mod mutation_tests;
 pub mod neighbour;
 pub mod packet;
 pub mod sockets;

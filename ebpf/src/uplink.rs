@@ -426,3 +426,6 @@ fn known<T: Tables>(tables: &T, vtep: &VtepKey) -> Result<u32, Verdict> {
 #[cfg(test)]
 #[path = "uplink_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "uplink6_tests.rs"]
+mod tests6;

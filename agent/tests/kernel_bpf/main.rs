@@ -4,10 +4,13 @@
 //! Every test makes its own namespaces, bpffs and cgroup with names of its own, and takes them away, also when it fails.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test helper fails the test that called it")]
 
+mod dual;
 mod heal;
 mod lab;
 mod links;
 mod packets;
+mod packets6;
 mod sockets;
 mod upgrade;
 mod wire;
+mod wire6;

@@ -1,7 +1,7 @@
 //! Two hosts, a wire, and containers that talk: the fast path carries it, and the kernel path what it must.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
@@ -9,14 +9,20 @@ use weft_abi::Verdict;
 
 use crate::lab::{Container, Host, gateway, mac_text, peer_key, two_hosts, vtep_key};
 
-fn ping(from: &Container, arguments: &str) -> (bool, String) {
+pub fn ping(from: &Container, arguments: &str) -> (bool, String) {
     from.netns.try_run(&format!("ping -n -W 5 {arguments}"))
 }
 
 /// Sends `total` bytes by TCP from one container to another; what arrived must be what was sent.
 fn stream(from: &Container, to: &Container, total: usize) {
-    let at = SocketAddrV4::new(to.addr, 7000);
-    let listener = to.netns.enter(|| TcpListener::bind(at).unwrap());
+    stream_to(from, to, to.addr.into(), total);
+}
+
+/// The same, by the address that the sender uses. Who listens there may be another than who has the address.
+pub fn stream_to(from: &Container, to: &Container, addr: IpAddr, total: usize) {
+    let at = SocketAddr::new(addr, 7000);
+    let any = if addr.is_ipv4() { "0.0.0.0:7000" } else { "[::]:7000" };
+    let listener = to.netns.enter(|| TcpListener::bind(any).unwrap());
     let pattern = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16) as u8;
     std::thread::scope(|scope| {
         let receive = || {
@@ -35,7 +41,7 @@ fn stream(from: &Container, to: &Container, total: usize) {
         };
         let receiver = scope.spawn(receive);
         from.netns.enter(|| {
-            let mut peer = TcpStream::connect_timeout(&at.into(), Duration::from_secs(10)).unwrap();
+            let mut peer = TcpStream::connect_timeout(&at, Duration::from_secs(10)).unwrap();
             peer.set_write_timeout(Some(Duration::from_secs(30))).unwrap();
             let mut sent = 0;
             while sent < total {
@@ -48,7 +54,7 @@ fn stream(from: &Container, to: &Container, total: usize) {
     });
 }
 
-fn assert_fast(host: &Host, moved: &std::collections::BTreeMap<Verdict, u64>) {
+pub fn assert_fast(host: &Host, moved: &std::collections::BTreeMap<Verdict, u64>) {
     for verdict in [Verdict::ContainerElsewhere, Verdict::ContainerRoomRefused, Verdict::UplinkRoomRefused] {
         assert_eq!(moved.get(&verdict), None, "host {}: {moved:?}", host.number);
     }
@@ -106,15 +112,23 @@ fn segmented_udp_arrives_whole_by_way_of_the_stack() {
     let (one, two) = two_hosts(1);
     let (from, to) = (&one.containers[0], &two.containers[0]);
     let (before_one, before_two) = (one.counters(), two.counters());
-    let at = SocketAddrV4::new(to.addr, 7001);
-    let receiver = to.netns.enter(|| UdpSocket::bind(at).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    const SEGMENT: usize = 1400;
+    segments(from, to, to.addr.into(), 1400);
+    let (sent, got) = (one.since(&before_one), two.since(&before_two));
+    assert_eq!(sent.get(&Verdict::Encapsulated), Some(&100), "pushed without being cut: {sent:?}");
+    assert_eq!(got.get(&Verdict::UplinkGsoNotTcp), Some(&100), "popped by the VXLAN device: {got:?}");
+}
+
+/// Sends a hundred datagrams in ten calls (UDP_SEGMENT) to an address; all must arrive at a container, whole and in order.
+pub fn segments(from: &Container, to: &Container, addr: IpAddr, segment: usize) {
+    let at = SocketAddr::new(addr, 7001);
+    let (any, own) = if addr.is_ipv4() { ("0.0.0.0:7001", "0.0.0.0:0") } else { ("[::]:7001", "[::]:0") };
+    let receiver = to.netns.enter(|| UdpSocket::bind(any).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     for round in 0..10_u8 {
-        let message: Vec<u8> = (0..10).flat_map(|i| vec![round * 10 + i; SEGMENT]).collect();
+        let message: Vec<u8> = (0..10).flat_map(|i| vec![round * 10 + i; segment]).collect();
         from.netns.enter(|| {
-            let sender = UdpSocket::bind("0.0.0.0:0").unwrap();
-            let size = SEGMENT as libc::c_int;
+            let sender = UdpSocket::bind(own).unwrap();
+            let size = segment as libc::c_int;
             // SAFETY: the option is an int, and its size stands beside it.
             let set = unsafe {
                 libc::setsockopt(
@@ -131,12 +145,9 @@ fn segmented_udp_arrives_whole_by_way_of_the_stack() {
         for i in 0..10 {
             let mut buffer = [0; 2000];
             let n = receiver.recv(&mut buffer).unwrap();
-            assert_eq!((n, buffer[0]), (SEGMENT, round * 10 + i));
+            assert_eq!((n, buffer[0]), (segment, round * 10 + i));
         }
     }
-    let (sent, got) = (one.since(&before_one), two.since(&before_two));
-    assert_eq!(sent.get(&Verdict::Encapsulated), Some(&100), "pushed without being cut: {sent:?}");
-    assert_eq!(got.get(&Verdict::UplinkGsoNotTcp), Some(&100), "popped by the VXLAN device: {got:?}");
 }
 
 #[test]
