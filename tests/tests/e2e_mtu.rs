@@ -5,7 +5,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_tests::eventually::SOON;
-use weft_tests::topology::FABRIC;
+use weft_tests::topology::{FABRIC, NETWORK};
 use weft_tests::traffic::{idle, probe, tcp_server, who_answers};
 use weft_tests::wire::Fragments;
 use weft_tests::{Container, Daemon, Host, Place, Topology, eventually};
@@ -36,6 +36,31 @@ impl World {
             host.agent.set_wrapper([probe().unwrap().as_str(), "without-bpf"]);
         }
         topology.start_cluster().unwrap();
+        Self::of(topology, way, uplink)
+    }
+
+    /// Containers have addresses of both families.
+    fn dual(way: Way, uplink: u32) -> Self {
+        let topology = Topology::builder(2).mtu(uplink).build().unwrap();
+        for host in topology.hosts().iter().filter(|_| way == Way::Kernel) {
+            host.agent.set_wrapper([probe().unwrap().as_str(), "without-bpf"]);
+        }
+        topology.etcd().start().unwrap();
+        for host in topology.hosts() {
+            host.agent.start().unwrap();
+        }
+        eventually("the network is initialised", SOON, || {
+            topology.host(1).netctl(["network", "init", "--cidr", NETWORK, "--cidr6", "fd00:10:244::/48"])?.success()
+        })
+        .unwrap();
+        for host in topology.hosts() {
+            host.agent.wait_ready().unwrap();
+            host.agent.wait_peers(1).unwrap();
+        }
+        Self::of(topology, way, uplink)
+    }
+
+    fn of(topology: Topology, way: Way, uplink: u32) -> Self {
         let a = idle(topology.host(1), &["--id", "a"]).unwrap();
         let b = idle(topology.host(2), &["--id", "b"]).unwrap();
         let world = Self { way, mtu: uplink - 50, a, b, topology };
@@ -103,11 +128,16 @@ fn stream(from: &Place, to: &str, bytes: usize) -> i64 {
 
 /// Datagrams that come whole, each once. Those that are lost on a busy machine are sent again, all of them, a few times.
 fn datagrams(from: &Container, to: &Container, count: usize, options: &[&str], sizes: &[(&str, u64)]) {
-    let (listen, count_word) = (at(to), count.to_string());
-    eventually(&format!("{options:?} come whole"), SOON, || {
+    datagrams_at(from, to, &at(to), count, options, sizes);
+}
+
+/// The same to one of several addresses.
+fn datagrams_at(from: &Container, to: &Container, listen: &str, count: usize, options: &[&str], sizes: &[(&str, u64)]) {
+    let count_word = count.to_string();
+    eventually(&format!("{options:?} come whole"), 3 * SOON, || {
         let name = format!("take-udp-{}", options.join(""));
-        let taker = listener(to, &name, &["take-udp", &listen, "--count", &count_word, "--within", "5"]);
-        let sent = send(from.place(), &[&["send-udp", &listen], options].concat())?;
+        let taker = listener(to, &name, &["take-udp", listen, "--count", &count_word, "--within", "10"]);
+        let sent = send(from.place(), &[&["send-udp", listen], options].concat())?;
         ensure!(sent["error"].is_null(), "{sent}");
         taker.wait(SOON)?;
         let line = taker.stdout();
@@ -328,9 +358,9 @@ fn a_container_forwards_between_two_hosts(way: Way) {
             (50, &["--size", "4717", "--segment", "1000", "--count", "10"]),
         ] {
             let word = count.to_string();
-            eventually(&format!("{options:?} come by way of the router"), SOON, || {
+            eventually(&format!("{options:?} come by way of the router"), 3 * SOON, || {
                 let taker =
-                    listener(&w.b, &format!("routed-{count}"), &["take-udp", &at(&w.b), "--count", &word, "--within", "5"]);
+                    listener(&w.b, &format!("routed-{count}"), &["take-udp", &at(&w.b), "--count", &word, "--within", "10"]);
                 let sent = send(w.a.place(), &[&["send-udp", &by_router], options].concat())?;
                 ensure!(sent["error"].is_null(), "{sent}");
                 taker.wait(SOON)?;
@@ -382,4 +412,67 @@ fn a_peer_that_takes_less_is_sent_no_more_than_it_takes() {
     .unwrap();
     assert_ne!(told, FABRIC.to_string());
     assert_eq!(fragments.on_the_wire().unwrap(), 0);
+}
+
+/// The IPv6 address and port of a container.
+fn at6(container: &Container) -> String {
+    let links =
+        container.exec(["ip", "-6", "-json", "address", "show", "dev", "eth0", "scope", "global"]).unwrap().json().unwrap();
+    let local = links[0]["addr_info"][0]["local"].as_str().unwrap_or_else(|| panic!("no IPv6 address: {links}"));
+    format!("[{local}]:{PORT}")
+}
+
+/// What holds for IPv4 inside holds for IPv6 inside.
+fn ipv6_inside_is_carried_whole(way: Way) {
+    let w = World::dual(way, 1500);
+    let fragments = Fragments::watch(&w.topology).unwrap();
+    let (to_a, to_b) = (at6(&w.a), at6(&w.b));
+    for (from, to) in [(&w.a, &to_b), (&w.b, &to_a)] {
+        let to = to.trim_start_matches('[').split(']').next().unwrap();
+        eventually(&format!("{to} answers"), SOON, || from.exec(["ping", "-6", "-n", "-c", "1", "-W", "2", to])?.success())
+            .unwrap();
+    }
+    let _takers = [("a", &w.a, &to_a), ("b", &w.b, &to_b)].map(|(_, c, at)| listener(c, "take-tcp6", &["take-tcp", at]));
+    for offload in [true, false] {
+        if !offload {
+            w.without_offload();
+        }
+        for (from, to, at) in [(&w.a, &w.b, &to_b), (&w.b, &w.a, &to_a)] {
+            // IPv6 and TCP headers with a time stamp.
+            assert_eq!(stream(from.place(), at, 4_000_000), i64::from(w.mtu) - 72);
+            datagrams_at(from, to, at, 50, &["--size", "1402", "--count", "50"], &[("1402", 50)]);
+            let sent = ["--size", "4717", "--segment", "1000", "--count", "10"];
+            datagrams_at(from, to, at, 50, &sent, &[("1000", 40), ("717", 10)]);
+        }
+    }
+    // Nothing was cut so far, by anybody.
+    assert_eq!((fragments.on_the_wire().unwrap(), fragments.made_by_hosts().unwrap()), (0, 0), "{:?}", w.way);
+    datagrams_at(&w.a, &w.b, &to_b, 5, &["--size", "20000", "--count", "5"], &[("20000", 5)]);
+
+    // Too big: ICMPv6 "packet too big" (type 2; RFC 4443 3.2) with the next hop's MTU, from the own host.
+    let device =
+        w.topology.host(1).netctl(["attachment", "list", "-o", "json"]).unwrap().json().unwrap()[0]["host_ifname"].clone();
+    let device = device.as_str().unwrap();
+    let _listener = listener(&w.b, "take-udp6", &["take-udp", &to_b, "--count", "1000", "--within", "600"]);
+    eventually("1403 bytes are refused by ICMPv6", SOON, || {
+        run(w.topology.host(1).place(), &format!("ip link set {device} mtu 4000"));
+        run(w.a.place(), "ip link set eth0 mtu 4000");
+        run(w.a.place(), "ip -6 route flush cache");
+        let said = send(w.a.place(), &["send-udp", &to_b, "--size", "1403", "--whole"])?;
+        let told = &said["told"];
+        ensure!((&told["type"], &told["code"], &told["mtu"]) == (&2.into(), &0.into(), &1450.into()), "{said}");
+        Ok(())
+    })
+    .unwrap();
+    stream(w.a.place(), &to_b, 3_000_000);
+}
+
+#[test]
+fn ipv6_inside_is_carried_whole_by_the_fast_path() {
+    ipv6_inside_is_carried_whole(Way::Fast);
+}
+
+#[test]
+fn ipv6_inside_is_carried_whole_by_the_kernel_path() {
+    ipv6_inside_is_carried_whole(Way::Kernel);
 }

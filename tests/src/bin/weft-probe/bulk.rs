@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 /// Number and length, four bytes each.
 const HEADER: usize = 8;
 
+/// A receive buffer, in bytes, that holds all that is sent to it at once.
+const ROOM: libc::c_int = 32 << 20;
+
 /// What one read of a TCP stream takes.
 const CHUNK: usize = 64 << 10;
 
@@ -59,7 +62,7 @@ pub struct SendUdp {
     #[arg(long, default_value = "1", value_parser = crate::seconds)]
     patience: Duration,
     /// Time between two sends, in microseconds
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 5000)]
     every_us: u64,
 }
 
@@ -205,6 +208,8 @@ impl TakeUdp {
     pub fn run(&self) -> Result<()> {
         let socket = UdpSocket::bind(self.listen).with_context(|| format!("listen on {}", self.listen))?;
         socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        // What a busy machine leaves lying is no loss on the way.
+        set(&socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, ROOM).context("set SO_RCVBUFFORCE")?;
         eprintln!("listening on {}", self.listen);
         let (start, mut buffer) = (Instant::now(), vec![0; 1 << 16]);
         let (mut seen, mut twice, mut broken) = (BTreeMap::new(), 0_u64, 0_u64);
