@@ -291,7 +291,8 @@ fn wanted_lease(config: &NetworkConfig, facts: &Facts, macs: Macs, tree: Tree) -
             boot: facts.boot.clone(),
             // Both of the device over IPv6 and of the fast path.
             udp6zero: facts.public_ipv6.is_some(),
-            mtu: facts.mtu,
+            // Without a tunnel nothing is taken off the link's own MTU, which all hosts share: there is nothing to say.
+            mtu: if tunnels { facts.mtu } else { 0 },
         }),
     }
 }

@@ -223,7 +223,8 @@ impl Rows {
     /// not tunnelled has no row, so the programs leave it to the stack.
     fn add_peer(&mut self, overlay: &Overlay<'_>, peer: &HostPeer) {
         let vni = overlay.config.backend.vni;
-        for outer in peer.tunnel_ends() {
+        // A host that is on our link need not know so, and sends to us through the tunnel.
+        for outer in peer.addresses().filter(|_| overlay.tunnels()) {
             self.vteps.insert(VtepKey { vni, outer: outer.into() }, Vtep { network: NETWORK_DEFAULT, flags: 0 });
         }
         if peer.fast && peer.via == Way::Overlay {

@@ -261,7 +261,7 @@ fn what_is_not_tunnelled_is_left_to_the_stack() {
     let peers = Peers { used: vec![direct, half], ..Peers::default() };
     let rows = desired(&ClusterConfig::default(), &host, &peers);
     assert!(rows.peers.is_empty());
-    assert_eq!((rows.peers6.len(), rows.vteps.len()), (1, 2), "IPv6 to the third host is tunnelled");
+    assert_eq!((rows.peers6.len(), rows.vteps.len()), (1, 3), "IPv6 to the third host is tunnelled");
 
     host.config = Some(NetworkConfig::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap());
     let rows = desired(&ClusterConfig::default(), &host, &Peers::default());

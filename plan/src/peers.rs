@@ -45,8 +45,8 @@ pub struct Peer {
     pub node: Option<NodeName>,
     /// The longest inner packet it takes, in bytes, if it says so.
     pub mtu: Option<u32>,
-    /// Whether the fast path may know it: its subnet is as long as ours, so that one mask finds both, and it takes what the
-    /// programs send.
+    /// Whether the fast path may know it: it is tunnelled to, its subnet is as long as ours, so that one mask finds both, and
+    /// it takes what the programs send.
     pub fast: bool,
     /// The same for its IPv6 subnet.
     pub fast6: bool,
@@ -282,7 +282,7 @@ impl<'a> Judge<'a> {
             mac6: mac,
             node: lease.node().cloned(),
             mtu: lease.weft.as_ref().map(|w| w.mtu).filter(|mtu| *mtu >= MIN_PEER_MTU),
-            fast: key.subnet.prefix_len() == self.own.prefix_len() && (outer.is_ipv4() || udp6zero || via == Way::Direct),
+            fast: key.subnet.prefix_len() == self.own.prefix_len() && via == Way::Overlay && (outer.is_ipv4() || udp6zero),
             fast6: false,
             udp6zero,
             via,
@@ -305,7 +305,7 @@ impl<'a> Judge<'a> {
         peer.subnet6 = Some(subnet);
         peer.outer6 = Some(outer);
         (peer.mac6, peer.via6) = (mac, via);
-        peer.fast6 = subnet.prefix_len() == own.prefix_len() && (outer.is_ipv4() || peer.udp6zero || via == Way::Direct);
+        peer.fast6 = subnet.prefix_len() == own.prefix_len() && via == Way::Overlay && (outer.is_ipv4() || peer.udp6zero);
         Ok(())
     }
 
