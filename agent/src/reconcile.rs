@@ -32,7 +32,7 @@ use weft_model::snapshot::Snapshot;
 use weft_plan::host::{ENCAP_OVERHEAD_V6, LOOPBACK, MIN_MTU_V6};
 use weft_plan::links::Kind;
 use weft_plan::routes::Route;
-use weft_plan::{Host, Peer, Row, Step, Uplink, kernel, maps};
+use weft_plan::{Desired, Host, Peer, Row, Step, Uplink, kernel, maps};
 
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
@@ -136,24 +136,50 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     let mut resync = tokio::time::interval(RESYNC);
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lookout = Lookout::default();
+    let mut reading = Reading::default();
     loop {
-        uplink.find(&inputs).await;
-        inputs.events.watch(uplink.now.as_ref().map_or(&[], |u| &u.on_link.direct));
-        publish_facts(&inputs, &facts, uplink.now.as_ref());
-        let retry = round(&mut inputs, &mut config, &mut held, &uplink).await;
-        tokio::select! {
-            Ok(()) = inputs.view.changed() => {}
-            Ok(()) = inputs.own.changed() => {}
-            Ok(()) = inputs.published.changed() => {}
-            () = inputs.events.changed() => {}
-            () = inputs.firewall.changed() => {}
-            () = lookout.changed(&inputs.datapath) => {}
+        if reading.due || uplink.problem.is_some() {
+            uplink.find(&inputs).await;
+            inputs.events.watch(uplink.now.as_ref().map_or(&[], |u| &u.on_link.direct));
+            publish_facts(&inputs, &facts, uplink.now.as_ref());
+        }
+        let retry = round(&mut inputs, &mut config, &mut held, &mut reading, &uplink).await;
+        // Whether what the kernel holds may be another than it was.
+        reading.due = tokio::select! {
+            Ok(()) = inputs.view.changed() => false,
+            Ok(()) = inputs.own.changed() => true,
+            Ok(()) = inputs.published.changed() => true,
+            () = inputs.events.changed() => true,
+            () = inputs.firewall.changed() => false,
+            () = lookout.changed(&inputs.datapath) => false,
             _ = resync.tick() => {
                 datapath::lock(&inputs.datapath).resync();
                 inputs.firewall.resync();
+                true
             }
-            () = tokio::time::sleep(RETRY), if retry => {}
-        }
+            () = tokio::time::sleep(RETRY), if retry => true,
+        };
+    }
+}
+
+/// Whether the kernel's tables must be read back. Most changes of the store are of records and services, which are no concern of
+/// devices and routes: then what was planned and carried out last still stands, unless the kernel gave notice of something.
+#[derive(Debug)]
+struct Reading {
+    due: bool,
+    /// What all of the last reading was made to be.
+    applied: Option<kernel::Rows>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        Self { due: true, applied: None }
+    }
+}
+
+impl Reading {
+    fn is_needed(&self, desired: &kernel::Rows) -> bool {
+        self.due || self.applied.as_ref() != Some(desired)
     }
 }
 
@@ -247,7 +273,13 @@ fn publish_facts(inputs: &Inputs, facts: &Facts, uplink: Option<&Uplink>) {
 }
 
 /// One round. Returns whether it must be tried again soon.
-async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &mut Held, known: &KnownUplink) -> bool {
+async fn round(
+    inputs: &mut Inputs,
+    config: &mut Option<NetworkConfig>,
+    held: &mut Held,
+    reading: &mut Reading,
+    known: &KnownUplink,
+) -> bool {
     let (uplink, uplink_problem) = (known.now.clone(), known.problem.as_deref());
     let snapshot = inputs.view.borrow_and_update().clone();
     let own = inputs.own.borrow_and_update().clone();
@@ -267,23 +299,32 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
 
     // What is there is read before the attachments are: attach publishes before it makes a device, so no device is seen
     // whose attachment is not known, and none is swept away that is just being made.
-    let asked = weft_plan::desired(&snapshot, &host(inputs, config.clone(), &own, &inputs.published.borrow(), uplink.clone()));
-    let observed = inputs.netlink.observe(&asked.kernel.sysctls).await;
-    let published = inputs.published.borrow_and_update().clone();
-    let mut host = host(inputs, config.clone(), &own, &published, uplink);
+    let mut published = inputs.published.borrow().clone();
+    let mut host = self::host(inputs, config.clone(), &own, &published, uplink.clone());
+    let mut desired = weft_plan::desired(&snapshot, &host);
+    let mut observed = None;
+    if reading.is_needed(&desired.kernel) {
+        observed = Some(inputs.netlink.observe(&desired.kernel.sysctls).await);
+        published = inputs.published.borrow_and_update().clone();
+        let now = self::host(inputs, config.clone(), &own, &published, uplink);
+        desired = planned_again(&snapshot, desired, &host, &now);
+        host = now;
+    }
     // Before devices and programs: who may send what is settled before anybody can send.
-    let filter = inputs.firewall.sync(&snapshot.cluster(), &host, &asked.peers).await;
+    let filter = inputs.firewall.sync(&snapshot.cluster(), &host, &desired.peers).await;
     count(&inputs.metrics, filter.done, filter.failed);
     problems.extend(filter.problems);
     match observed {
-        Ok(actual) => {
-            let desired = weft_plan::desired(&snapshot, &host);
+        // As it was made before.
+        None => addressed = true,
+        Some(Ok(actual)) => {
             // A pair that attach has not made yet, or that somebody removed.
             let there = |name: &str| actual.links.iter().any(|l| l.name == name);
             missing.extend(published.by_id.values().filter(|a| !there(&a.host_ifname)).map(|a| a.id.clone()));
             held.retain(|key| desired.kernel.routes.contains(key));
             held.extend(actual.routes.iter().map(Row::key));
             let went = apply(inputs, &kernel::diff(&desired.kernel, &actual), held, &mut problems).await;
+            reading.applied = (went.failed == 0 && missing.is_empty()).then(|| desired.kernel.clone());
             failed += went.failed;
             addressed = !went.address_failed;
             for attachment in published.by_id.values() {
@@ -292,14 +333,16 @@ async fn round(inputs: &mut Inputs, config: &mut Option<NetworkConfig>, held: &m
                 }
             }
         }
-        Err(e) => {
+        Some(Err(e)) => {
+            reading.applied = None;
             failed += 1;
             problems.push(format!("read the kernel's tables: {}", chain(&e)));
         }
     }
     // Devices have their numbers only now.
+    let before = host.clone();
     index_devices(&mut host);
-    let desired = weft_plan::desired(&snapshot, &host);
+    let desired = planned_again(&snapshot, desired, &before, &host);
     problems.extend(desired.warnings.iter().map(ToString::to_string));
     problems.extend(too_narrow(&host));
     let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps).await;
@@ -348,6 +391,11 @@ fn too_narrow(host: &Host) -> Option<String> {
             "containers have no IPv6 ({subnet6}): their MTU would be {mtu}, and IPv6 needs {MIN_MTU_V6}; give the uplink a larger one"
         )
     })
+}
+
+/// The plan for `now`, given the one for `before`.
+fn planned_again(snapshot: &Snapshot, plan: Desired, before: &Host, now: &Host) -> Desired {
+    if now == before { plan } else { weft_plan::desired(snapshot, now) }
 }
 
 /// Containers follow the overlay's MTU; without an overlay they keep what they have. In a task of its own, as the sweep is.
@@ -556,5 +604,28 @@ fn log_changes(before: &Report, now: &Report) {
     }
     for peer in before.peers.iter().filter(|p| now.peers.iter().all(|n| n.subnet != p.subnet)) {
         info!(subnet = %peer.subnet, public_ip = %peer.outer, "peer is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_plan::sysctls::Sysctl;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_read_at_first_after_a_notice_after_a_failure_and_for_another_plan_only() {
+        let mut reading = Reading::default();
+        let rows = kernel::Rows::default();
+        assert!(reading.is_needed(&rows), "at first");
+        (reading.due, reading.applied) = (false, Some(rows.clone()));
+        assert!(!reading.is_needed(&rows));
+        let mut other = rows.clone();
+        other.sysctls.insert(Sysctl { path: "net/ipv4/ip_forward".into(), value: "1".into(), over: None });
+        assert!(reading.is_needed(&other), "for another plan");
+        reading.due = true;
+        assert!(reading.is_needed(&rows), "after a notice");
+        (reading.due, reading.applied) = (false, None);
+        assert!(reading.is_needed(&rows), "after a failure");
     }
 }
