@@ -8,7 +8,7 @@ use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
 use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, Peer, PeerKey, PeerKey6, Verdict, Vtep, VtepKey};
 
 use crate::ecn;
-use crate::packet::Packet;
+use crate::packet::{Packet, Window};
 use crate::wire::{Family, Ipv4, Ipv6, eth, ipv4, ipv6, outer, tunnel, udp, vxlan};
 
 /// The rows that are needed.
@@ -72,9 +72,14 @@ pub fn is_v4_in_v4<P: Packet>(packet: &mut P) -> bool {
 #[inline(always)]
 pub fn v4_in_v4<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result<Arrival<'t>, Verdict> {
     let config = for_us(packet, tables)?;
-    let outside = over_v4(packet, config)?;
-    let (around, _) = around(packet, &outside, outer::AFTER_V4)?;
-    let ip = Ipv4::at(packet, outer::INNER_IP).ok_or(Verdict::UplinkMalformed)?;
+    let (len, gso_size) = (packet.len(), packet.gso_size());
+    // All headers at once: each look at where the packet begins and ends costs.
+    let Some(mut w) = packet.head::<{ outer::INNER_IP + ipv4::LEN }>() else { return Err(Verdict::UplinkMalformed) };
+    let outside = over_v4(&Ipv4::read(&w.part::<{ outer::IP }, { ipv4::LEN }>()), config)?;
+    let udp = w.part::<{ outer::AFTER_V4 }, { udp::LEN }>();
+    to_overlay(&udp, config, outer::AFTER_V4, &outside, len, gso_size)?;
+    let (around, _) = around(&w.part::<{ outer::AFTER_V4 }, { tunnel::INNER_IP }>(), &outside)?;
+    let ip = Ipv4::read(&w.part::<{ outer::INNER_IP }, { ipv4::LEN }>());
     admit(packet, tables, &around, &ip, outer::INNER_IP)
 }
 
@@ -87,12 +92,12 @@ pub fn other<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result<
     let config = for_us(packet, tables)?;
     match packet.load::<2>(eth::TYPE as u32).map(Be16::from_bytes) {
         Some(eth::IPV4) => {
-            let outside = over_v4(packet, config)?;
-            popped(packet, tables, &outside, outer::AFTER_V4)
+            let ip = Ipv4::at(packet, eth::LEN).ok_or(Verdict::UplinkNotOverlay)?;
+            popped(packet, tables, config, &over_v4(&ip, config)?, outer::AFTER_V4)
         }
         Some(eth::IPV6) => {
-            let outside = over_v6(packet, config)?;
-            popped(packet, tables, &outside, outer::AFTER_V6)
+            let ip = Ipv6::at(packet, eth::LEN).ok_or(Verdict::UplinkNotOverlay)?;
+            popped(packet, tables, config, &over_v6(&ip, config)?, outer::AFTER_V6)
         }
         _ => Err(Verdict::UplinkNotOverlay),
     }
@@ -112,13 +117,16 @@ struct Outside {
     family: Family,
     src: Be128,
     class: u8,
+    /// Header and payload, as the header has it.
+    len: u32,
+    /// The length is zero, as it is of several segments in one that are too long for the field.
+    is_zero: bool,
 }
 
-/// The outer IPv4 header of what is UDP to our own address and an overlay port.
+/// The outer IPv4 header of what is UDP to our own address.
 #[inline(always)]
-fn over_v4<P: Packet>(packet: &mut P, config: &Config) -> Result<Outside, Verdict> {
+fn over_v4(ip: &Ipv4, config: &Config) -> Result<Outside, Verdict> {
     let other = Err(Verdict::UplinkNotOverlay);
-    let Some(ip) = Ipv4::at(packet, eth::LEN) else { return other };
     if !ip.is_sane() || ip.proto != PROTO_UDP || ip.dst != config.vtep || config.vtep.is_zero() {
         return other;
     }
@@ -129,15 +137,14 @@ fn over_v4<P: Packet>(packet: &mut P, config: &Config) -> Result<Outside, Verdic
     if !ip.is_plain() {
         return Err(Verdict::UplinkOuterOptions);
     }
-    to_overlay(packet, config, outer::AFTER_V4, ip.total_len, ip.total_len == 0)?;
-    Ok(Outside { family: Family::V4, src: Be128::mapped(ip.src), class: ip.tos })
+    let (len, is_zero) = (ip.total_len, ip.total_len == 0);
+    Ok(Outside { family: Family::V4, src: Be128::mapped(ip.src), class: ip.tos, len, is_zero })
 }
 
-/// The outer IPv6 header of what is UDP to our own address and an overlay port.
+/// The outer IPv6 header of what is UDP to our own address.
 #[inline(always)]
-fn over_v6<P: Packet>(packet: &mut P, config: &Config) -> Result<Outside, Verdict> {
+fn over_v6(ip: &Ipv6, config: &Config) -> Result<Outside, Verdict> {
     let other = Err(Verdict::UplinkNotOverlay);
-    let Some(ip) = Ipv6::at(packet, eth::LEN) else { return other };
     if !ip.is_sane() || ip.dst != config.vtep6 || config.vtep6.is_zero() {
         return other;
     }
@@ -147,22 +154,29 @@ fn over_v6<P: Packet>(packet: &mut P, config: &Config) -> Result<Outside, Verdic
         next if ipv6::is_extension(next) => return Err(Verdict::UplinkOuterOptions),
         _ => return other,
     }
-    to_overlay(packet, config, outer::AFTER_V6, ip.total_len, ip.is_unwritten())?;
-    Ok(Outside { family: Family::V6, src: ip.src, class: ip.class() })
+    let (len, is_zero) = (ip.total_len, ip.is_unwritten());
+    Ok(Outside { family: Family::V6, src: ip.src, class: ip.class(), len, is_zero })
 }
 
-/// Whether the UDP header at `at` is to an overlay port. What the headers say must be in the packet then, and cover at least
-/// the headers that are popped.
+/// Whether the UDP header, which is at `at`, is to an overlay port. What the headers say must be in the packet then, and cover
+/// at least the headers that are popped.
 #[inline(always)]
-fn to_overlay<P: Packet>(packet: &mut P, config: &Config, at: usize, ip_len: u32, is_zero: bool) -> Result<(), Verdict> {
-    let Some(w) = packet.reach::<{ udp::LEN }>(at) else { return Err(Verdict::UplinkNotOverlay) };
+fn to_overlay(
+    w: &Window<'_, { udp::LEN }>,
+    config: &Config,
+    at: usize,
+    outside: &Outside,
+    packet_len: u32,
+    gso_size: u32,
+) -> Result<(), Verdict> {
     if !config.is_overlay_port(w.be16::<{ udp::DST }>()) {
         return Err(Verdict::UplinkNotOverlay);
     }
     let udp_len = u32::from(w.be16::<{ udp::TOTAL_LEN }>().to_native());
-    let (header, room) = ((at - eth::LEN) as u32, packet.len() - eth::LEN as u32);
-    let unwritten = is_zero && packet.gso_size() != 0;
-    if !unwritten && (ip_len > room || ip_len < header + tunnel::INNER_IP as u32 || udp_len + header > ip_len) {
+    let (header, room) = ((at - eth::LEN) as u32, packet_len - eth::LEN as u32);
+    let unwritten = outside.is_zero && gso_size != 0;
+    let len = outside.len;
+    if !unwritten && (len > room || len < header + tunnel::INNER_IP as u32 || udp_len + header > len) {
         return Err(Verdict::UplinkMalformed);
     }
     Ok(())
@@ -178,10 +192,9 @@ struct Around {
     dst_mac: Mac,
 }
 
-/// What stands between the outer IP header and the inner one, and the inner Ethernet type. The outer UDP header is at `at`.
+/// What stands between the outer IP header and the inner one, and the inner Ethernet type.
 #[inline(always)]
-fn around<P: Packet>(packet: &mut P, outside: &Outside, at: usize) -> Result<(Around, Be16), Verdict> {
-    let Some(w) = packet.reach::<{ tunnel::INNER_IP }>(at) else { return Err(Verdict::UplinkMalformed) };
+fn around(w: &Window<'_, { tunnel::INNER_IP }>, outside: &Outside) -> Result<(Around, Be16), Verdict> {
     // RFC 7348: the other flags are ignored on receipt, and so are the last eight bits of the VNI's word.
     if w.be32::<{ tunnel::VXLAN + vxlan::FLAGS }>().bits() & vxlan::HAS_VNI.bits() == 0 {
         return Err(Verdict::UplinkOtherVni);
@@ -197,10 +210,22 @@ fn around<P: Packet>(packet: &mut P, outside: &Outside, at: usize) -> Result<(Ar
     Ok((around, w.be16::<{ tunnel::INNER_ETH + eth::TYPE }>()))
 }
 
-/// Decides about an overlay packet of whatever is inside.
+/// Decides about UDP to our own address, whatever is inside. The UDP header is at `at`.
 #[inline(always)]
-fn popped<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T, outside: &Outside, at: usize) -> Result<Arrival<'t>, Verdict> {
-    let (around, kind) = around(packet, outside, at)?;
+fn popped<'t, P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &'t T,
+    config: &Config,
+    outside: &Outside,
+    at: usize,
+) -> Result<Arrival<'t>, Verdict> {
+    let (len, gso_size) = (packet.len(), packet.gso_size());
+    let udp = packet.reach::<{ udp::LEN }>(at).ok_or(Verdict::UplinkNotOverlay)?;
+    to_overlay(&udp, config, at, outside, len, gso_size)?;
+    let (around, kind) = {
+        let w = packet.reach::<{ tunnel::INNER_IP }>(at).ok_or(Verdict::UplinkMalformed)?;
+        around(&w, outside)?
+    };
     let ip_at = at + tunnel::INNER_IP;
     match kind {
         eth::IPV4 => {

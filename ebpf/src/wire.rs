@@ -6,7 +6,7 @@
 
 use weft_abi::{Be16, Be32, Be128};
 
-use crate::packet::Packet;
+use crate::packet::{Packet, Window};
 
 /// Ethernet II.
 pub mod eth {
@@ -194,8 +194,14 @@ impl Ipv4 {
     #[inline(always)]
     #[must_use]
     pub fn at<P: Packet>(packet: &mut P, at: usize) -> Option<Self> {
-        let w = packet.reach::<{ ipv4::LEN }>(at)?;
-        Some(Self {
+        Some(Self::read(&packet.reach(at)?))
+    }
+
+    /// The header that the window is on.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(w: &Window<'_, { ipv4::LEN }>) -> Self {
+        Self {
             version_ihl: w.byte::<{ ipv4::VERSION_IHL }>(),
             tos: w.byte::<{ ipv4::TOS }>(),
             total_len: u32::from(w.be16::<{ ipv4::TOTAL_LEN }>().to_native()),
@@ -204,7 +210,7 @@ impl Ipv4 {
             proto: w.byte::<{ ipv4::PROTO }>(),
             src: w.be32::<{ ipv4::SRC }>(),
             dst: w.be32::<{ ipv4::DST }>(),
-        })
+        }
     }
 
     /// The header's length in bytes as it says itself: 0 to 60.
