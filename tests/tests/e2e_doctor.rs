@@ -336,3 +336,26 @@ fn hosts_that_are_gone_by_the_dozen_do_not_hold_a_checkup_up() {
     })
     .unwrap();
 }
+
+#[test]
+fn a_dual_stack_cluster_is_probed_in_both_families() {
+    let t = Topology::builder(2).dual_stack().build().unwrap();
+    t.start_cluster().unwrap();
+    let h1 = t.host(1);
+    h1.agent.wait_status("both subnets", |s| s["subnet6"].is_string()).unwrap();
+    let (checkup, _) = doctor(h1, &[]);
+    for check in ["path", "path-mtu", "path-tcp"] {
+        let of: Vec<_> = findings(&checkup, check, &["ok"]).iter().map(|f| f["subject"].clone()).collect();
+        assert_eq!(of, ["h2", "h2 (IPv6)"], "{check} in {checkup:#}");
+    }
+    assert!(findings(&checkup, "path", &["ok"]).iter().all(|f| f["facts"]["container_rtt_us"].is_u64()), "{checkup:#}");
+    // What swallows big packets of one family is told of that one.
+    run(t.host(2), "nft add table ip6 swallow");
+    t.host(2).exec(["nft", "add chain ip6 swallow c { type filter hook input priority 0; }"]).unwrap().success().unwrap();
+    run(t.host(2), "nft add rule ip6 swallow c ip6 length > 1300 drop");
+    let (checkup, code) = doctor(h1, &["--peer", "h2"]);
+    assert_eq!(code, 1);
+    let lost = found(&checkup, "path-mtu", "fail", &["lost on the way"]);
+    assert_eq!(lost["subject"], "h2 (IPv6)");
+    assert_eq!(findings(&checkup, "path-mtu", &["ok"]).len(), 1, "{checkup:#}");
+}
