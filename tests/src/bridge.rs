@@ -1,7 +1,7 @@
 //! Containers as the CNI plugins `flannel` and `bridge` make them from `subnet.env`: a bridge `cni0` with the subnet's first
 //! address, and a veth pair per container. What made the file does not know of them.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -21,6 +21,7 @@ pub const BRIDGE: &str = "cni0";
 pub struct Bridged {
     place: Place,
     address: Ipv4Addr,
+    address6: Option<Ipv6Addr>,
     dir: PathBuf,
     name: String,
 }
@@ -38,6 +39,10 @@ impl Bridged {
         };
         let gateway: Subnet = of("FLANNEL_SUBNET")?.parse().map_err(|e: String| anyhow!(e))?;
         let mtu: u32 = of("FLANNEL_MTU")?.parse().context("FLANNEL_MTU")?;
+        let gateway6: Option<Subnet<Ipv6Addr>> = match of("FLANNEL_IPV6_SUBNET") {
+            Ok(text) => Some(text.parse().map_err(|e: String| anyhow!(e))?),
+            Err(_) => None,
+        };
         let address = gateway.truncated().nth(number).context("the subnet is not that large")?;
 
         let on_host = host.place();
@@ -46,6 +51,10 @@ impl Bridged {
             ip(on_host, &format!("address add {gateway} dev {BRIDGE}"))?;
             ip(on_host, &format!("link set {BRIDGE} up"))?;
             on_host.exec(["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"])?.success()?;
+            if let Some(gateway6) = gateway6 {
+                ip(on_host, &format!("address add {gateway6} dev {BRIDGE} nodad"))?;
+                on_host.exec(["sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1"])?.success()?;
+            }
         }
         let name = format!("bridged-{number}");
         let place = host.bare_namespace(&name)?;
@@ -55,7 +64,13 @@ impl Bridged {
         ip(&place, &format!("address add {address}/{} dev eth0", gateway.len))?;
         ip(&place, "link set eth0 up")?;
         ip(&place, &format!("route add default via {}", gateway.address))?;
-        Ok(Self { place, address, dir: host.dir().to_owned(), name })
+        // Its number is that of the gateway, which is 1, and what is between them.
+        let address6 = gateway6.map(|gateway6| gateway6.nth(u64::from(number) - 1));
+        if let (Some(gateway6), Some(address6)) = (gateway6, address6) {
+            ip(&place, &format!("address add {address6}/{} dev eth0 nodad", gateway6.len))?;
+            ip(&place, &format!("route add default via {}", gateway6.address))?;
+        }
+        Ok(Self { place, address, address6, dir: host.dir().to_owned(), name })
     }
 
     /// Where its commands run.
@@ -68,6 +83,12 @@ impl Bridged {
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its IPv6 address, on a dual-stack host.
+    #[must_use]
+    pub fn address6(&self) -> Option<Ipv6Addr> {
+        self.address6
     }
 
     /// Starts a command in it that goes on in the background.

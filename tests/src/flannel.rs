@@ -8,7 +8,7 @@
 //!
 //! What is not played, because nobody else sees it or no test needs it: ten tries with doubling delays at each failed
 //! netlink call (so entries of a table that was emptied go at once, and not after some 155 s), one TimeToLive call per key,
-//! packet filter rules, `--ip-masq`, etcd's compaction, backends other than `vxlan`, IPv6.
+//! packet filter rules, `--ip-masq`, etcd's compaction, backends other than `vxlan`, the last subnet of a dual-stack host.
 //!
 //! Containers on such a host are [`bridge`](crate::bridge)'s, as flannel's CNI plugin has them made.
 
@@ -16,6 +16,7 @@ mod kernel;
 pub mod reading;
 
 use std::io::Read;
+use std::net::Ipv6Addr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +24,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::etcd::{Client, Entry, EtcdHandle, Watch};
 use crate::eventually::{SOON, eventually};
@@ -55,7 +56,8 @@ struct Inner {
     client: Client,
     own: Key,
     value: String,
-    device: Device,
+    /// The first is that of IPv4; on a dual-stack network there is one of IPv6.
+    devices: Vec<Device>,
     env: PathBuf,
     stop: AtomicBool,
     state: Mutex<State>,
@@ -82,23 +84,23 @@ impl FlannelShaped {
             let text = client.get(&format!("{PREFIX}/config"))?.context("none yet")?;
             serde_json::from_str::<Value>(&text).context("read the configuration")
         })?;
-        let device = Device::ensure(host.place(), &config["Backend"], host.address())?;
+        let backend = &config["Backend"];
+        let mut devices = vec![Device::ensure(host.place(), backend, host.address().into())?];
+        if config["EnableIPv6"] == true {
+            devices.push(Device::ensure(host.place(), backend, host.address6().into())?);
+        }
         let env = env_file(host);
-        let value = json!({
-            "PublicIP": host.address().to_string(),
-            "PublicIPv6": null,
-            "BackendType": "vxlan",
-            "BackendData": {"VNI": config["Backend"]["VNI"].as_u64().unwrap_or(1), "VtepMAC": device.mac},
-        });
-        let value = to_the_letter(&value);
+        let value = value(host, backend["VNI"].as_u64().unwrap_or(1), &devices);
         let own = acquire(&client, &config, host.address(), &env, &value)?;
-        device.configure(own.v4)?;
-        write_env(&env, &config, own.v4, device.mtu)?;
+        for device in &devices {
+            device.configure(own)?;
+        }
+        write_env(&env, &config, own, devices[0].mtu)?;
 
         let (entries, revision) = client.entries(&format!("{PREFIX}/subnets"))?;
         let watch = client.watch(host.dir(), &format!("{PREFIX}/subnets"), revision + 1)?;
         let state = Mutex::new(State { table: Table::new(own), ended: None, log: Vec::new() });
-        let inner = Inner { client, own, value, device, env, stop: AtomicBool::new(false), state };
+        let inner = Inner { client, own, value, devices, env, stop: AtomicBool::new(false), state };
         let todo = inner.state().table.reset(listed(&entries));
         inner.apply(&todo);
         let inner = Arc::new(inner);
@@ -130,13 +132,13 @@ impl FlannelShaped {
     /// The MAC of its VXLAN device.
     #[must_use]
     pub fn vtep_mac(&self) -> &str {
-        &self.inner.device.mac
+        &self.inner.devices[0].mac
     }
 
     /// The name of its VXLAN device.
     #[must_use]
     pub fn device(&self) -> &str {
-        &self.inner.device.name
+        &self.inner.devices[0].name
     }
 
     /// Its `subnet.env`.
@@ -203,8 +205,16 @@ impl Inner {
 
     fn apply(&self, todo: &[Todo]) {
         for step in todo {
-            if let Err(e) = self.device.apply(step) {
-                self.state().log.push(format!("{e:#}"));
+            let (Todo::Add(lease) | Todo::Remove(lease)) = step;
+            let mut devices = self.devices.iter().take(if lease.key.v6.is_some() { 2 } else { 1 });
+            // A lease of both families whose data of one cannot be read is passed over as a whole, before anything is done.
+            let readable: Result<Vec<String>> = devices.clone().map(|device| device.mac_of(lease)).collect();
+            let done: Result<()> = match (lease.attrs.backend_type.as_str(), readable) {
+                ("vxlan", Err(e)) => Err(e),
+                _ => devices.try_for_each(|device| device.apply(step)),
+            };
+            if let Err(e) = done {
+                self.state().log.push(format!("{}: {e:#}", lease.key));
             }
         }
     }
@@ -242,12 +252,17 @@ fn listed(entries: &[Entry]) -> Vec<Lease> {
     entries.iter().filter_map(|e| Some(Lease { key: key(&e.key)?, attrs: attrs(e.value.as_deref()?).ok()? })).collect()
 }
 
-/// serde_json orders members by name; Go as they stand in the type.
-fn to_the_letter(value: &Value) -> String {
-    let data = &value["BackendData"];
+/// What it writes, to the letter: members as they stand in Go's type, `BackendV6Data` only if there is some.
+fn value(host: &Host, vni: u64, devices: &[Device]) -> String {
+    let data = |device: &Device| format!(r#"{{"VNI":{vni},"VtepMAC":"{}"}}"#, device.mac);
+    let (public_ipv6, v6_data) = match devices.get(1) {
+        Some(device) => (format!("\"{}\"", host.address6()), format!(",\"BackendV6Data\":{}", data(device))),
+        None => ("null".to_owned(), String::new()),
+    };
     format!(
-        r#"{{"PublicIP":{},"PublicIPv6":{},"BackendType":{},"BackendData":{{"VNI":{},"VtepMAC":{}}}}}"#,
-        value["PublicIP"], value["PublicIPv6"], value["BackendType"], data["VNI"], data["VtepMAC"]
+        r#"{{"PublicIP":"{}","PublicIPv6":{public_ipv6},"BackendType":"vxlan","BackendData":{}{v6_data}}}"#,
+        host.address(),
+        data(&devices[0])
     )
 }
 
@@ -258,14 +273,14 @@ fn acquire(client: &Client, config: &Value, public_ip: std::net::Ipv4Addr, env: 
     let leases = listed(&entries);
     if let Some(found) = leases.iter().find(|l| l.attrs.public_ip == public_ip) {
         let path = format!("{PREFIX}/subnets/{}", found.key);
-        if range.gives(found.key.v4) && found.key.v6.is_none() {
+        if range.gives(found.key.v4) && found.key.v6.map(|v6| v6.len) == range.v6.map(|v6| v6.len) {
             put(client, &path, value)?;
             return Ok(found.key);
         }
         client.delete(&path)?;
     }
     let taken: Vec<Subnet> = leases.iter().map(|l| l.key.v4).collect();
-    let last = last_subnet(env).filter(|last| range.gives(*last) && !taken.contains(last));
+    let last = last_subnet(env).filter(|last| range.v6.is_none() && range.gives(*last) && !taken.contains(last));
     let subnet = match last {
         Some(last) => last,
         None => {
@@ -274,7 +289,10 @@ fn acquire(client: &Client, config: &Value, public_ip: std::net::Ipv4Addr, env: 
             *free.get(number % free.len().max(1)).context("out of subnets")?
         }
     };
-    let own = Key { v4: subnet, v6: None };
+    let taken6: Vec<_> = leases.iter().filter_map(|l| l.key.v6).collect();
+    // The first block is never given, and the families are chosen independently.
+    let mut blocks = range.v6.into_iter().flat_map(|first| (1..=CHOICE as u64).map(move |n| first.block(n)));
+    let own = Key { v4: subnet, v6: blocks.find(|block| !taken6.contains(block)) };
     let lease = client.grant(TTL)?;
     if !client.create_on(lease, &format!("{PREFIX}/subnets/{own}"), value)? {
         client.revoke(lease)?;
@@ -297,6 +315,8 @@ fn put(client: &Client, key: &str, value: &str) -> Result<()> {
 struct Range {
     min: Subnet,
     max: Subnet,
+    /// The first block of the IPv6 network, if there is one.
+    v6: Option<Subnet<Ipv6Addr>>,
 }
 
 impl Range {
@@ -314,7 +334,16 @@ impl Range {
         let end = u64::from(first) + (1_u64 << (32 - network.len));
         let min = bound("SubnetMin", first + size)?;
         let max = bound("SubnetMax", u32::try_from(end - u64::from(size))?)?;
-        Ok(Self { min: Subnet { address: min, len }, max: Subnet { address: max, len } })
+        let v6 = match config["IPv6Network"].as_str().filter(|_| config["EnableIPv6"] == true) {
+            Some(network) => {
+                let network: Subnet<Ipv6Addr> = network.parse().map_err(|e: String| anyhow!(e))?;
+                let usual = if network.len <= 62 { 64 } else { network.len + 2 };
+                let len = config["IPv6SubnetLen"].as_u64().filter(|l| *l != 0).map_or(Ok(usual), u8::try_from)?;
+                Some(Subnet { len, ..network })
+            }
+            None => None,
+        };
+        Ok(Self { min: Subnet { address: min, len }, max: Subnet { address: max, len }, v6 })
     }
 
     fn gives(&self, subnet: Subnet) -> bool {
@@ -335,13 +364,18 @@ fn last_subnet(env: &Path) -> Option<Subnet> {
     Some(line.parse::<Subnet>().ok()?.truncated())
 }
 
-fn write_env(path: &Path, config: &Value, subnet: Subnet, mtu: u64) -> Result<()> {
+fn write_env(path: &Path, config: &Value, own: Key, mtu: u64) -> Result<()> {
     let dir = path.parent().context("a file without a directory")?;
     std::fs::create_dir_all(dir).with_context(|| format!("make {}", dir.display()))?;
-    let network = config["Network"].as_str().unwrap_or_default();
-    let first = Subnet { address: subnet.nth(1).context("a subnet of one address")?, ..subnet };
-    let text = format!("FLANNEL_NETWORK={network}\nFLANNEL_SUBNET={first}\nFLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n");
-    std::fs::write(path, text).with_context(|| format!("write {}", path.display()))
+    let text = |name: &str| config[name].as_str().unwrap_or_default().to_owned();
+    let first = Subnet { address: own.v4.nth(1).context("a subnet of one address")?, ..own.v4 };
+    let mut lines = format!("FLANNEL_NETWORK={}\nFLANNEL_SUBNET={first}\n", text("Network"));
+    if let Some(v6) = own.v6 {
+        let first = Subnet { address: v6.nth(1), ..v6 };
+        lines.push_str(&format!("FLANNEL_IPV6_NETWORK={}\nFLANNEL_IPV6_SUBNET={first}\n", text("IPv6Network")));
+    }
+    lines.push_str(&format!("FLANNEL_MTU={mtu}\nFLANNEL_IPMASQ=false\n"));
+    std::fs::write(path, lines).with_context(|| format!("write {}", path.display()))
 }
 
 /// Random bytes from the kernel.
@@ -354,6 +388,8 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -365,13 +401,5 @@ mod tests {
         let all: Vec<_> = range.all().map(|s| s.to_string()).collect();
         assert_eq!(all, ["10.5.0.64/26", "10.5.0.128/26"]);
         assert!(!range.gives("10.5.0.192/26".parse().unwrap()) && !range.gives("10.5.0.64/27".parse().unwrap()));
-    }
-
-    #[test]
-    fn the_value_is_flannels_to_the_letter() {
-        let value = json!({"PublicIP": "192.168.50.1", "PublicIPv6": null, "BackendType": "vxlan",
-            "BackendData": {"VtepMAC": "2e:ce:51:c6:8f:1b", "VNI": 1}});
-        let wanted = r#"{"PublicIP":"192.168.50.1","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"2e:ce:51:c6:8f:1b"}}"#;
-        assert_eq!(to_the_letter(&value), wanted);
     }
 }

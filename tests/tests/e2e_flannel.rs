@@ -28,7 +28,7 @@ use weft_tests::etcd::{Entry, Watch};
 use weft_tests::eventually::SOON;
 use weft_tests::flannel::reading::{attrs, key, vtep_mac};
 use weft_tests::flannel::{FlannelShaped, PREFIX};
-use weft_tests::topology::{NETWORK, Shared};
+use weft_tests::topology::{NETWORK, NETWORK6, Shared, Wire};
 use weft_tests::traffic::{connect, idle, probe, report, stream, tcp_server, udp_server, who_answers};
 use weft_tests::{Container, Host, Place, Topology, eventually};
 
@@ -48,8 +48,13 @@ fn mixed(hosts: usize) -> Result<Topology> {
 
 fn mixed_with(hosts: usize, backend: &str) -> Result<Topology> {
     let t = Topology::new(hosts)?;
+    start_mixed(&t, &format!(r#"{{"Network":"{NETWORK}","Backend":{backend}}}"#))?;
+    Ok(t)
+}
+
+fn start_mixed(t: &Topology, config: &str) -> Result<()> {
     t.etcd().start()?;
-    t.etcd().put(&format!("{PREFIX}/config"), &format!(r#"{{"Network":"{NETWORK}","Backend":{backend}}}"#))?;
+    t.etcd().put(&format!("{PREFIX}/config"), config)?;
     t.host(2).agent.set_wrapper([probe()?.as_str(), "without-bpf"]);
     for number in [1, 2] {
         t.host(number).agent.start()?;
@@ -57,7 +62,7 @@ fn mixed_with(hosts: usize, backend: &str) -> Result<Topology> {
     for number in [1, 2] {
         t.host(number).agent.wait_ready()?;
     }
-    Ok(t)
+    Ok(())
 }
 
 fn wefts(t: &Topology) -> [&Host; 2] {
@@ -372,6 +377,37 @@ fn a_key_that_flannel_cannot_read_costs_weft_nothing() {
 }
 
 #[test]
+fn both_families_pass_both_ways_on_a_dual_stack_network() {
+    let t = Topology::builder(3).wires(&[Wire::Dual; 3]).build().unwrap();
+    let config =
+        format!(r#"{{"Network":"{NETWORK}","EnableIPv6":true,"IPv6Network":"{NETWORK6}","Backend":{{"Type":"vxlan"}}}}"#);
+    start_mixed(&t, &config).unwrap();
+    let watch = t.etcd().watch(&below(), 1).unwrap();
+    let flannel = FlannelShaped::start(t.host(3), t.etcd()).unwrap();
+    acquainted(&t, &flannel);
+    let theirs = bridged(t.host(3), &flannel);
+    let there6 = theirs.address6().unwrap().to_string();
+    let ping6 = |from: &Place, to: &str, size: &str| -> Result<()> {
+        from.exec(["ping", "-n", "-c", "3", "-i", "0.1", "-W", "5", "-M", "do", "-s", size, to])?.success().map(drop)
+    };
+    for host in wefts(&t) {
+        host.agent.wait_status("an IPv6 subnet", |s| s["subnet6"].is_string()).unwrap();
+        let ours = idle(host, &[]).unwrap();
+        both_ways(&ours, &theirs);
+        let here6 = ours.address6().unwrap().to_string();
+        // What fits an outer IPv6 header as well: 1500 less 70, less IPv6's and ICMP's headers.
+        for size in ["56", "1382"] {
+            eventually(&format!("IPv6 to flannel's container, {size} bytes"), SOON, || ping6(ours.place(), &there6, size))
+                .unwrap();
+            eventually(&format!("IPv6 from flannel's container, {size} bytes"), SOON, || ping6(theirs.place(), &here6, size))
+                .unwrap();
+        }
+    }
+    assert_eq!(flannel.log(), Vec::<String>::new());
+    check(&watch.heard().unwrap(), &flannel).unwrap();
+}
+
+#[test]
 fn with_direct_routing_hosts_of_one_link_send_as_it_is() {
     let t = mixed_with(3, r#"{"Type":"vxlan","DirectRouting":true}"#).unwrap();
     let flannel = FlannelShaped::start(t.host(3), t.etcd()).unwrap();
@@ -418,6 +454,10 @@ fn check(heard: &[Entry], flannel: &FlannelShaped) -> Result<()> {
         ensure!(read.backend_type == "vxlan", "{value}");
         vtep_mac(&read.backend_data).map_err(|e| anyhow::anyhow!("flannel cannot read {value} of {}: {e}", entry.key))?;
         let exact: Value = serde_json::from_str(value)?;
+        if found.is_some_and(|key| key.v6.is_some()) {
+            ensure!(read.public_ipv6.is_some(), "flanneld would panic: {value}");
+            vtep_mac(&read.backend_v6_data).map_err(|e| anyhow::anyhow!("flannel cannot read {value} of {}: {e}", entry.key))?;
+        }
         for member in ["PublicIP", "PublicIPv6", "BackendType", "BackendData"] {
             ensure!(exact.get(member).is_some(), "flannel always writes {member}: {value}");
         }

@@ -1,20 +1,24 @@
 //! The kernel's part of flannel's `vxlan` backend, by the commands that give the same entries.
 
+use std::net::IpAddr;
+
 use anyhow::{Context, Result};
 use serde_json::Value;
 
 use crate::eventually::SOON;
-use crate::flannel::reading::{Lease, Subnet, Todo, vtep_mac};
+use crate::flannel::reading::{Key, Lease, Todo, vtep_mac};
 use crate::host::UPLINK;
 use crate::place::{Output, Place};
 
 /// What flannel takes off the uplink's MTU.
 const OVERHEAD: u64 = 50;
 
-/// The VXLAN device, on one host.
+/// The VXLAN device of one family, on one host.
 #[derive(Clone, Debug)]
 pub struct Device {
     place: Place,
+    /// Whether it carries IPv6, inside and outside.
+    v6: bool,
     /// Its name.
     pub name: String,
     /// Its MAC, which flannel chose at random when it made it.
@@ -26,10 +30,11 @@ pub struct Device {
 
 impl Device {
     /// Keeps the device that is there, or makes one, with a new MAC.
-    pub(super) fn ensure(place: &Place, backend: &Value, local: std::net::Ipv4Addr) -> Result<Self> {
+    pub(super) fn ensure(place: &Place, backend: &Value, local: IpAddr) -> Result<Self> {
+        let v6 = local.is_ipv6();
         let vni = backend["VNI"].as_u64().unwrap_or(1);
         let port = backend["Port"].as_u64().filter(|p| *p != 0).unwrap_or(8472);
-        let name = format!("flannel.{vni}");
+        let name = format!("{}.{vni}", if v6 { "flannel-v6" } else { "flannel" });
         if run(place, &format!("ip link show {name}")).is_err() {
             let outer = link(place, UPLINK)?["mtu"].as_u64().context("the uplink has no MTU")?;
             let (mtu, mac) = (outer - OVERHEAD, random_mac()?);
@@ -43,25 +48,35 @@ impl Device {
         let link = link(place, &name)?;
         let mac = link["address"].as_str().with_context(|| format!("no MAC in {link}"))?.to_owned();
         let mtu = link["mtu"].as_u64().with_context(|| format!("no MTU in {link}"))?;
-        Ok(Self { place: place.clone(), name, mac, mtu, direct_routing: backend["DirectRouting"] == true })
+        Ok(Self { place: place.clone(), v6, name, mac, mtu, direct_routing: backend["DirectRouting"] == true })
     }
 
     /// Gives it the subnet's first address, and puts it up.
-    pub(super) fn configure(&self, own: Subnet) -> Result<()> {
-        run(&self.place, &format!("ip address replace {}/32 dev {}", own.address, self.name))?;
+    pub(super) fn configure(&self, own: Key) -> Result<()> {
+        let (address, _) = self.subnet(own).context("no subnet of its family")?;
+        let (length, nodad) = if self.v6 { (128, " nodad") } else { (32, "") };
+        run(&self.place, &format!("ip address replace {address}/{length} dev {}{nodad}", self.name))?;
         run(&self.place, &format!("sysctl -q -w net/ipv6/conf/{}/accept_ra=0", self.name))?;
         run(&self.place, &format!("ip link set {} up", self.name))
     }
 
-    /// Programs or removes what leads to a peer. A lease of another backend is passed over.
+    /// A host's subnet of the device's family: its first address, and all of it.
+    fn subnet(&self, key: Key) -> Option<(IpAddr, String)> {
+        match (self.v6, key.v6) {
+            (false, _) => Some((key.v4.address.into(), key.v4.to_string())),
+            (true, Some(v6)) => Some((v6.address.into(), v6.to_string())),
+            (true, None) => None,
+        }
+    }
+
+    /// Programs or removes what leads to a peer. A lease of another backend, or without this family, is passed over.
     pub(super) fn apply(&self, todo: &Todo) -> Result<()> {
         let (Todo::Add(lease) | Todo::Remove(lease)) = todo;
-        if lease.attrs.backend_type != "vxlan" {
-            return Ok(());
-        }
-        let mac = vtep_mac(&lease.attrs.backend_data).map_err(anyhow::Error::msg)?;
-        let Lease { key, attrs } = lease;
-        let (name, via, peer, subnet) = (&self.name, key.v4.address, attrs.public_ip, key.v4);
+        let attrs = &lease.attrs;
+        let Some((via, subnet)) = self.subnet(lease.key).filter(|_| attrs.backend_type == "vxlan") else { return Ok(()) };
+        let (name, mac) = (&self.name, self.mac_of(lease)?);
+        let peer =
+            if self.v6 { attrs.public_ipv6.context("flanneld would panic: no PublicIPv6")? } else { attrs.public_ip.into() };
         let direct = self.direct_routing && self.is_on_link(peer)?;
         let commands = match (todo, direct) {
             (Todo::Add(_), true) => vec![format!("ip route replace {subnet} via {peer}")],
@@ -89,7 +104,13 @@ impl Device {
         first
     }
 
-    fn is_on_link(&self, peer: std::net::Ipv4Addr) -> Result<bool> {
+    /// The MAC behind a peer's address of the device's family.
+    pub(super) fn mac_of(&self, lease: &Lease) -> Result<String> {
+        let data = if self.v6 { &lease.attrs.backend_v6_data } else { &lease.attrs.backend_data };
+        vtep_mac(data).map_err(anyhow::Error::msg)
+    }
+
+    fn is_on_link(&self, peer: IpAddr) -> Result<bool> {
         let peer = peer.to_string();
         let routes = self.place.exec(["ip", "-json", "route", "get", &peer])?.json()?;
         Ok(routes.as_array().is_some_and(|r| r.len() == 1 && r[0]["gateway"].is_null()))

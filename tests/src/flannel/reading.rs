@@ -60,6 +60,33 @@ impl Subnet {
     }
 }
 
+impl Subnet<Ipv6Addr> {
+    /// The `number`-th address in it, counted as far as 64 bits go.
+    #[must_use]
+    pub fn nth(self, number: u64) -> Ipv6Addr {
+        (self.address.to_bits() + u128::from(number)).into()
+    }
+
+    /// The `number`-th block of its size behind it.
+    #[must_use]
+    pub fn block(self, number: u64) -> Self {
+        let size = 1_u128 << (128 - u32::from(self.len));
+        Self { address: (self.address.to_bits() + size * u128::from(number)).into(), ..self }
+    }
+}
+
+impl std::str::FromStr for Subnet<Ipv6Addr> {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once('/').and_then(|(a, len)| Some((a.parse().ok()?, len.parse().ok()?)));
+        match parts {
+            Some((address, len @ 0..=128)) => Ok(Self { address, len }),
+            _ => Err(format!("{text:?} is no IPv6 subnet")),
+        }
+    }
+}
+
 /// What a key says: the subnets of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
