@@ -102,7 +102,11 @@ impl Zone {
                 }
             }
         }
-        let ranges = snapshot.network().map(|n| IpNet::V4(n.network)).into_iter().chain(cluster.service_cidrs.iter().copied());
+        let networks = snapshot.network().into_iter().flat_map(|n| {
+            let v6 = n.v6.as_ref().map(|range| IpNet::V6(range.network));
+            [Some(IpNet::V4(n.network)), v6].into_iter().flatten()
+        });
+        let ranges = networks.chain(cluster.service_cidrs.iter().copied());
         let vips = services.iter().flat_map(|(name, service)| {
             let path = snapshot.path_of(name);
             let labels: Vec<&str> = path.labels().collect();
