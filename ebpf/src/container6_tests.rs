@@ -202,7 +202,7 @@ fn outer_headers_that_would_not_fit_the_length_field_are_not_made() {
     let mut packet = tcp_packet().v6().ip_len(65_486).through(DEVICE);
     packet.gso_size = 1000;
     assert_eq!(verdict(packet), Verdict::ContainerTooBig);
-    // BIG TCP before 6.? tells its length in an option; since then nowhere.
+    // BIG TCP tells its length in an option, and then the stack has it; without that option it is nowhere.
     let mut big_tcp = tcp_packet().v6().ip_len(100_000).total_len(40).through(DEVICE);
     big_tcp.gso_size = 1000;
     assert_eq!(verdict(big_tcp), Verdict::ContainerTooBig);
