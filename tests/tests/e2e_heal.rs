@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use weft_tests::eventually::{SOON, throughout};
-use weft_tests::topology::FABRIC;
+use weft_tests::topology::{FABRIC, NETWORK};
 use weft_tests::traffic::{datagrams, idle, probe, report, udp_server};
 use weft_tests::{Container, Daemon, Host, Topology, eventually};
 
@@ -35,6 +35,28 @@ impl World {
             host.agent.set_wrapper([probe().unwrap().as_str(), "without-bpf"]);
         }
         topology.start_cluster().unwrap();
+        Self::of(topology, way)
+    }
+
+    /// With IPv6 subnets beside the IPv4 ones.
+    fn dual() -> Self {
+        let topology = Topology::new(2).unwrap();
+        topology.etcd().start().unwrap();
+        for host in topology.hosts() {
+            host.agent.start().unwrap();
+        }
+        eventually("the network is initialised", SOON, || {
+            topology.host(1).netctl(["network", "init", "--cidr", NETWORK, "--cidr6", "fd00:10:244::/48"])?.success()
+        })
+        .unwrap();
+        for host in topology.hosts() {
+            host.agent.wait_ready().unwrap();
+            host.agent.wait_peers(1).unwrap();
+        }
+        Self::of(topology, Way::Fast)
+    }
+
+    fn of(topology: Topology, way: Way) -> Self {
         let a = idle(topology.host(1), &["--id", "a"]).unwrap();
         let b = udp_server(topology.host(2), &["--id", "b"], 7000, "b").unwrap();
         let traffic = datagrams(&a, "traffic", &format!("{}:7000", b.address().unwrap())).unwrap();
@@ -306,6 +328,48 @@ fn what_is_taken_from_the_kernels_tables_is_back_on_the_kernel_path_too_and_what
         !ours.contains("weft") && !ours.contains("WEFT") && ours.lines().filter(|l| l.contains("10.66.0.0")).count() == 1,
         "{ours}"
     );
+}
+
+#[test]
+fn what_is_taken_from_the_ipv6_tables_is_back() {
+    let w = World::dual();
+    let six = |container: &Container| {
+        let links =
+            container.exec(["ip", "-6", "-json", "address", "show", "dev", "eth0", "scope", "global"]).unwrap().json().unwrap();
+        links[0]["addr_info"][0]["local"].as_str().unwrap().to_owned()
+    };
+    let (a, b) = (six(&w.a), six(&w.b));
+    let veth = w.veth();
+    let reached = |when: &str| {
+        eventually(&format!("{b} answers {when}"), SOON, || {
+            w.a.exec(["ping", "-6", "-n", "-c", "2", "-i", "0.1", "-W", "2", &b])?.success()
+        })
+        .unwrap();
+    };
+    reached("at the start");
+    let routes = || w.shown("ip -6 route show proto 119");
+    let peer = w.host().exec(["ip", "-6", "-json", "route", "show", "proto", "119", "dev", "weft.1"]).unwrap().json().unwrap();
+    let (peer, gateway) = (peer[0]["dst"].as_str().unwrap().to_owned(), peer[0]["gateway"].as_str().unwrap().to_owned());
+    let neighbors = || w.shown("ip -6 neighbor show nud permanent");
+    let addresses = || w.shown("ip -6 -o address show dev weft.1");
+    let forwarding = || w.shown("cat /proc/sys/net/ipv6/conf/all/forwarding");
+    w.heals(&format!("ip -6 route del {peer} proto 119"), SOON, routes);
+    w.heals(&format!("ip -6 route del {a} proto 119"), SOON, routes);
+    w.heals(&format!("ip -6 neighbor del {gateway} dev weft.1"), SOON, neighbors);
+    w.heals(&format!("ip -6 neighbor del {a} dev {veth}"), SOON, neighbors);
+    w.heals("ip -6 address flush dev weft.1", SOON, addresses);
+    w.heals("sysctl -qw net.ipv6.conf.all.forwarding=0", SOON, forwarding);
+    w.heals("ip link set weft.1 down", SOON, || Ok(format!("{}\n{}\n{}", routes()?, neighbors()?, addresses()?)));
+    w.heals("ip link del weft.1", SOON, || {
+        Ok(format!(
+            "{}\n{}\n{}",
+            routes()?,
+            neighbors()?,
+            addresses()?.split_once(' ').map(|(_, rest)| rest.to_owned()).unwrap_or_default()
+        ))
+    });
+    reached("in the end");
+    assert_eq!(w.lost(), 0);
 }
 
 #[test]
