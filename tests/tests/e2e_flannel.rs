@@ -8,11 +8,11 @@
 //! | 2 | create by transaction, renew by compare, with our name in it | agent claim `a_new_claim_lease_or_address_rewrites_the_same_subnet_by_compare`; e2e_conflicts |
 //! | 3 | never write or delete a flanneld's key | here `what_weft_writes_is_what_flannel_reads` |
 //! | 4 | the VTEP's MAC stays | e2e_heal; e2e_death `a_host_that_gets_its_power_back_is_the_host_it_was`; e2e_mend `a_lost_state_directory…`; e2e_flannel_host `a_former_flannelds_subnet…` |
-//! | 5 | reservations are in our own tree, flannelds see a lease | model `reservation`; agent claim |
+//! | 5 | reservations are in our own tree, flannelds see a lease | e2e_leases `a_reserved_subnet_waits_for_its_host_and_goes_to_no_other` |
 //! | 6 | peers by a difference that knows MAC and address; what is stale goes | here `a_flannel_host_with_a_new_mac_is_followed`, `a_flannel_host_joins_leaves_and_returns`; plan `cases`; e2e_restart |
 //! | 7 | unknown is never gone | here `a_key_that_flannel_cannot_read_costs_weft_nothing`; e2e_faults `junk_among_the_subnets_hurts_nobody` |
-//! | 8 | a lost key is claimed again, unchanged | e2e_faults `a_deleted_subnet_key_is_claimed_again_unchanged`, `a_full_network…`; e2e_conflicts |
-//! | 9 | `config` is watched | e2e_faults `a_network_that_no_longer_parses_changes_nothing`; agent claim `a_subnet_outside_of_a_changed_network…` |
+//! | 8 | a lost key is claimed again, unchanged; an alarm if another has it | e2e_leases `a_subnet_whose_key_or_lease_is_gone_is_had_again_unchanged`, `a_subnet_that_another_owner_took_is_left_to_it_and_an_alarm` |
+//! | 9 | `config` is watched | e2e_config; e2e_faults `a_network_that_no_longer_parses_changes_nothing` |
 //! | 10 | MTU by family and peer | here `large_packets_and_streams_pass_both_ways`; plan maps and routes; e2e_mtu |
 #![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
