@@ -29,6 +29,7 @@ use weft_model::snapshot::Snapshot;
 use weft_plan::host::MIN_MTU_V6;
 use weft_plan::{ipam, links};
 
+use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
 use crate::registrar::{self, record_paths};
@@ -67,6 +68,8 @@ pub struct Surroundings {
     pub node: NodeName,
     /// Name servers for containers; none is the gateway.
     pub name_servers: Vec<IpAddr>,
+    /// The networks besides the default one.
+    pub networks: watch::Receiver<Arc<Known>>,
 }
 
 /// All attachments of this host.
@@ -126,6 +129,10 @@ impl Attachments {
     async fn attach_to_its_end(&self, request: Attach) -> Result<Attached, Refusal> {
         check(&request)?;
         self.wait_ready(request.timeout_ms.map_or(READY_TIMEOUT, Duration::from_millis)).await?;
+        let network = request.network.clone().filter(|name| !name.is_default());
+        if let Some(name) = &network {
+            self.wait_joined(name, request.timeout_ms.map_or(READY_TIMEOUT, Duration::from_millis)).await?;
+        }
         let path = request.netns.clone();
         let netns = tokio::task::spawn_blocking(move || NetNs::open(&path)).await;
         let netns = netns.map_err(|e| Refusal::internal("attach", &e))?.map_err(|e| refuse_netns(&e))?;
@@ -157,12 +164,16 @@ impl Attachments {
         let snapshot = self.snapshot()?;
         check_names(&request, &snapshot)?;
         let report = self.around.report.borrow().clone();
-        let (Some(subnet), Some(mtu)) = (report.subnet, report.mtu) else { return Err(no_subnet()) };
+        let subnet = match &network {
+            None => report.subnet,
+            Some(name) => self.around.networks.borrow().subnet(name),
+        };
+        let (Some(subnet), Some(mtu)) = (subnet, report.mtu) else { return Err(no_subnet()) };
         let in_use = journal.attachments.values().map(|a| a.address).collect();
         let address = ipam::choose_address(subnet, &in_use, &journal.released)
             .map_err(|full| Refusal::new(Code::Full, format!("attach {id}: {full}")))?;
-        // On a link that is too narrow for IPv6 there is none, and status says so.
-        let wide = mtu >= MIN_MTU_V6;
+        // On a link that is too narrow for IPv6 there is none, and status says so; further networks have none.
+        let wide = mtu >= MIN_MTU_V6 && network.is_none();
         let address6 = report.subnet6.filter(|_| wide).and_then(|subnet6| ipam::address6(address, subnet, subnet6));
         let attachment = Attachment {
             host_ifname: host_ifname(&id, &request.ifname, &journal),
@@ -171,11 +182,16 @@ impl Attachments {
             netns_id: netns.id(),
             netns_cookie: netns.cookie(),
             ifname: request.ifname,
+            network: network.clone(),
             address,
             address6,
             mac: Mac::of_container(address),
             gateway: ipam::gateway(subnet),
-            routes: if request.default_route { everywhere() } else { own_networks(&snapshot) },
+            routes: if request.default_route {
+                everywhere()
+            } else {
+                own_networks(&network.as_ref().map_or_else(|| (*snapshot).clone(), |name| snapshot.in_network(name)))
+            },
             mtu,
             boot: self.around.boot.clone(),
             name: request.name,
@@ -290,6 +306,23 @@ impl Attachments {
         }
     }
 
+    /// Waits until this host has a subnet in a further network.
+    async fn wait_joined(&self, name: &NetworkName, timeout: Duration) -> Result<(), Refusal> {
+        if !self.snapshot()?.has_network(name) {
+            return Err(Refusal::invalid(format!(
+                "attach: there is no network {name}; netctl network list shows those there are"
+            )));
+        }
+        let mut networks = self.around.networks.clone();
+        match tokio::time::timeout(timeout, networks.wait_for(|known| known.subnet(name).is_some())).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => {
+                let why = self.around.networks.borrow().problems.join("; ");
+                Err(Refusal::new(Code::NotReady, format!("attach: this host has no subnet in network {name} yet: {why}")))
+            }
+        }
+    }
+
     /// Waits until the kernel follows, and makes sure that it does so for this attachment.
     async fn wait_applied(&self, id: &EndpointId, generation: u64) -> Result<(), Refusal> {
         let mut report = self.around.report.clone();
@@ -350,7 +383,7 @@ impl Attachments {
             },
             search: search.into_iter().collect(),
             names: names.flatten().collect(),
-            network: default_network(),
+            network: attachment.network.clone().unwrap_or_else(NetworkName::default_network),
             cgroup: self.around.cgroup.clone(),
             record: state.to_owned(),
         }
@@ -398,11 +431,6 @@ fn own_networks(snapshot: &Snapshot) -> Vec<IpNet> {
         [Some(IpNet::V4(config.network)), v6].into_iter().flatten()
     });
     networks.chain(snapshot.cluster().service_cidrs.iter().copied()).collect()
-}
-
-/// The network of `--network-prefix`.
-fn default_network() -> NetworkName {
-    "default".parse().unwrap_or_else(|_| unreachable!("a label"))
 }
 
 fn no_subnet() -> Refusal {

@@ -403,8 +403,10 @@ fn seed(node: &NodeName) -> u64 {
 }
 
 /// What claiming depends on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Inputs {
+    /// The network; view and registry are of it.
+    pub network: NetworkName,
     /// Writes.
     pub registry: Registry,
     /// The store's view.
@@ -422,7 +424,7 @@ pub struct Inputs {
 /// Claims and keeps, until the process ends. `own` is set once there is a subnet and from then on always holds the last
 /// one had; `reason` says why there is none, or why it is not as it should be.
 pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch::Sender<Option<String>>) {
-    let Inputs { registry, mut view, mut facts, mut me, mut published, mut claim } = inputs;
+    let Inputs { network, registry, mut view, mut facts, mut me, mut published, mut claim } = inputs;
     let mut echo = Echo::default();
     loop {
         let snapshot: Option<Arc<Snapshot>> = view.borrow_and_update().clone();
@@ -432,9 +434,17 @@ pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch:
             facts.preferred = Some(now.subnet);
             facts.preferred6 = now.subnet6.or(facts.preferred6);
         }
+        let here = published.borrow_and_update().clone();
+        let here = here.by_id.values().filter(|a| a.network.as_ref().map_or(network.is_default(), |of| *of == network));
+        let containers: Addresses = here.map(|a| (a.id.clone(), a.address)).collect();
+        // Further networks' subnets are not remembered but by the containers in them.
+        if let Some(facts) = known.as_mut().filter(|_| !network.is_default() && own.borrow().is_none()) {
+            let len = snapshot.as_ref().and_then(|s| s.network()).map(|config| config.subnet_len);
+            let of = |address: &Ipv4Addr| Ipv4Net::new(*address, len?).ok().map(|subnet| subnet.trunc());
+            facts.preferred = containers.values().next().and_then(of);
+        }
         let who = me.borrow_and_update().clone();
         let lease = *claim.id.borrow_and_update();
-        let containers: Addresses = published.borrow_and_update().by_id.values().map(|a| (a.id.clone(), a.address)).collect();
         let mut retry = LONG;
         if let (Some(snapshot), Some(known), Some(who)) = (snapshot, known, who)
             && echo.heard(snapshot.revision())

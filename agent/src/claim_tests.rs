@@ -332,7 +332,8 @@ async fn running(facts: Facts, before: impl AsyncFnOnce(&Registry)) -> Running {
     let (reason_tx, reason) = watch::channel(None);
     let claim = crate::session::keep(store, "claim", Duration::from_secs(60), None);
     let (published_tx, published) = watch::channel(Arc::default());
-    let inputs = Inputs { registry: registry.clone(), view: view.clone(), facts, me, published, claim };
+    let network = NetworkName::default_network();
+    let inputs = Inputs { network, registry: registry.clone(), view: view.clone(), facts, me, published, claim };
     tokio::spawn(run(inputs, own_tx, reason_tx));
     tokio::spawn(crate::placeholders::keep(registry.clone(), view.clone()));
     Running { registry, view, own, reason, _senders: (facts_tx, me_tx, published_tx), _dir: dir }

@@ -17,6 +17,7 @@ use weft_abi::maps::{capacity, name};
 use weft_abi::{Counter, Network, Verdict};
 use weft_agent::kernel::bpf::links::{self, LinkState, UPLINK};
 use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
+use weft_model::ids::NetworkName;
 use weft_model::snapshot::Snapshot;
 use weft_plan::{Host, maps};
 use weft_proxy::{Context, Ids, Limits, rows};
@@ -78,6 +79,11 @@ pub struct Outcome {
     pub failed: u64,
     /// Attachments without a program, by id, and why.
     pub unattached: BTreeMap<String, String>,
+}
+
+/// The numbers of the networks that the host is in besides the default one.
+fn numbers(host: &Host) -> BTreeMap<NetworkName, u32> {
+    host.networks.iter().map(|of| (of.name.clone(), of.number)).collect()
 }
 
 impl Fast {
@@ -153,7 +159,7 @@ impl Fast {
         }
         self.settled = false;
         let has_bpffs = self.sync_pins(&mut outcome);
-        let rows_are_right = match self.sync_rows(snapshot, wanted, &mut outcome) {
+        let rows_are_right = match self.sync_rows(snapshot, host, wanted, &mut outcome) {
             Ok(()) => true,
             Err(e) => {
                 outcome.problems.push(format!("datapath: {}", chain(&e)));
@@ -235,7 +241,13 @@ impl Fast {
         false
     }
 
-    fn sync_rows(&mut self, snapshot: &Snapshot, wanted: &maps::Rows, outcome: &mut Outcome) -> Result<(), BpfError> {
+    fn sync_rows(
+        &mut self,
+        snapshot: &Snapshot,
+        host: &Host,
+        wanted: &maps::Rows,
+        outcome: &mut Outcome,
+    ) -> Result<(), BpfError> {
         let Some(datapath) = self.open.as_mut() else { return Ok(()) };
         // A row more or less would not be seen any more once they are counted anew.
         let mut shadow = match self.shadow.take().filter(|_| datapath.maps().have_as_many_rows()) {
@@ -252,7 +264,7 @@ impl Fast {
         let ids = self.ids.get_or_insert_with(|| Ids::seeded(&shadow.services));
         let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
         let desired =
-            weft_proxy::desired(&weft_proxy::wanted(&services, &BTreeMap::new()), &shadow.services, ids, &Limits::default());
+            weft_proxy::desired(&weft_proxy::wanted(&services, &numbers(host)), &shadow.services, ids, &Limits::default());
         outcome.problems.extend(desired.unprogrammed.iter().map(ToString::to_string));
         for action in weft_proxy::diff(&desired.rows, &shadow.services) {
             debug!(%action, "datapath");

@@ -14,6 +14,8 @@ mod echo;
 mod firewall;
 mod metrics;
 mod names;
+mod network_names;
+mod networks;
 mod placeholders;
 mod reconcile;
 mod refusal;

@@ -17,9 +17,12 @@ use weft_api::{DnsAnswer, DnsRecord};
 use weft_dns::hickory_proto::op::Message;
 use weft_dns::hickory_proto::rr::{Name, Record, RecordType};
 use weft_dns::{Metrics, Server, Zone, resolv_conf_servers};
+use weft_model::ids::NetworkName;
 use weft_plan::ipam;
 
 use crate::config::Settings;
+use crate::network_names;
+use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
 use crate::view::View;
@@ -53,13 +56,21 @@ impl std::fmt::Debug for Names {
 
 impl Names {
     /// Starts it. It answers nothing before the first snapshot.
-    pub fn start(settings: &Settings, view: View, report: watch::Receiver<Report>, registry: &mut Registry) -> Arc<Self> {
+    pub fn start(
+        settings: &Settings,
+        view: View,
+        (report, networks): (watch::Receiver<Report>, watch::Receiver<Arc<Known>>),
+        registry: &mut Registry,
+    ) -> Arc<Self> {
         let metrics = Metrics::default();
         metrics.register(registry);
         let (zone_tx, zone) = watch::channel(None);
         let shutdown = CancellationToken::new();
         let upstreams = if settings.dns_upstream.is_empty() { system_upstreams() } else { settings.dns_upstream.clone() };
         let server = Server::start(zone, &upstreams, metrics.clone(), &shutdown);
+        let explicit = settings.dns_upstream.clone();
+        let upstreams_now = move || if explicit.is_empty() { system_upstreams() } else { explicit.clone() };
+        tokio::spawn(network_names::run(view.clone(), networks, upstreams_now, metrics.clone(), shutdown.clone()));
         let names = Arc::new(Self { server, state: Mutex::default(), upstreams: settings.dns_upstream.clone(), shutdown });
         tokio::spawn(make_zones(view, zone_tx, metrics));
         tokio::spawn(names.clone().listen(settings.dns_listen.clone(), report));
@@ -167,7 +178,9 @@ async fn make_zones(mut view: View, zone: watch::Sender<Option<Arc<Zone>>>, metr
         let snapshot = view.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             let begun = Instant::now();
-            match tokio::task::spawn_blocking(move || Zone::from_snapshot(&snapshot)).await {
+            match tokio::task::spawn_blocking(move || Zone::from_snapshot(&snapshot.names_in(&NetworkName::default_network())))
+                .await
+            {
                 Ok(made) => {
                     metrics.zone_built(begun.elapsed());
                     zone.send_replace(Some(Arc::new(made)));

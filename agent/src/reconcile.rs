@@ -22,7 +22,6 @@ use std::time::Duration;
 use ipnet::{Ipv4Net, Ipv6Net};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
-use weft_abi::maps::NETWORK_DEFAULT;
 use weft_agent::kernel::netlink::events::Events;
 use weft_agent::kernel::netlink::uplink::Wish;
 use weft_agent::kernel::netlink::{Netlink, NetlinkError, uplink};
@@ -40,6 +39,7 @@ use crate::datapath::look::Lookout;
 use crate::datapath::{self, Outcome, Shared};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
+use crate::networks::Known;
 use crate::state::Attachment;
 use crate::view::{View, chain};
 
@@ -107,6 +107,8 @@ pub struct Inputs {
     pub view: View,
     /// The own subnet.
     pub own: watch::Receiver<Option<Own>>,
+    /// The networks besides the default one.
+    pub networks: watch::Receiver<Arc<Known>>,
     /// What there is to attach.
     pub published: watch::Receiver<Arc<Published>>,
     /// Told of devices that are missing.
@@ -149,6 +151,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             Ok(()) = inputs.view.changed() => false,
             Ok(()) = inputs.own.changed() => true,
             Ok(()) = inputs.published.changed() => true,
+            Ok(()) = inputs.networks.changed() => true,
             () = inputs.events.changed() => true,
             () = inputs.firewall.changed() => false,
             () = lookout.changed(&inputs.datapath) => false,
@@ -283,6 +286,7 @@ async fn round(
     let (uplink, uplink_problem) = (known.now.clone(), known.problem.as_deref());
     let snapshot = inputs.view.borrow_and_update().clone();
     let own = inputs.own.borrow_and_update().clone();
+    inputs.networks.borrow_and_update();
     if let Some(now) = snapshot.as_ref().and_then(|s| s.network()) {
         *config = Some(now.clone());
     }
@@ -418,6 +422,8 @@ async fn sync_datapath(inputs: &Inputs, snapshot: &Arc<Snapshot>, host: Host, ro
 }
 
 fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &Published, uplink: Option<Uplink>) -> Host {
+    // One guard at a time: two of one channel wait for each other as soon as somebody wants to write between them.
+    let networks = inputs.networks.borrow().clone();
     Host {
         node: inputs.node.clone(),
         config,
@@ -426,14 +432,14 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
         vtep_mac: own.vtep_mac,
         vtep_mac6: own.vtep_mac6,
         uplink,
-        attachments: attachments(published),
+        attachments: attachments(published, &networks),
         netns_cookie: inputs.netns_cookie,
-        networks: Vec::new(),
+        networks: networks.memberships(),
     }
 }
 
 /// Attachments as plans have them, with the numbers that their devices have now.
-pub fn attachments(published: &Published) -> Vec<weft_plan::Attachment> {
+pub fn attachments(published: &Published, networks: &Known) -> Vec<weft_plan::Attachment> {
     let attachment = |a: &Attachment| weft_plan::Attachment {
         id: a.id.to_string(),
         address: a.address,
@@ -442,7 +448,7 @@ pub fn attachments(published: &Published) -> Vec<weft_plan::Attachment> {
         host_ifname: a.host_ifname.clone(),
         host_index: index_of(&a.host_ifname),
         netns_cookie: a.netns_cookie,
-        network: NETWORK_DEFAULT,
+        network: networks.number(a.network.as_ref()),
     };
     published.by_id.values().map(attachment).collect()
 }

@@ -116,7 +116,7 @@ fn record(me: &Me, attachment: &Attachment, kind: Kind, address: IpAddr) -> Reco
             port_name: String::new(),
             proto: attachment.proto,
             labels: attachment.labels.clone(),
-            network: None,
+            network: attachment.network.clone(),
         }),
         ..Record::default()
     }
@@ -349,6 +349,7 @@ mod tests {
             netns_cookie: 6,
             ifname: "eth0".into(),
             host_ifname: "weftx".into(),
+            network: None,
             address: Ipv4Addr::new(10, 244, 3, 2),
             address6: None,
             mac: weft_model::mac::Mac([2; 6]),

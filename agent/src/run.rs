@@ -21,6 +21,7 @@ use weft_agent::kernel::bpf::{Paths, mounts, netns_cookie};
 use weft_agent::kernel::netlink::Netlink;
 use weft_agent::kernel::netlink::events::Events;
 use weft_model::cluster::ClusterConfig;
+use weft_model::ids::NetworkName;
 use weft_model::network::{Backend, NetworkConfig};
 use weft_model::node::Node;
 use weft_model::snapshot::{Snapshot, Stored};
@@ -39,6 +40,7 @@ use crate::doctor::Doctor;
 use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
+use crate::networks::{self, Known};
 use crate::placeholders;
 use crate::reconcile::{self, Inputs, Report};
 use crate::registrar::{self, Me};
@@ -96,6 +98,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = Metrics::default();
     metrics.register(&mut registry_of_metrics);
 
+    let remembered = Known::remembered(state.networks()?);
+    let (networks_tx, networks) = watch::channel(Arc::new(remembered));
     let around = Surroundings {
         view: view.clone(),
         report: report.clone(),
@@ -104,9 +108,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         boot: boot.clone(),
         node: node.clone(),
         name_servers: explicit_name_servers(&settings),
+        networks: networks.clone(),
     };
     let (attachments, published) = Attachments::new(state.clone(), journal, around);
-    let names = Names::start(&settings, view.clone(), report.clone(), &mut registry_of_metrics);
+    let names = Names::start(&settings, view.clone(), (report.clone(), networks.clone()), &mut registry_of_metrics);
     let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
 
@@ -125,6 +130,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         netlink: netlink.clone(),
         filter: firewall.look(),
         published: published.clone(),
+        networks: networks.clone(),
         doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
     tokio::spawn(admin::serve(listener, admin.clone()));
@@ -143,6 +149,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         view: view.clone(),
         own: own.clone(),
         published: published.clone(),
+        networks,
         attachments,
         datapath,
         firewall,
@@ -167,7 +174,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         tokio::spawn(subnet_env::run(path, settings.masquerade, report.clone(), subnet_file_reason.0));
     }
 
-    let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report };
+    let further = (state, networks_tx);
+    let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report, further };
     let claiming = (own_tx, claim_reason.0);
     let registering = (published, registered_tx, register_reason.0);
     tokio::select! {
@@ -288,6 +296,8 @@ struct Member {
     view: View,
     facts: watch::Receiver<Option<Facts>>,
     report: watch::Receiver<Report>,
+    /// Where further networks are remembered and made known.
+    further: (Arc<StateDir>, watch::Sender<Arc<Known>>),
 }
 
 impl Member {
@@ -351,6 +361,7 @@ impl Member {
         tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
         let (registry, view, facts) = (self.registry.clone(), self.view.clone(), self.facts.clone());
         let claiming = claim::Inputs {
+            network: NetworkName::default_network(),
             registry: registry.clone(),
             view: view.clone(),
             facts,
@@ -358,6 +369,8 @@ impl Member {
             published: published.clone(),
             claim,
         };
+        let (state, known) = self.further.clone();
+        tokio::spawn(networks::run(claiming.clone(), state, known));
         tokio::spawn(claim::run(claiming, own, claim_reason));
         tokio::spawn(placeholders::keep(registry.clone(), view.clone()));
         tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, published, registered, register_reason));
@@ -516,7 +529,13 @@ async fn follow_me(
         let capabilities = {
             let report = report.borrow_and_update();
             let can = [(report.fast, "fast-path"), (report.sockets, "sockets")];
-            can.into_iter().filter(|(yes, _)| *yes).map(|(_, name)| name.to_owned()).collect()
+            let can = can.into_iter().filter(|(yes, _)| *yes).map(|(_, name)| name.to_owned());
+            // Who wants to remove a network must know who is in it.
+            let here = report.host.iter().flat_map(|host| {
+                let of_network = |n: &&weft_plan::Membership| host.attachments.iter().any(|a| a.network == n.number);
+                host.networks.iter().filter(of_network).map(|n| format!("{}{}", admin::IN_USE, n.name))
+            });
+            can.chain(here).collect()
         };
         // An uplink that is away for the moment does not change who this host is.
         let (public_ip, public_ipv6) = (public_ip.or(me.public_ip), public_ipv6.or(me.public_ipv6));

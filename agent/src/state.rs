@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
+//! | `networks.json` | the numbers that rows know further networks by |
 //! | `attachments.json` | who has which address, and when an address was last given back |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use weft_model::ids::{EndpointId, ServiceName};
+use weft_model::ids::{EndpointId, NetworkName, ServiceName};
 use weft_model::mac::Mac;
 use weft_model::record::Proto;
 
@@ -101,6 +102,9 @@ pub struct Attachment {
     pub ifname: String,
     /// The device on the host's side.
     pub host_ifname: String,
+    /// The network it is in; none is the default one.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
     /// Its address.
     pub address: Ipv4Addr,
     /// Its IPv6 address.
@@ -205,6 +209,22 @@ impl StateDir {
     /// The file cannot be written.
     pub fn write_node(&self, state: &NodeState) -> Result<(), StateError> {
         write(&self.path.join("node.json"), state, true)
+    }
+
+    /// The numbers of networks besides the default one.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn networks(&self) -> Result<BTreeMap<NetworkName, u32>, StateError> {
+        Ok(read(&self.path.join("networks.json"))?.unwrap_or_default())
+    }
+
+    /// Remembers the numbers of networks.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_networks(&self, numbers: &BTreeMap<NetworkName, u32>) -> Result<(), StateError> {
+        write(&self.path.join("networks.json"), numbers, true)
     }
 
     /// The attachments.

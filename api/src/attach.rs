@@ -39,6 +39,9 @@ pub struct Attach {
     /// ranges of virtual IPs do, as they are at that moment.
     #[serde(default = "yes")]
     pub default_route: bool,
+    /// The network it is to be in; none is the default one.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
     /// How long to wait until the agent is ready, milliseconds; none is 30 s.
     #[serde(default)]
     pub timeout_ms: Option<u64>,

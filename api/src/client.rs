@@ -8,12 +8,12 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use weft_model::ids::{NodeName, ServiceName};
+use weft_model::ids::{NetworkName, NodeName, ServiceName};
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
     Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkChange,
-    NetworkInit, NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    NetworkCreate, NetworkInit, NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -116,6 +116,38 @@ impl Client {
     /// See [`ClientError`].
     pub async fn network_set(&self, change: &NetworkChange) -> Result<Network, ClientError> {
         self.call(Method::PATCH, "/v1/network", Some(change)).await
+    }
+
+    /// `GET /v1/networks`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn networks(&self) -> Result<Vec<Network>, ClientError> {
+        self.call(Method::GET, "/v1/networks", NOTHING).await
+    }
+
+    /// `GET /v1/networks/{name}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_named(&self, name: &NetworkName) -> Result<Network, ClientError> {
+        self.call(Method::GET, &format!("/v1/networks/{name}"), NOTHING).await
+    }
+
+    /// `POST /v1/networks`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_create(&self, create: &NetworkCreate) -> Result<Network, ClientError> {
+        self.call(Method::POST, "/v1/networks", Some(create)).await
+    }
+
+    /// `DELETE /v1/networks/{name}`. Returns it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn network_rm(&self, name: &NetworkName) -> Result<Network, ClientError> {
+        self.call(Method::DELETE, &format!("/v1/networks/{name}"), NOTHING).await
     }
 
     /// `GET /v1/reservations`.

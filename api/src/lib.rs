@@ -9,6 +9,9 @@
 //! | `GET /v1/network` | → [`Network`] |
 //! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
 //! | `PATCH /v1/network` | [`NetworkChange`] → [`Network`] |
+//! | `GET /v1/networks`, `GET /v1/networks/{name}` | → list of [`Network`], [`Network`] |
+//! | `POST /v1/networks` | [`NetworkCreate`] → [`Network`] |
+//! | `DELETE /v1/networks/{name}` | → [`Network`] as it was |
 //! | `GET /v1/reservations` | → list of [`ReservationView`] |
 //! | `POST /v1/reservations` | [`Reserve`] → [`ReservationView`] |
 //! | `DELETE /v1/reservations/{node}` | → [`ReservationView`] as it was |
@@ -52,7 +55,7 @@ pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
-pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkInit, ReservationView, Reserve};
+pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};
 pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};

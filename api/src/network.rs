@@ -4,11 +4,14 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use weft_model::ids::NodeName;
+use weft_model::ids::{NetworkName, NodeName};
 
 /// The network as configured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Network {
+    /// Its name; that of `--network-prefix` is `default`.
+    #[serde(default = "NetworkName::default_network")]
+    pub name: NetworkName,
     /// The whole network.
     pub cidr: Ipv4Net,
     /// Prefix length of a host's subnet.
@@ -42,6 +45,23 @@ pub struct Network {
     /// What to know of a change that was just made.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
+}
+
+/// `POST /v1/networks`: makes a network besides the default one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkCreate {
+    /// Its name.
+    pub name: NetworkName,
+    /// The whole network.
+    pub cidr: Ipv4Net,
+    /// VXLAN network identifier, of no other network.
+    pub vni: u32,
+    /// Prefix length of a host's subnet; none is flannel's default (24 where there is room).
+    #[serde(default)]
+    pub subnet_len: Option<u8>,
+    /// UDP port; none is 8472.
+    #[serde(default)]
+    pub port: Option<u16>,
 }
 
 /// `PATCH /v1/network`: what is named is changed, while the network runs.

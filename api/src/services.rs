@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weft_model::endpoint::EndpointState;
-use weft_model::ids::{Namespace, NodeName, ServiceLabel, ServiceName};
+use weft_model::ids::{Namespace, NetworkName, NodeName, ServiceLabel, ServiceName};
 use weft_model::service::ServicePort;
 
 /// A service with what it stands for now.
@@ -83,6 +83,9 @@ pub struct ServiceCreate {
     /// Whether addresses of hosts may be backends.
     #[serde(default)]
     pub allow_hosts: bool,
+    /// The network it belongs to; none is the default one.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
 }
 
 /// What came of it.

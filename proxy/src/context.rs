@@ -87,7 +87,7 @@ impl Context {
                 context.vips.entry(vip.to_canonical()).or_insert_with(|| name.clone());
             }
         }
-        for (key, lease) in snapshot.leases() {
+        for (key, lease) in snapshot.leases_of_all() {
             let subnet = IpNet::V4(key.subnet);
             let holder = || lease.value.node().cloned().map_or(HostAddress::Holder(subnet), HostAddress::Node);
             context.add(lease.value.public_ip.map(Into::into), holder);

@@ -76,6 +76,12 @@ impl Registry {
         Self { store, layout }
     }
 
+    /// The same writes for another network: its subnets are meant wherever those of a network are.
+    #[must_use]
+    pub fn in_network(&self, name: &NetworkName) -> Self {
+        Self { store: self.store.clone(), layout: Arc::new(self.layout.in_network(name)) }
+    }
+
     /// The store below.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn Store> {
@@ -110,6 +116,28 @@ impl Registry {
         let key = self.layout.network_config().into_bytes();
         let when = vec![Compare::ModifiedAt(key.clone(), over)];
         self.write(when, vec![Op::Put { key, value: text.as_bytes().to_vec(), lease: None }]).await
+    }
+
+    /// Makes a network of a name that nobody has.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn create_network(&self, name: &NetworkName, config: &NetworkConfig) -> Result<Outcome, StoreError> {
+        let key = self.layout.in_network(name).network_config().into_bytes();
+        self.write(vec![Compare::Absent(key.clone())], vec![Op::Put { key, value: config.to_json().into_bytes(), lease: None }])
+            .await
+    }
+
+    /// Removes a network that was written at `at`, and what hosts have in it. Of more than a hundred hosts the leases beyond
+    /// end by themselves.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove_network(&self, name: &NetworkName, at: Revision, leases: &[SubnetKey]) -> Result<Outcome, StoreError> {
+        let layout = self.layout.in_network(name);
+        let key = layout.network_config().into_bytes();
+        let leases = leases.iter().take(OPS_PER_TXN).map(|lease| Op::Delete(layout.subnet(lease).into_bytes()));
+        self.write(vec![Compare::ModifiedAt(key.clone(), at)], std::iter::once(Op::Delete(key)).chain(leases).collect()).await
     }
 
     /// Writes the cluster's settings: where there are none, or over those written at `over`.
@@ -150,6 +178,8 @@ impl Registry {
     pub async fn claim_subnet(&self, claim: &SubnetClaim) -> Result<Outcome, StoreError> {
         let reservation = self.layout.reservation(&NetworkName::default_network(), claim.key.subnet);
         let mut when = vec![unchanged(reservation.as_bytes(), claim.reserved)];
+        // A network may be removed, and nothing of it comes afterwards.
+        when.push(Compare::Present(self.layout.network_config().into_bytes()));
         // A placeholder has a key without IPv6, whatever the claim's.
         let placeholder = claim.over.map(|at| (SubnetKey::v4(claim.key.subnet), at));
         let gone: Vec<(SubnetKey, Revision)> = placeholder.into_iter().chain(claim.leaving).collect();
@@ -179,13 +209,17 @@ impl Registry {
     }
 
     /// What must hold for `key` to be claimed, and the deletions that go with it, where the keys of `gone`, as they were
-    /// read, make place for it: no other that the same subnet may stand under is there.
+    /// read, make place for it: no other that the same subnet may stand under is there. Keys are compared as they are in the
+    /// store: in a further network both trees are one.
     fn take_place(&self, key: &SubnetKey, gone: &[(SubnetKey, Revision)]) -> (Vec<Compare>, Vec<Op>) {
         let bytes = |key: &SubnetKey| self.layout.subnet(key).into_bytes();
         let forms: Vec<SubnetKey> = [*key].into_iter().chain(key.rivals()).collect();
-        let empty = forms.iter().filter(|form| gone.iter().all(|(of, _)| of != *form)).map(|form| Compare::Absent(bytes(form)));
+        let empty = forms
+            .iter()
+            .filter(|form| gone.iter().all(|(of, _)| bytes(of) != bytes(form)))
+            .map(|form| Compare::Absent(bytes(form)));
         let as_read = gone.iter().map(|(of, at)| Compare::ModifiedAt(bytes(of), *at));
-        let deletions = gone.iter().filter(|(of, _)| of != key).map(|(of, _)| Op::Delete(bytes(of)));
+        let deletions = gone.iter().map(|(of, _)| bytes(of)).filter(|of| *of != bytes(key)).map(Op::Delete);
         (empty.chain(as_read).collect(), deletions.collect())
     }
 

@@ -7,6 +7,7 @@ use ipnet::{IpNet, Ipv4Net};
 
 use weft_api::{Code, Config, ConfigChange, Network, NetworkInit, NodeView};
 use weft_model::cluster::ClusterConfig;
+use weft_model::ids::NetworkName;
 use weft_model::network::{Backend, DEFAULT_VNI, DEFAULT_VXLAN_PORT, NetworkConfig, V6Range};
 use weft_model::snapshot::Snapshot;
 use weft_store::Outcome;
@@ -206,6 +207,9 @@ fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
             return Some(why.to_owned());
         }
     }
+    if let Some((name, other)) = snapshot.networks().find(|(_, n)| overlap(cidr, IpNet::V4(n.value.network))) {
+        return Some(format!("overlaps {}, the range of network {name}", other.value.network));
+    }
     let of_lease = snapshot.leases().map(|(_, lease)| lease.value.address());
     let of_nodes = snapshot.nodes().filter_map(|(_, node)| node.value.public_ip.map(IpAddr::V4));
     of_lease.chain(of_nodes).find(|ip| cidr.contains(ip)).map(|ip| format!("holds {ip}, the address of a host"))
@@ -214,6 +218,7 @@ fn unfit_service_cidr(cidr: IpNet, snapshot: &Snapshot) -> Option<String> {
 pub(super) fn network_view(config: &NetworkConfig, snapshot: &Snapshot) -> Network {
     let taken = snapshot.leases().filter(|(key, _)| config.network.contains(&key.subnet)).count();
     Network {
+        name: NetworkName::default_network(),
         cidr: config.network,
         subnet_len: config.subnet_len,
         subnet_min: config.subnet_min,

@@ -7,11 +7,14 @@ mod cluster;
 mod drops;
 mod endpoints;
 mod network_set;
+mod networks;
 mod node_rm;
 mod plan;
 mod reservations;
 mod services;
 mod status;
+
+pub use networks::IN_USE;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -43,6 +46,7 @@ use crate::datapath::Shared;
 use crate::doctor::Doctor;
 use crate::firewall;
 use crate::names::Names;
+use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
 use crate::view::{Health, View};
@@ -83,6 +87,8 @@ pub struct Admin {
     pub filter: firewall::Look,
     /// What there is to attach.
     pub published: watch::Receiver<Arc<Published>>,
+    /// The networks besides the default one.
+    pub networks: watch::Receiver<Arc<Known>>,
     /// Checkups.
     pub doctor: Doctor,
 }
@@ -205,6 +211,10 @@ async fn route(
         (&Method::GET, ["v1", "network"]) => json(&admin.network()?),
         (&Method::PUT, ["v1", "network"]) => json(&admin.network_init(parse(body)?).await?),
         (&Method::PATCH, ["v1", "network"]) => json(&admin.network_set(parse(body)?).await?),
+        (&Method::GET, ["v1", "networks"]) => json(&admin.networks()?),
+        (&Method::POST, ["v1", "networks"]) => json(&admin.network_create(parse(body)?).await?),
+        (&Method::GET, ["v1", "networks", name]) => json(&admin.network_named(name)?),
+        (&Method::DELETE, ["v1", "networks", name]) => json(&admin.network_rm(name).await?),
         (&Method::GET, ["v1", "reservations"]) => json(&admin.reservations()?),
         (&Method::POST, ["v1", "reservations"]) => json(&admin.reserve(parse(body)?).await?),
         (&Method::DELETE, ["v1", "reservations", node]) => json(&admin.unreserve(node).await?),

@@ -104,6 +104,16 @@ fn check(snapshot: &Snapshot, before: &NetworkConfig, config: &NetworkConfig, fo
             config.network
         )));
     }
+    if let Some((name, other)) = snapshot.networks().find(|(_, n)| overlap(IpNet::V4(n.value.network), IpNet::V4(config.network)))
+    {
+        return Err(Refusal::invalid(format!(
+            "network set: {} overlaps {}, the range of network {name}",
+            config.network, other.value.network
+        )));
+    }
+    if let Some((name, _)) = snapshot.networks().find(|(_, n)| n.value.backend.vni == config.backend.vni) {
+        return Err(Refusal::invalid(format!("network set: VNI {} is that of network {name}", config.backend.vni)));
+    }
     let unfit = unfit(snapshot, before, config);
     if force || unfit.is_empty() {
         return Ok(());

@@ -29,8 +29,10 @@ impl Admin {
             let why = report.why_not_ready.unwrap_or_else(|| "this host has no subnet yet".to_owned());
             Refusal::new(Code::NotReady, format!("plan: {why}"))
         })?;
-        let host =
-            |published: &Published| weft_plan::Host { attachments: reconcile::attachments(published), ..(*planned).clone() };
+        let host = |published: &Published| weft_plan::Host {
+            attachments: reconcile::attachments(published, &self.networks.borrow()),
+            ..(*planned).clone()
+        };
         let asked = weft_plan::desired(&snapshot, &host(&self.published.borrow()));
         let observed = self.netlink.observe(&asked.kernel.sysctls).await;
         // After the look at the kernel, as in the loop: no device is seen whose attachment is not known.

@@ -70,12 +70,18 @@ impl Admin {
                     name.name
                 )));
             }
+            if let Some(network) = create.network.as_ref().filter(|network| !snapshot.has_network(network)) {
+                return Err(Refusal::invalid(format!(
+                    "service create {name}: there is no network {network}; netctl network list shows those there are"
+                )));
+            }
             let vips = if create.headless { Vec::new() } else { vec![pick_vip(&snapshot, &name, create.vip)?] };
             let service = Service {
                 ports: create.ports.clone(),
                 selector: create.selector.clone(),
                 vips,
                 allow_hosts: create.allow_hosts,
+                network: create.network.clone().filter(|network| !network.is_default()),
                 ..Service::default()
             };
             let bad = snapshot.bad_at(&snapshot.layout().cluster_config()).map(|bad| bad.modified);

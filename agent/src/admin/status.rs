@@ -22,6 +22,7 @@ impl Admin {
         }
         reasons.extend(snapshot.iter().filter(|_| report.ready).filter_map(|s| bad_network(s)));
         reasons.extend(self.reasons.iter().filter_map(|r| r.borrow().clone()));
+        reasons.extend(self.networks.borrow().problems.iter().cloned());
         reasons.extend(report.problems.iter().cloned());
         reasons.extend(self.attachments.problems());
         reasons.extend(self.names.problems());

@@ -34,7 +34,7 @@ impl Fast {
         // A copy: ids that are only looked at are not given.
         let mut ids = self.ids.clone().unwrap_or_else(|| Ids::seeded(&there));
         let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
-        let wanted = weft_proxy::wanted(&services, &BTreeMap::new());
+        let wanted = weft_proxy::wanted(&services, &super::numbers(host));
         let desired = weft_proxy::desired(&wanted, &there, &mut ids, &Limits::default());
         let owner = |frontend: &FrontendKey| wanted.frontends.get(frontend).map(|list| list.service.clone());
         let owners = Owners::of(&desired.rows, &there, owner);

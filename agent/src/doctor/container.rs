@@ -71,6 +71,7 @@ pub(super) async fn make(admin: &Arc<Admin>, number: u64) -> (Vec<Finding>, Opti
         proto: Proto::default(),
         labels: Default::default(),
         default_route: true,
+        network: None,
         timeout_ms: Some(READY_MS),
     };
     let attached = match admin.attachments.attach(request).await {

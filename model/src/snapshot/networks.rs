@@ -11,6 +11,7 @@ use super::{Snapshot, Stored};
 use crate::endpoint::StoredRecord;
 use crate::ids::NetworkName;
 use crate::network::NetworkConfig;
+use crate::subnet::{Lease, SubnetKey, Tree};
 
 impl Snapshot {
     /// The networks besides the default one.
@@ -30,6 +31,11 @@ impl Snapshot {
         name.is_default() || self.networks.contains_key(name)
     }
 
+    /// The hosts' subnets in all networks, those of the default one first.
+    pub fn leases_of_all(&self) -> impl Iterator<Item = (&SubnetKey, &Stored<Lease>)> {
+        self.leases().chain(self.network_leases.iter().map(|((_, key), lease)| (key, &**lease)))
+    }
+
     /// The same cluster with this network's configuration and subnets in the place of the default one's, and without
     /// reservations, which are of the default one.
     #[must_use]
@@ -41,7 +47,10 @@ impl Snapshot {
         scoped.layout = Arc::new(self.layout.in_network(name));
         scoped.network = self.networks.get(name).map(|stored| (**stored).clone());
         let of_network = self.network_leases.iter().filter(|((network, _), _)| network == name);
-        scoped.leases = of_network.map(|((_, key), lease)| (*key, lease.clone())).collect();
+        // Where a key stands tells here what it does for the default network: a host without IPv4 has no address that
+        // flannel could read.
+        let tree = |lease: &Stored<Lease>| if lease.value.public_ip.is_some() { Tree::Network } else { Tree::Weft };
+        scoped.leases = of_network.map(|((_, key), lease)| (key.in_tree(tree(lease)), lease.clone())).collect();
         scoped.reservations = OrdMap::new();
         scoped
     }

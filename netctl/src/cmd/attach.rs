@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use weft_api::{Attach, Attached};
-use weft_model::ids::{EndpointId, ServiceLabel};
+use weft_model::ids::{EndpointId, NetworkName, ServiceLabel};
 use weft_model::record::Proto;
 
 use super::Context;
@@ -19,6 +19,9 @@ use crate::{netns, resolv};
 /// What is wished for a namespace; `run` has the same options.
 #[derive(Debug, Args)]
 pub struct Wishes {
+    /// The network it is to be in [default: default]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkName>,
     /// The interface to make
     #[arg(long, value_name = "NAME", default_value = "eth0", value_parser = parse::ifname)]
     ifname: String,
@@ -72,6 +75,7 @@ impl Wishes {
             proto,
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
             default_route: !self.no_default_route,
+            network: self.network,
             timeout_ms: None,
         })
     }

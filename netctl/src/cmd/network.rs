@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 
 use clap::{Args, Subcommand};
 use ipnet::{Ipv4Net, Ipv6Net};
-use weft_api::{Network, NetworkChange, NetworkInit, ReservationView, Reserve};
-use weft_model::ids::NodeName;
+use weft_api::{Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};
+use weft_model::ids::{NetworkName, NodeName};
 
 use super::Context;
 use crate::error::{DONE, Error};
@@ -15,8 +15,14 @@ use crate::parse;
 /// `netctl network …`
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Show the network
-    Show,
+    /// Show a network
+    Show(ShowArgs),
+    /// List networks
+    List,
+    /// Make a network besides the default one: its own range, its own VNI, apart from all others
+    Create(CreateArgs),
+    /// Remove a network that nobody uses
+    Rm(RmArgs),
     /// Write the network's configuration where there is none
     Init(InitArgs),
     /// Change what is named while the network runs, leave the rest
@@ -27,6 +33,42 @@ pub enum Command {
     Reservations,
     /// Give a host's reservation up; a subnet that it has stays its own
     Unreserve(UnreserveArgs),
+}
+
+/// Arguments of `network show`.
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    /// The network [default: default]
+    #[arg(value_name = "NETWORK")]
+    network: Option<NetworkName>,
+}
+
+/// Arguments of `network rm`.
+#[derive(Debug, Args)]
+pub struct RmArgs {
+    /// The network
+    #[arg(value_name = "NETWORK")]
+    network: NetworkName,
+}
+
+/// Arguments of `network create`.
+#[derive(Debug, Args)]
+pub struct CreateArgs {
+    /// Its name: a label of a-z, 0-9 and '-'
+    #[arg(value_name = "NETWORK")]
+    name: NetworkName,
+    /// The whole network, IPv4; of no other network, and no range of virtual IPs
+    #[arg(long, value_name = "CIDR", value_parser = parse::ipv4_network)]
+    cidr: Ipv4Net,
+    /// VXLAN network identifier, of no other network
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=0xff_ffff))]
+    vni: u32,
+    /// Prefix length of a host's subnet [default: 24, or less room in a small network]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=32))]
+    subnet_len: Option<u8>,
+    /// UDP port of the tunnel [default: 8472]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
 }
 
 /// Arguments of `network set`.
@@ -128,7 +170,10 @@ impl Command {
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Show => "network show",
+            Self::Show(_) => "network show",
+            Self::List => "network list",
+            Self::Create(_) => "network create",
+            Self::Rm(_) => "network rm",
             Self::Init(_) => "network init",
             Self::Set(_) => "network set",
             Self::Reserve(_) => "network reserve",
@@ -144,7 +189,22 @@ impl Command {
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
         let client = context.agent.client();
         let network = match self {
-            Self::Show => context.agent.ask(client.network()).await?,
+            Self::Show(ShowArgs { network: None }) => context.agent.ask(client.network()).await?,
+            Self::Show(ShowArgs { network: Some(name) }) => context.agent.ask(client.network_named(&name)).await?,
+            Self::List => {
+                let networks = context.agent.ask(client.networks()).await?;
+                context.printer.show(&networks, |networks, page| draw_list(networks, page))?;
+                return Ok(DONE);
+            }
+            Self::Create(CreateArgs { name, cidr, vni, subnet_len, port }) => {
+                let create = NetworkCreate { name, cidr, vni, subnet_len, port };
+                context.agent.ask(client.network_create(&create)).await?
+            }
+            Self::Rm(RmArgs { network }) => {
+                let gone = context.agent.ask(client.network_rm(&network)).await?;
+                context.printer.show(&gone, draw_removed)?;
+                return Ok(DONE);
+            }
             Self::Init(args) => context.agent.ask(client.network_init(&args.into())).await?,
             Self::Set(args) => context.agent.ask(client.network_set(&args.into())).await?,
             Self::Reserve(ReserveArgs { node, subnet }) => {
@@ -202,6 +262,27 @@ fn draw(network: &Network, page: &mut Page) {
     }
 }
 
+fn draw_list(networks: &[Network], page: &mut Page) {
+    page.table(
+        [col("NETWORK"), col("CIDR"), col("SUBNETS"), col("TAKEN"), col("VNI"), col("PORT")],
+        networks.iter().map(|n| {
+            [
+                cell(&n.name),
+                cell(n.cidr),
+                cell(format_args!("/{}", n.subnet_len)),
+                cell(format_args!("{} of {}", n.taken, n.capacity)),
+                cell(n.vni),
+                cell(n.port),
+            ]
+        }),
+    );
+}
+
+fn draw_removed(gone: &Network, page: &mut Page) {
+    page.field("network", cell(&gone.name));
+    page.field("state", cell("removed"));
+}
+
 fn draw_reservations(kept: &[ReservationView], page: &mut Page) {
     page.table(
         [col("SUBNET"), col("NODE"), col("HELD"), col("NOTE")],
@@ -240,6 +321,7 @@ mod tests {
     #[test]
     fn a_network_shows_how_much_of_it_is_left() {
         let network = Network {
+            name: NetworkName::default_network(),
             cidr: "10.244.0.0/16".parse().unwrap(),
             subnet_len: 24,
             subnet_min: Ipv4Addr::new(10, 244, 1, 0),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceView};
-use weft_model::ids::ServiceName;
+use weft_model::ids::{NetworkName, ServiceName};
 use weft_model::service::{ServicePort, check_ports};
 
 use super::Context;
@@ -51,6 +51,9 @@ pub struct CreateArgs {
     /// Addresses of hosts may be backends
     #[arg(long)]
     allow_hosts: bool,
+    /// The network it belongs to: its containers reach it, and their endpoints serve it [default: default]
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkName>,
     /// How long to wait until there is an agent and it can do it; 0 is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     timeout: Duration,
@@ -121,6 +124,7 @@ impl CreateArgs {
             vip: self.vip,
             headless: self.headless,
             allow_hosts: self.allow_hosts,
+            network: self.network,
         })
     }
 }
