@@ -68,7 +68,7 @@ pub fn decide<'t, P: Packet, T: Tables>(packet: &mut P, tables: &'t T) -> Result
     if is_v4(packet) { v4(packet, tables) } else { other(packet, tables) }
 }
 
-/// Whether the packet is IPv4, without a tag, and long enough for a header: then [`v4`] decides, else [`other`]. The program
+/// Whether the packet is IPv4, without a tag, and long enough for a header: then [`v4()`] decides, else [`other`]. The program
 /// is in two parts along this line, so that what most packets need stays small.
 #[inline(always)]
 pub fn is_v4<P: Packet>(packet: &mut P) -> bool {

@@ -1,7 +1,7 @@
 //! A reservation: a subnet that is kept for one host, under `<weft-prefix>/reservations/<network>/10.244.3.0-24`.
 //!
 //! The key is the subnet, so that two hosts cannot have one reserved. Agents go by these keys. flannelds know nothing of
-//! them, and take for free what has no lease; so a reserved subnet without a lease of its owner has a [placeholder] among
+//! them, and take for free what has no lease; so a reserved subnet without a lease of its owner has a [placeholder](Reservation::placeholder) among
 //! the leases: one that flannel parses, counts as taken, and programs nothing for, because its backend is none of a tunnel.
 
 use std::net::Ipv4Addr;

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
-//! (route, neighbour, forwarding) is planned, not made here. Read [`inside`] for what the container's own end gets.
+//! (route, neighbour, forwarding) is planned, not made here. Read `veth/inside.rs` for what the container's own end gets.
 
 mod inside;
 

@@ -4,7 +4,7 @@
 //! into it at once; if what it was attached to is gone or another, it is unpinned, which detaches, and made anew.
 //!
 //! Each link that was attached is also held open: a pin that somebody removes detaches nothing while the agent lives, and
-//! [`Links::disturbed`] can ask each link at the price of one system call what has become of it.
+//! `Links::disturbed` can ask each link at the price of one system call what has become of it.
 //!
 //! An agent of another layout left its links in another folder (see [`super::upgrade`]). They are taken over: the new
 //! program goes into the old link, which is then pinned here, and only then unpinned there.
