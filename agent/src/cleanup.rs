@@ -36,6 +36,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
         println!("remove file {}", path.display());
     }
     state.write_journal(&Journal::default())?;
+    state.forget_uplink()?;
     mounts::release_cgroup2(&settings.run_dir)?;
     info!(removed = actions.len(), "nothing of Weft's is left in the kernel");
     Ok(())

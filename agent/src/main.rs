@@ -12,6 +12,7 @@ mod datapath;
 mod doctor;
 mod echo;
 mod firewall;
+mod last_uplink;
 mod metrics;
 mod names;
 mod network_names;

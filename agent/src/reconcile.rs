@@ -38,9 +38,10 @@ use crate::claim::{Facts, Own};
 use crate::datapath::look::Lookout;
 use crate::datapath::{self, Outcome, Shared};
 use crate::firewall::Firewall;
+use crate::last_uplink::{Asked, LastUplink};
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::networks::Known;
-use crate::state::Attachment;
+use crate::state::{Attachment, StateDir};
 use crate::view::{View, chain};
 
 /// How often everything is read back although nothing seems to have changed.
@@ -99,6 +100,10 @@ pub struct Inputs {
     pub public_ip: Option<Ipv4Addr>,
     /// `--public-ipv6`.
     pub public_ipv6: Option<Ipv6Addr>,
+    /// Where the uplink is remembered.
+    pub state: Arc<StateDir>,
+    /// This boot.
+    pub boot: String,
     /// The cgroup whose sockets reach virtual IPs.
     pub cgroup: PathBuf,
     /// Cookie of this host's network namespace.
@@ -131,7 +136,7 @@ pub struct Inputs {
 
 /// Reconciles until the process ends.
 pub async fn run(mut inputs: Inputs, facts: Facts) {
-    let mut uplink = KnownUplink::default();
+    let mut uplink = KnownUplink::remembered(&inputs);
     // Kept when the stored one disappears or no longer parses: unknown is never gone.
     let mut config: Option<NetworkConfig> = None;
     let mut held = Held::default();
@@ -191,6 +196,8 @@ impl Reading {
 #[derive(Debug, Default)]
 struct KnownUplink {
     now: Option<Uplink>,
+    /// The last agent's, until there is one: an agent that is started at such a moment takes nothing down either.
+    before: Option<Uplink>,
     problem: Option<String>,
 }
 
@@ -198,12 +205,20 @@ struct KnownUplink {
 type Held = BTreeSet<<Route as Row>::Key>;
 
 impl KnownUplink {
+    fn remembered(inputs: &Inputs) -> Self {
+        let before = inputs.state.uplink().unwrap_or_else(|e| {
+            warn!(error = chain(&e), "the last uplink is not known");
+            None
+        });
+        Self { before: before.and_then(|last| last.uplink(&asked(inputs))), ..Self::default() }
+    }
+
     async fn find(&mut self, inputs: &Inputs) {
         let wish = Wish {
             iface: inputs.iface.clone(),
             public_ip: inputs.public_ip,
             public_ipv6: inputs.public_ipv6,
-            last: self.now.clone(),
+            last: self.now.as_ref().or(self.before.as_ref()).cloned(),
         };
         let problem = match uplink::resolve(&inputs.netlink, &wish).await {
             Ok(mut uplink) => {
@@ -211,7 +226,11 @@ impl KnownUplink {
                 let was = self.now.replace(uplink.clone());
                 if was.as_ref() != Some(&uplink) {
                     info!(device = uplink.name, address = ?uplink.addresses().next(), mtu = uplink.mtu, "uplink");
+                    if let Err(e) = inputs.state.write_uplink(&LastUplink::new(asked(inputs), &uplink)) {
+                        warn!(error = chain(&e), "the next agent will not know this uplink");
+                    }
                 }
+                self.before = None;
                 let by_name = inputs.iface != uplink::AUTO && inputs.iface.parse::<IpAddr>().is_err();
                 let renamed = by_name && inputs.iface != uplink.name;
                 let renamed = renamed
@@ -219,7 +238,8 @@ impl KnownUplink {
                 lost.or(renamed)
             }
             Err(e) => {
-                self.now = self.now.take().and_then(|last| Some(Uplink { name: name_of(last.index)?, ..last }));
+                let last = self.now.take().or(self.before.take());
+                self.now = last.and_then(|last| Some(Uplink { name: name_of(last.index)?, ..last }));
                 Some(match &self.now {
                     Some(last) => format!("uplink {}: {}; the overlay stays as it was", last.name, chain(&e)),
                     None => format!("no uplink, so no overlay: {}", chain(&e)),
@@ -254,6 +274,17 @@ impl KnownUplink {
                 uplink.name
             )
         })
+    }
+}
+
+/// What the uplink is found by.
+fn asked(inputs: &Inputs) -> Asked {
+    Asked {
+        boot: inputs.boot.clone(),
+        netns_cookie: inputs.netns_cookie,
+        iface: inputs.iface.clone(),
+        public_ip: inputs.public_ip,
+        public_ipv6: inputs.public_ipv6,
     }
 }
 

@@ -144,6 +144,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         iface: settings.iface.clone(),
         public_ip: settings.public_ip,
         public_ipv6: settings.public_ipv6,
+        state: state.clone(),
+        boot: boot.clone(),
         cgroup: cgroup_path,
         netns_cookie: netns_cookie().context("this host's network namespace")?,
         view: view.clone(),

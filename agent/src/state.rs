@@ -10,7 +10,7 @@
 //!
 //! Files are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
 //! are read back from the store, and attachments from a copy in the run directory, which lasts as long as they can: until
-//! the next boot.
+//! the next boot. The run directory also has `uplink.json`, the uplink of the last agent (`last_uplink`).
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use weft_model::ids::{EndpointId, NetworkName, ServiceName};
 use weft_model::mac::Mac;
 use weft_model::record::Proto;
+
+use crate::last_uplink::LastUplink;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -244,6 +246,34 @@ impl StateDir {
         write(&self.path.join("attachments.json"), journal, true)?;
         // It need not survive a crash of the host: what it names does not either.
         write(&self.run_dir.join("attachments.json"), journal, false)
+    }
+
+    /// The uplink of the last agent.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn uplink(&self) -> Result<Option<LastUplink>, StateError> {
+        read(&self.run_dir.join("uplink.json"))
+    }
+
+    /// Remembers the uplink, for the next agent of this boot.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_uplink(&self, uplink: &LastUplink) -> Result<(), StateError> {
+        write(&self.run_dir.join("uplink.json"), uplink, false)
+    }
+
+    /// Forgets it.
+    ///
+    /// # Errors
+    /// The file is there and cannot be removed.
+    pub fn forget_uplink(&self) -> Result<(), StateError> {
+        let path = self.run_dir.join("uplink.json");
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(StateError::Io { op: "remove", path, source }),
+            _ => Ok(()),
+        }
     }
 }
 

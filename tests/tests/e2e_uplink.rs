@@ -222,6 +222,44 @@ fn an_uplink_that_is_down_for_a_while_changes_nothing() {
     w.end();
 }
 
+/// What the kernel has of the overlay: the VXLAN device's number, and the routes that lead by it.
+fn overlay(host: &Host) -> Result<(Value, Value)> {
+    let link = host.exec(["ip", "-json", "link", "show", "weft.1"])?.json()?;
+    let routes = host.exec(["ip", "-json", "route", "show", "dev", "weft.1"])?.json()?;
+    ensure!(routes.as_array().is_some_and(|routes| !routes.is_empty()), "no routes");
+    Ok((link[0]["ifindex"].clone(), routes))
+}
+
+#[test]
+fn an_agent_that_starts_while_the_uplink_is_away_takes_nothing_down() {
+    let t = Topology::new(2).unwrap();
+    t.host(1).agent.set_flag("iface", "auto");
+    t.start_cluster().unwrap();
+    let w = World::of(t);
+    w.all_is_well("at first");
+    let before = overlay(w.h1()).unwrap();
+    // The store is on the uplink's own link: the new agent has everything it needs to plan, but an uplink.
+    run(w.h1(), "ip route del default");
+    w.h1().agent.kill9().unwrap();
+    w.h1().agent.start().unwrap();
+    let stays = |s: &Value| s["reasons"].to_string().contains("the overlay stays as it was");
+    w.h1().agent.wait_status("it goes by the last one", |s| s["ready"] == true && stays(s)).unwrap();
+    w.all_is_well("without a default route");
+    assert_eq!(overlay(w.h1()).unwrap(), before);
+    // And now with the link down, when it cannot even read the store.
+    w.h1().agent.kill9().unwrap();
+    run(w.h1(), "ip link set up0 down");
+    w.h1().agent.start().unwrap();
+    w.h1().agent.wait_status("it says so", stays).unwrap();
+    assert_eq!(overlay(w.h1()).unwrap(), before);
+    run(w.h1(), "ip link set up0 up");
+    run(w.h1(), &format!("ip route replace default via {FABRIC}"));
+    w.h1().agent.wait_status("nothing to say", |s| s["reasons"] == serde_json::json!([])).unwrap();
+    w.all_is_well("with the default route again");
+    assert_eq!(overlay(w.h1()).unwrap(), before);
+    w.end();
+}
+
 /// A second cable from a host to the fabric, with an address of its own.
 fn second_cable(t: &Topology, host: &Host) {
     let netns = host.place().netns().display();

@@ -14,8 +14,9 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use weft_plan::OnLink;
+use tracing::warn;
 use weft_plan::routes::PROTOCOL;
+use weft_plan::{OnLink, Uplink};
 
 use super::act::is_without_ipv6;
 use super::socket::Socket;
@@ -46,6 +47,20 @@ pub(super) fn of(socket: &mut Socket, device: u32) -> Result<OnLink, NetlinkErro
     }
     on_link.elsewhere = others;
     Ok(on_link)
+}
+
+/// What is gone by while routes or rules cannot be read: what was known of this device, so that no peer is given up for it. There
+/// may be a route elsewhere by now, so nothing is certain.
+pub(super) fn unread(error: &NetlinkError, device: u32, last: Option<&Uplink>) -> OnLink {
+    let known = last.filter(|last| last.index == device).map(|last| last.on_link.clone());
+    // Said once, not at every look.
+    if known.as_ref().is_none_or(|known| known.plain) {
+        warn!(
+            error = error as &(dyn std::error::Error + 'static),
+            "who is on the uplink's own link is not known; packets go by the kernel's routes"
+        );
+    }
+    OnLink { plain: false, ..known.unwrap_or_default() }
 }
 
 /// Whether a route that came or went may change what was found: by an address without a router, or within ranges that were
@@ -128,4 +143,32 @@ fn is_usual(rule: &RuleMessage) -> bool {
     let everything = rule.header.src_len == 0 && rule.header.dst_len == 0 && rule.header.tos == 0;
     let usual = [(0, LOCAL), (32766, MAIN), (32767, DEFAULT)].contains(&(priority, table));
     everything && usual && rule.header.action == RuleAction::ToTable && rule.header.flags.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_leaves_what_was_known_of_the_device_and_makes_it_uncertain() {
+        let on_link = OnLink { direct: vec!["192.0.2.0/24".parse().unwrap()], elsewhere: Vec::new(), plain: true };
+        let last = Uplink {
+            name: "eth0".into(),
+            index: 2,
+            address: Some([192, 0, 2, 1].into()),
+            address6: None,
+            public_ip: Some([192, 0, 2, 1].into()),
+            public_ipv6: None,
+            mtu: 1500,
+            ethernet: true,
+            on_link: on_link.clone(),
+        };
+        let error = NetlinkError::Ending { what: "list routes" };
+        let peer = "192.0.2.5".parse().unwrap();
+        let kept = unread(&error, 2, Some(&last));
+        assert!(kept.holds(peer) && !kept.is_next_hop(peer), "{kept:?}");
+        for nothing in [unread(&error, 3, Some(&last)), unread(&error, 2, None)] {
+            assert_eq!(nothing, OnLink::default());
+        }
+    }
 }

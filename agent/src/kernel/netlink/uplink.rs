@@ -147,7 +147,8 @@ fn find(socket: &mut Socket, wish: &Wish) -> Result<Uplink, UplinkError> {
         public_ipv6: address6.map(|own| public_ipv6.unwrap_or(own)),
         mtu: device.mtu,
         ethernet: device.ethernet,
-        on_link: on_link::of(socket, device.index)?,
+        // One route of anybody's that cannot be read must not cost the host its overlay.
+        on_link: on_link::of(socket, device.index).unwrap_or_else(|e| on_link::unread(&e, device.index, last.as_ref())),
     })
 }
 
