@@ -20,9 +20,10 @@ fn stream(from: &Container, to: &Container, total: usize) {
 
 /// The same, by the address that the sender uses. Who listens there may be another than who has the address.
 pub fn stream_to(from: &Container, to: &Container, addr: IpAddr, total: usize) {
-    let at = SocketAddr::new(addr, 7000);
-    let any = if addr.is_ipv4() { "0.0.0.0:7000" } else { "[::]:7000" };
+    let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let listener = to.netns.enter(|| TcpListener::bind(any).unwrap());
+    // A port of its own: another test's child may hold the last listener until it has become another program.
+    let at = SocketAddr::new(addr, listener.local_addr().unwrap().port());
     let pattern = |i: usize| (i.wrapping_mul(2_654_435_761) >> 16) as u8;
     std::thread::scope(|scope| {
         let receive = || {
@@ -120,14 +121,14 @@ fn segmented_udp_arrives_whole_by_way_of_the_stack() {
 
 /// Sends a hundred datagrams in ten calls (UDP_SEGMENT) to an address; all must arrive at a container, whole and in order.
 pub fn segments(from: &Container, to: &Container, addr: IpAddr, segment: usize) {
-    let at = SocketAddr::new(addr, 7001);
-    let (any, own) = if addr.is_ipv4() { ("0.0.0.0:7001", "0.0.0.0:0") } else { ("[::]:7001", "[::]:0") };
+    let any = if addr.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let receiver = to.netns.enter(|| UdpSocket::bind(any).unwrap());
+    let at = SocketAddr::new(addr, receiver.local_addr().unwrap().port());
     receiver.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     for round in 0..10_u8 {
         let message: Vec<u8> = (0..10).flat_map(|i| vec![round * 10 + i; segment]).collect();
         from.netns.enter(|| {
-            let sender = UdpSocket::bind(own).unwrap();
+            let sender = UdpSocket::bind(any).unwrap();
             let size = segment as libc::c_int;
             // SAFETY: the option is an int, and its size stands beside it.
             let set = unsafe {

@@ -120,11 +120,11 @@ fn a_container_that_routes_into_the_overlay_again_loses_nothing() {
     for outside in Outside::BOTH {
         let (one, two) = dual_hosts(2, outside);
         let (client, router, server) = (&one.containers[0], &two.containers[0], &one.containers[1]);
-        // What is for the router's port 7000 and 7001 goes on to a third container, in the router's name.
+        // What is for the router by TCP or UDP goes on to a third container, in the router's name.
         for (family, target) in [("ip", server.addr.to_string()), ("ip6", addr6(1, 1).to_string())] {
             let rules = format!(
-                "table {family} t {{ chain p {{ type nat hook prerouting priority -100; meta l4proto {{ tcp, udp }} th dport \
-                 {{ 7000, 7001 }} dnat to {target}; }}; chain q {{ type nat hook postrouting priority 100; masquerade; }}; }}"
+                "table {family} t {{ chain p {{ type nat hook prerouting priority -100; meta l4proto {{ tcp, udp }} \
+                 dnat to {target}; }}; chain q {{ type nat hook postrouting priority 100; masquerade; }}; }}"
             );
             let output = router.netns.command("nft").arg(rules).output().unwrap();
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
