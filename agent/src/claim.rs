@@ -16,6 +16,9 @@
 //! which flannel cannot parse, below Weft's own. Its key names the host's IPv6 subnet too, so one that gets or loses that
 //! changes its name: the new key is written and the old one goes in one transaction, and the IPv4 subnet stays.
 //!
+//! Where a lease of another owner overlaps this host's and is older, this host has another one, as soon as no container is in
+//! it.
+//!
 //! Containers keep their addresses whatever happens, so a subnet that has some is asked for again before any other, and
 //! where it is another host's by then, status says so for as long as they run.
 //!
@@ -181,12 +184,42 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
             }
             None => {}
         }
+        let rival = elder(snapshot, facts, (key, stored), |other| {
+            other.subnet.contains(&key.subnet) || key.subnet.contains(&other.subnet)
+        });
+        if let Some((other, holder)) = rival {
+            let conflict =
+                format!("subnet {} is also that of {}, whose lease {other} is older", key.subnet, holder_of(&holder.value));
+            let cut = "other hosts send its packets there";
+            match ipam::choose_subnet(config, taken(snapshot), None, seed(&facts.node)) {
+                // One that somebody keeps by hand is his to move.
+                _ if stored.lease.is_none() => odd.push(format!(
+                    "{conflict}: {cut}; this one is kept by hand: delete {}, and this host claims another",
+                    snapshot.layout().subnet(key)
+                )),
+                Ok(subnet) if containers.is_empty() => return leave(subnet, None, None),
+                Ok(_) => odd.push(format!(
+                    "{conflict}: {cut}; detach {}, and this host moves to another by itself",
+                    some(containers.keys())
+                )),
+                Err(full) => odd.push(format!("{conflict}, and {full}")),
+            }
+        }
+        let overlaps6 = |a: Ipv6Net, b: Ipv6Net| a.contains(&b) || b.contains(&a);
+        let rival6 = key.v6.and_then(|v6| {
+            let found = elder(snapshot, facts, (key, stored), |other| other.v6.is_some_and(|theirs| overlaps6(theirs, v6)))?;
+            Some((v6, found))
+        });
         let wanted_key = {
             // The uplink is away for the moment: the lease stays where it is.
             let key = key.in_tree(tree(facts, Some(key.tree)));
             match (&config.v6, key.v6) {
                 (None, _) => SubnetKey { v6: None, ..key },
-                (Some(range), Some(v6)) if facts.has_ipv6 && (range.could_give(v6) || !containers.is_empty()) => key,
+                (Some(range), Some(v6))
+                    if facts.has_ipv6 && (range.could_give(v6) && rival6.is_none() || !containers.is_empty()) =>
+                {
+                    key
+                }
                 (Some(_), _) => match subnet6_for(snapshot, config, facts, key.subnet) {
                     Ok(v6) => SubnetKey { v6: Some(v6), ..key },
                     Err(why) => {
@@ -218,6 +251,14 @@ pub fn decide(snapshot: &Snapshot, facts: &Facts, claim: Option<LeaseId>, contai
                 && !range.could_give(v6)
             {
                 odd.push(format!("IPv6 subnet {v6} is none that {} gives any more; detach {}, and this host has another; until then they keep their addresses", range.network, some(containers.keys())));
+            }
+            if let Some((v6, (other, holder))) = rival6 {
+                odd.push(format!(
+                    "IPv6 subnet {v6} is also that of {}, whose lease {other} is older: other hosts send its packets there; detach \
+                     {}, and this host takes another by itself",
+                    holder_of(&holder.value),
+                    some(containers.keys())
+                ));
             }
             if key.tree == Tree::Weft {
                 odd.push(format!(
@@ -314,7 +355,7 @@ fn subnet6_for(snapshot: &Snapshot, config: &NetworkConfig, facts: &Facts, subne
     }
     let own = snapshot.lease_of(&facts.node).map(|(key, _)| *key);
     let taken = snapshot.leases().filter(|(key, _)| Some(**key) != own).filter_map(|(key, _)| key.v6);
-    ipam::choose_subnet6(range, config, subnet, taken, facts.preferred6).ok_or_else(|| {
+    ipam::choose_subnet6(range, config, subnet, taken, facts.preferred6, seed(&facts.node)).ok_or_else(|| {
         let key = snapshot.layout().network_config();
         format!("claim IPv6 subnet: {} has no free /{}; widen IPv6Network in {key}", range.network, range.subnet_len)
     })
@@ -331,6 +372,25 @@ fn own_lease<'a>(snapshot: &'a Snapshot, config: &NetworkConfig, facts: &Facts) 
         snapshot.leases().find(former)
     };
     snapshot.lease_of(&facts.node).or_else(of_flannel)
+}
+
+/// The oldest lease of another owner that is older than the own one and overlaps it as `overlaps` says. The store compares
+/// single keys, so two hosts that claim at once under keys with different IPv6 parts may get one subnet; all hosts then go
+/// by the older lease ([`weft_plan::peers`]), and so does the owner of the other.
+fn elder<'a>(
+    snapshot: &'a Snapshot,
+    facts: &Facts,
+    (own, stored): (&SubnetKey, &Stored<Lease>),
+    overlaps: impl Fn(&SubnetKey) -> bool,
+) -> Option<(&'a SubnetKey, &'a Stored<Lease>)> {
+    // A flanneld that ran here before is ourselves; a placeholder is nobody.
+    let ours = |lease: &Lease| match lease.node() {
+        Some(node) => *node == facts.node,
+        None => facts.public_ip.is_some() && lease.public_ip == facts.public_ip,
+    };
+    let others = snapshot.leases().filter(|(_, lease)| !lease.value.is_placeholder() && !ours(&lease.value));
+    let older = others.filter(|(key, lease)| (lease.created, **key) < (stored.created, *own));
+    older.filter(|(key, _)| overlaps(key)).min_by_key(|(key, lease)| (lease.created, **key))
 }
 
 /// The subnet that is kept for this host.

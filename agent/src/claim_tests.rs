@@ -140,7 +140,64 @@ fn a_network_that_becomes_dual_stack_gives_the_lease_another_key_and_no_other_su
 fn an_ipv6_subnet_that_another_host_has_is_not_taken() {
     let other = ("/coreos.com/network/subnets/10.244.7.0-24&fd00:10:244:9::-64", FOREIGN);
     let Todo::Rename { to, .. } = decide(&snapshot(&[DUAL, (LEASE_9, OURS), other]), &facts(), CLAIM) else { panic!() };
-    assert_eq!(to.to_string(), "10.244.9.0-24&fd00:10:244:1::-64");
+    assert_eq!(to.subnet.to_string(), "10.244.9.0/24");
+    assert!(!to.v6.unwrap().to_string().starts_with("fd00:10:244:9:"), "{to}");
+    // Another host in the same place, at the same moment, chooses another.
+    let h2 = Facts { node: "h2".parse().unwrap(), ..facts() };
+    let theirs = OURS.replace("h1", "h2");
+    let Todo::Rename { to: to2, .. } = decide(&snapshot(&[DUAL, (LEASE_9, &theirs), other]), &h2, CLAIM) else { panic!() };
+    assert_ne!(to.v6, to2.v6);
+}
+
+/// Leases, the older first.
+fn in_order(config: (&str, &str), leases: &[(&str, &str)]) -> Snapshot {
+    let mut s = snapshot(&[config]);
+    for (n, (key, value)) in (10..).zip(leases) {
+        let at = Revision(n);
+        let (key, value) = ((*key).into(), (*value).into());
+        s.apply(at, vec![Change::Put(Entry { key, value, lease: Some(LeaseId(7)), created: at, modified: at })]);
+    }
+    s
+}
+
+#[test]
+fn of_two_hosts_with_one_ipv6_subnet_the_younger_takes_another() {
+    let ours = ("/coreos.com/network/subnets/10.244.9.0-24&fd00:10:244:9::-64", OURS);
+    let other = ("/coreos.com/network/subnets/10.244.7.0-24&fd00:10:244:9::-64", FOREIGN);
+    let s = in_order(DUAL, &[other, ours]);
+    // What it remembers to have had counts no more than the lease.
+    let facts = Facts { preferred6: Some("fd00:10:244:9::/64".parse().unwrap()), ..facts() };
+    let Todo::Rename { from, to, .. } = decide(&s, &facts, CLAIM) else { panic!() };
+    assert_eq!((to.subnet, to.tree), (from.subnet, from.tree));
+    assert!(s.taken6(to.v6.unwrap()).is_none(), "{to}");
+    let Todo::Keep(own, Some(odd)) = super::decide(&s, &facts, CLAIM, &containers(&["10.244.9.2"])) else { panic!() };
+    assert_eq!(own.subnet6.unwrap().to_string(), "fd00:10:244:9::/64");
+    assert!(odd.contains("fd00:10:244:9::/64 is also that of 192.0.2.9"), "{odd}");
+    assert!(odd.contains("detach container c0, and this host takes another by itself"), "{odd}");
+    let s = in_order(DUAL, &[ours, other]);
+    assert!(matches!(super::decide(&s, &facts, CLAIM, &Addresses::new()), Todo::Keep(_, None)), "the older one stays");
+}
+
+#[test]
+fn of_two_hosts_with_one_subnet_the_younger_moves_and_with_containers_raises_an_alarm() {
+    let other = ("/coreos.com/network/subnets/10.244.9.0-24&fd00:10:244:7::-64", FOREIGN);
+    let s = in_order(CONFIG, &[other, (LEASE_9, OURS)]);
+    let Todo::Claim(new) = decide(&s, &facts(), CLAIM) else { panic!() };
+    assert!(s.taken(new.key.subnet).is_none(), "{}", new.key);
+    assert_eq!(new.leaving, Some(("10.244.9.0-24".parse().unwrap(), Revision(11))));
+    let Todo::Keep(own, Some(odd)) = super::decide(&s, &facts(), CLAIM, &containers(&["10.244.9.2"])) else { panic!() };
+    assert_eq!(own.subnet.to_string(), "10.244.9.0/24");
+    assert!(
+        odd.contains("10.244.9.0/24 is also that of 192.0.2.9, whose lease 10.244.9.0-24&fd00:10:244:7::-64 is older"),
+        "{odd}"
+    );
+    assert!(odd.contains("detach container c0, and this host moves to another by itself"), "{odd}");
+    let s = in_order(CONFIG, &[(LEASE_9, OURS), other]);
+    assert!(matches!(super::decide(&s, &facts(), CLAIM, &Addresses::new()), Todo::Keep(_, None)), "the older one stays");
+    // A flanneld that ran on this host is no other.
+    let flannels = FOREIGN.replace("192.0.2.9", "192.0.2.1");
+    let s = in_order(CONFIG, &[(other.0, &flannels), (LEASE_9, OURS)]);
+    assert!(matches!(super::decide(&s, &facts(), CLAIM, &Addresses::new()), Todo::Keep(_, None)));
 }
 
 #[test]

@@ -126,7 +126,8 @@ pub fn address6(address: Ipv4Addr, subnet: Ipv4Net, subnet6: Ipv6Net) -> Option<
 }
 
 /// The IPv6 subnet to go with `subnet`: `preferred` if `range` gives it and nobody has it; else the n-th for the n-th IPv4
-/// subnet, so that hosts which race for one race for the other; else the first free one. None if all are taken.
+/// subnet, so that hosts which race for one race for the other; else the first free one from a place that `seed` says, since
+/// hosts that choose at once do not see each other's choice. None if all are taken.
 #[must_use]
 pub fn choose_subnet6(
     range: &V6Range,
@@ -134,6 +135,7 @@ pub fn choose_subnet6(
     subnet: Ipv4Net,
     taken: impl IntoIterator<Item = Ipv6Net>,
     preferred: Option<Ipv6Net>,
+    seed: u64,
 ) -> Option<Ipv6Net> {
     let mut taken: Vec<(u128, u128)> = taken.into_iter().map(|net| (net.network().into(), net.broadcast().into())).collect();
     taken.sort_unstable();
@@ -147,8 +149,8 @@ pub fn choose_subnet6(
         range.nth(n.into()).filter(is_free)
     };
     // There may be more subnets than can be looked at one by one, so what is taken is stepped over.
-    let first_free = || {
-        let mut n = 0;
+    let first_free = |from: u128| {
+        let mut n = from;
         for (from, to) in &taken {
             let block = range.nth(n)?;
             if *from > u128::from(block.broadcast()) {
@@ -160,7 +162,8 @@ pub fn choose_subnet6(
         }
         range.nth(n)
     };
-    preferred.or_else(beside).or_else(first_free)
+    let start = u128::from(mixed(seed)).checked_rem(range.capacity()).unwrap_or(0);
+    preferred.or_else(beside).or_else(|| first_free(start)).or_else(|| first_free(0))
 }
 
 /// The addresses of a subnet that containers may have, lowest first: all but the VXLAN device's, the gateway and the last.
@@ -271,6 +274,9 @@ mod tests {
         }
     }
 
+    /// A seed that [`mixed`] makes 0 of.
+    const FROM_THE_FIRST: u64 = 0x61c8_8646_80b5_83eb;
+
     fn range(network: &str, len: u8) -> V6Range {
         V6Range::new(network.parse().unwrap(), len, None, None).unwrap()
     }
@@ -280,7 +286,8 @@ mod tests {
         let (c, r) = (config("10.244.0.0/16", 24), range("fd00:10:244::/48", 64));
         let choose = |taken: &[&str], preferred: Option<&str>| {
             let taken: Vec<Ipv6Net> = taken.iter().map(|t| t.parse().unwrap()).collect();
-            choose_subnet6(&r, &c, net("10.244.3.0/24"), taken, preferred.map(|p| p.parse().unwrap())).unwrap().to_string()
+            let preferred = preferred.map(|p| p.parse().unwrap());
+            choose_subnet6(&r, &c, net("10.244.3.0/24"), taken, preferred, FROM_THE_FIRST).unwrap().to_string()
         };
         assert_eq!(choose(&[], None), "fd00:10:244:3::/64");
         assert_eq!(choose(&[], Some("fd00:10:244:9::/64")), "fd00:10:244:9::/64");
@@ -289,14 +296,23 @@ mod tests {
         assert_eq!(choose(&["fd00:10:244:3:8000::/65", "fd00:10:244::/63"], None), "fd00:10:244:2::/64");
         assert_eq!(choose(&["fd00:10:244::/50"], Some("fd99::/64")), "fd00:10:244:4000::/64");
         // A subnet that the range no longer gives has no number.
-        let outside = choose_subnet6(&r, &c, net("10.243.3.0/24"), [], None).unwrap();
+        let outside = choose_subnet6(&r, &c, net("10.243.3.0/24"), [], None, FROM_THE_FIRST).unwrap();
         assert_eq!(outside.to_string(), "fd00:10:244:1::/64");
+    }
+
+    #[test]
+    fn hosts_that_look_for_another_ipv6_subnet_at_once_spread() {
+        let (c, r) = (config("10.244.0.0/16", 24), range("fd00:10:244::/48", 64));
+        let taken = || ["fd00:10:244:3::/64".parse().unwrap()];
+        let choose = |seed| choose_subnet6(&r, &c, net("10.244.3.0/24"), taken(), None, seed).unwrap();
+        let chosen: BTreeSet<_> = (0..50u64).map(choose).collect();
+        assert!(chosen.len() > 45, "50 hosts chose {} different subnets", chosen.len());
     }
 
     proptest! {
         #[test]
         fn a_chosen_ipv6_subnet_overlaps_none_and_the_last_free_one_is_found(
-            taken in prop::collection::vec((0..64u128, 118..=124u8), 0..40), n in 0..16u8,
+            taken in prop::collection::vec((0..64u128, 118..=124u8), 0..40), n in 0..16u8, seed: u64,
         ) {
             let (c, r) = (config("10.244.0.0/20", 24), range("fd00::/116", 120));
             let first = u128::from(r.network.network());
@@ -305,7 +321,7 @@ mod tests {
                 .map(|(n, len)| Ipv6Net::new(Ipv6Addr::from(first + n * 64), len).unwrap().trunc())
                 .collect();
             let clear = |s: &Ipv6Net| !taken.iter().any(|t| t.contains(s) || s.contains(t));
-            match choose_subnet6(&r, &c, net(&format!("10.244.{n}.0/24")), taken.iter().copied(), None) {
+            match choose_subnet6(&r, &c, net(&format!("10.244.{n}.0/24")), taken.iter().copied(), None, seed) {
                 Some(subnet) => prop_assert!(r.could_give(subnet) && clear(&subnet), "{subnet}"),
                 None => prop_assert!(!r.subnets().any(|s| clear(&s))),
             }
