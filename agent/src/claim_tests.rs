@@ -470,3 +470,25 @@ async fn a_host_without_containers_moves_in_one_step_and_a_placeholder_keeps_wha
     let s = t.sees(|s| s.lease_of(&facts.node).is_some_and(|(_, l)| l.modified > at)).await;
     assert_eq!(s.lease_of(&facts.node).unwrap().0, &promised);
 }
+
+#[tokio::test]
+async fn a_placeholder_beside_a_lease_of_its_subnet_goes() {
+    let mut t = running(facts(), async |registry: &Registry| {
+        let layout = Layout::default();
+        let reservation = weft_model::reservation::Reservation::of("h9".parse().unwrap());
+        let held = "10.244.200.0-24&fd00:10:244:200::-64".parse().unwrap();
+        let free: SubnetKey = "10.244.201.0-24".parse().unwrap();
+        let other = Lease::parse(FOREIGN.as_bytes()).unwrap();
+        registry.write_lease(&held, &other, None, None).await.unwrap();
+        let placeholder = reservation.placeholder().to_json();
+        let txn = Txn::new()
+            .put(layout.reservation(&NetworkName::default_network(), held.subnet), r#"{"node":"h9"}"#)
+            .put(layout.subnet(&SubnetKey::v4(held.subnet)), placeholder.clone())
+            .put(layout.subnet(&free), placeholder);
+        registry.store().transact(txn).await.unwrap();
+    })
+    .await;
+    let of = |s: &Snapshot, key: &str| s.leases().any(|(there, _)| there.to_string() == key);
+    let s = t.sees(|s| s.network().is_some() && !of(s, "10.244.200.0-24")).await;
+    assert!(of(&s, "10.244.200.0-24&fd00:10:244:200::-64") && of(&s, "10.244.201.0-24"), "nothing else goes");
+}

@@ -2,6 +2,9 @@
 //!
 //! Every agent does so, and the first one wins: an owner that is dead for a day loses its lease, and what was promised to it
 //! must not be there for the taking meanwhile. Agents themselves go by the reservations.
+//!
+//! A placeholder and the owner's claim under a key that also names an IPv6 subnet, or in Weft's tree, may be written at once:
+//! one that stands beside a lease of its subnet is taken away again.
 
 use std::time::Duration;
 
@@ -26,6 +29,20 @@ pub async fn keep(registry: Registry, mut view: View) {
         let snapshot = view.borrow_and_update().clone();
         let mut retry = None;
         if let Some(snapshot) = snapshot.filter(|s| echo.heard(s.revision())) {
+            for (key, at, held) in needless(&snapshot) {
+                match registry.remove_placeholder(&key, at, &held).await {
+                    Ok(Outcome::Done(revision)) => {
+                        info!(subnet = %key.subnet, lease = %held, "removed the placeholder of a subnet that has a lease");
+                        echo = Echo::of(revision);
+                    }
+                    Ok(Outcome::Refused(revision)) => echo = Echo::of(revision),
+                    Err(e) => {
+                        debug!(error = chain(&e), "placeholder not removed");
+                        retry = Some(RETRY);
+                        break;
+                    }
+                }
+            }
             for (key, reservation, at) in missing(&snapshot) {
                 match registry.put_placeholder(&key, &reservation, at).await {
                     Ok(Outcome::Done(revision)) => {
@@ -47,6 +64,18 @@ pub async fn keep(registry: Registry, mut view: View) {
             () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
         }
     }
+}
+
+/// Placeholders, and when they were written, whose subnet a lease holds that is none; and that lease's key.
+fn needless(snapshot: &Snapshot) -> Vec<(SubnetKey, Revision, SubnetKey)> {
+    let leases = || snapshot.leases().filter(|(_, lease)| !lease.value.is_placeholder());
+    let placeholders = snapshot.leases().filter(|(_, lease)| lease.value.is_placeholder() && lease.lease.is_none());
+    placeholders
+        .filter_map(|(key, placeholder)| {
+            let (held, _) = leases().find(|(held, _)| held.subnet.contains(&key.subnet))?;
+            Some((*key, placeholder.modified, *held))
+        })
+        .collect()
 }
 
 /// Reserved subnets that no lease overlaps.

@@ -257,6 +257,21 @@ impl Registry {
         self.write(when, vec![Op::Put { key, value: of.placeholder().to_json().into_bytes(), lease: None }]).await
     }
 
+    /// Takes a placeholder away that was written at `at`, while `held` is there, by which somebody has its subnet.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove_placeholder(
+        &self,
+        placeholder: &SubnetKey,
+        at: Revision,
+        held: &SubnetKey,
+    ) -> Result<Outcome, StoreError> {
+        let key = self.layout.subnet(placeholder).into_bytes();
+        let when = vec![Compare::ModifiedAt(key.clone(), at), Compare::Present(self.layout.subnet(held).into_bytes())];
+        self.write(when, vec![Op::Delete(key)]).await
+    }
+
     /// Takes a reservation back that was written at `at`, and its placeholder, written at the revision beside it.
     ///
     /// # Errors
