@@ -76,6 +76,7 @@ impl Known {
                 config: member.config.clone(),
                 subnet: member.own.subnet,
                 vtep_mac: member.own.vtep_mac,
+                vtep_mac6: member.own.vtep_mac6,
             })
         };
         self.members.iter().filter_map(of).collect()

@@ -60,8 +60,10 @@ pub struct Membership {
     pub config: NetworkConfig,
     /// The own subnet in it.
     pub subnet: Ipv4Net,
-    /// The Ethernet address of the own VXLAN device in it, as published in the lease.
+    /// The Ethernet address of the own VXLAN device in it over IPv4, as published in the lease.
     pub vtep_mac: Mac,
+    /// The same of the one over IPv6.
+    pub vtep_mac6: Mac,
 }
 
 /// The device that tunnel packets leave by.
@@ -175,6 +177,7 @@ impl Host {
             subnet: Some(of.subnet),
             subnet6: None,
             vtep_mac: of.vtep_mac,
+            vtep_mac6: of.vtep_mac6,
             attachments: Vec::new(),
             networks: Vec::new(),
             ..self.clone()

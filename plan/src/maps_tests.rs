@@ -359,11 +359,13 @@ fn a_further_network_has_rows_under_its_own_number() {
         number: 2,
         config: NetworkConfig::new("10.245.0.0/16".parse().unwrap(), 24, None, None, backend).unwrap(),
         subnet: "10.245.1.0/24".parse().unwrap(),
-        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 7]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 7]),
     };
     let alone = desired(&ClusterConfig::default(), &host(), &peers());
     let both = desired(&ClusterConfig::default(), &Host { networks: vec![blue], ..host() }, &peers());
     assert_eq!(both.networks[&2].vni, 7);
+    assert_eq!((both.networks[&2].vtep_mac, both.networks[&2].vtep_mac6), ([2, 0, 0, 0, 0, 7], [2, 0, 0, 0, 6, 7]));
     assert_eq!(both.networks[&NETWORK_DEFAULT], alone.networks[&NETWORK_DEFAULT]);
     assert_eq!(both.vteps[&VtepKey::own(7)].network, 2);
     assert_eq!(both.ranges.values().filter(|number| **number == 2).count(), 1);
@@ -385,7 +387,8 @@ fn a_further_network_is_tunnelled_although_the_default_one_is_not_and_without_a_
         )
         .unwrap(),
         subnet: format!("10.{number}.1.0/24").parse().unwrap(),
-        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 7]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 7]),
     };
     let mut host = dual_stack();
     host.config = Some(NetworkConfig::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap());

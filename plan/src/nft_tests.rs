@@ -225,7 +225,8 @@ fn networks_are_kept_apart_and_each_has_its_own_peers() {
         number: 2,
         config: config("10.245.0.0/16", 7),
         subnet: "10.245.1.0/24".parse().unwrap(),
-        vtep_mac: Mac([2, 0, 0, 0, 0, 1]),
+        vtep_mac: Mac([2, 0, 0, 0, 0, 7]),
+        vtep_mac6: Mac([2, 0, 0, 0, 6, 7]),
     };
     let host = Host { networks: vec![blue], ..host(&[2]) };
     let mut of_blue = peers(&[9]);
