@@ -67,7 +67,7 @@ pub async fn run(
         }
         let mut retry = false;
         for (name, one) in &mut servers {
-            let gateway = now.subnet(name).map(|subnet| SocketAddr::new(IpAddr::V4(ipam::gateway(subnet)), 53));
+            let gateway = now.members.get(name).map(|member| SocketAddr::new(IpAddr::V4(ipam::gateway(member.own.subnet)), 53));
             let errors = one.server.set_listen(gateway.as_slice()).await;
             let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
             retry |= !problems.is_empty();

@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
-//! | `networks.json` | the numbers that rows know further networks by |
+//! | `networks.json` | further networks: the numbers that rows know them by, and the subnet last had in each |
 //! | `attachments.json` | who has which address, and when an address was last given back |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
@@ -26,6 +26,7 @@ use weft_model::mac::Mac;
 use weft_model::record::Proto;
 
 use crate::last_uplink::LastUplink;
+use crate::networks::Remembered;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -213,20 +214,20 @@ impl StateDir {
         write(&self.path.join("node.json"), state, true)
     }
 
-    /// The numbers of networks besides the default one.
+    /// The networks besides the default one.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn networks(&self) -> Result<BTreeMap<NetworkName, u32>, StateError> {
+    pub fn networks(&self) -> Result<BTreeMap<NetworkName, Remembered>, StateError> {
         Ok(read(&self.path.join("networks.json"))?.unwrap_or_default())
     }
 
-    /// Remembers the numbers of networks.
+    /// Remembers the networks besides the default one.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write_networks(&self, numbers: &BTreeMap<NetworkName, u32>) -> Result<(), StateError> {
-        write(&self.path.join("networks.json"), numbers, true)
+    pub fn write_networks(&self, networks: &BTreeMap<NetworkName, Remembered>) -> Result<(), StateError> {
+        write(&self.path.join("networks.json"), networks, true)
     }
 
     /// The attachments.
