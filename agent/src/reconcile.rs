@@ -152,7 +152,8 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
         }
         let retry = round(&mut inputs, &mut config, &mut held, &mut reading, &uplink).await;
         // Whether what the kernel holds may be another than it was.
-        reading.due = tokio::select! {
+        reading.due = loop {
+            break tokio::select! {
             Ok(()) = inputs.view.changed() => false,
             Ok(()) = inputs.own.changed() => true,
             Ok(()) = inputs.published.changed() => true,
@@ -166,6 +167,14 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
                 true
             }
             () = tokio::time::sleep(RETRY), if retry => true,
+            () = tokio::time::sleep(RETRY), if uplink.unanswered && !retry => {
+                // Nothing may tell when a question that failed has an answer. Only another one is a reason for a round.
+                if !uplink.changes(&inputs).await {
+                    continue;
+                }
+                true
+            }
+            };
         };
     }
 }
@@ -199,6 +208,8 @@ struct KnownUplink {
     /// The last agent's, until there is one: an agent that is started at such a moment takes nothing down either.
     before: Option<Uplink>,
     problem: Option<String>,
+    /// Whether the last question had no answer, so that it is to be asked again.
+    unanswered: bool,
 }
 
 /// Routes that were seen to be there and ours, by their keys.
@@ -213,6 +224,13 @@ impl KnownUplink {
         Self { before: before.and_then(|last| last.uplink(&asked(inputs))), ..Self::default() }
     }
 
+    /// Asks again, and says whether the answer is another one.
+    async fn changes(&mut self, inputs: &Inputs) -> bool {
+        let (now, problem) = (self.now.clone(), self.problem.clone());
+        self.find(inputs).await;
+        (&now, &problem) != (&self.now, &self.problem)
+    }
+
     async fn find(&mut self, inputs: &Inputs) {
         let wish = Wish {
             iface: inputs.iface.clone(),
@@ -220,7 +238,9 @@ impl KnownUplink {
             public_ipv6: inputs.public_ipv6,
             last: self.now.as_ref().or(self.before.as_ref()).cloned(),
         };
-        let problem = match uplink::resolve(&inputs.netlink, &wish).await {
+        let found = uplink::resolve(&inputs.netlink, &wish).await;
+        self.unanswered = found.is_err();
+        let problem = match found {
             Ok(mut uplink) => {
                 let lost = self.keep_lost(&mut uplink);
                 let was = self.now.replace(uplink.clone());

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! flannel writes the file once, at its start. Here it follows the subnet, the network and the uplink's MTU, and comes back
-//! when somebody removes it. As long as something of it is not known (the store has not been read, there is no subnet yet)
+//! when somebody removes it. As long as something of it is not known (the store has not been read, there is no subnet or no uplink yet)
 //! the file stays as it is. Attachments do not need it, and such a tool does not know of attachments: on one host either
 //! the one or the other gives out addresses. (Those of a tool's bridge take the whole subnet for on-link, so they reach the
 //! containers of all hosts but the attachments beside them.)
@@ -31,10 +31,11 @@ use crate::reconcile::Report;
 /// How often the file is looked at: nobody tells of a file that somebody else changes.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// The file's text; none for a host without a network or a subnet. `masquerade` is whether this host gives its own address to
+/// The file's text; none for a host without a network, a subnet or an uplink, whose MTU it has. `masquerade` is whether this host gives its own address to
 /// what leaves the network; tools do it themselves if not.
 fn text(host: &Host, masquerade: bool) -> Option<String> {
-    let (config, subnet) = (host.config.as_ref()?, host.subnet?);
+    let overlay = host.overlay()?;
+    let (config, subnet) = (overlay.config, overlay.subnet);
     let mut text = String::new();
     // Writing into a string does not fail.
     let _ = writeln!(text, "FLANNEL_NETWORK={}", config.network);
@@ -43,7 +44,7 @@ fn text(host: &Host, masquerade: bool) -> Option<String> {
         let _ = writeln!(text, "FLANNEL_IPV6_NETWORK={}", range.network);
         let _ = writeln!(text, "FLANNEL_IPV6_SUBNET={}/{}", ipam::gateway6(subnet), subnet.prefix_len());
     }
-    let _ = writeln!(text, "FLANNEL_MTU={}", host.container_mtu());
+    let _ = writeln!(text, "FLANNEL_MTU={}", overlay.mtu());
     let _ = writeln!(text, "FLANNEL_IPMASQ={masquerade}");
     Some(text)
 }
@@ -92,7 +93,12 @@ fn keep(path: &Path, wanted: &str) -> std::io::Result<bool> {
         std::fs::create_dir_all(dir)?;
     }
     let beside = beside(path);
-    let mut file = std::fs::File::create(&beside)?;
+    // Left by an agent that was killed, or put there by somebody: what a link leads to is not to be written to.
+    match std::fs::remove_file(&beside) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = std::fs::File::create_new(&beside)?;
     file.write_all(wanted.as_bytes())?;
     // As flannel's: tools that read it need not be root, whatever the umask is.
     file.set_permissions(std::fs::Permissions::from_mode(0o644))?;
@@ -163,6 +169,10 @@ mod tests {
         assert!(text(&host(), false).unwrap().ends_with("FLANNEL_IPMASQ=false\n"));
         assert_eq!(text(&Host { subnet: None, ..host() }, true), None);
         assert_eq!(text(&Host { config: None, ..host() }, true), None);
+        // What the MTU would be over Ethernet is a guess, and the file may have the truth.
+        assert_eq!(text(&Host { uplink: None, ..host() }, true), None);
+        let host_gw = NetworkConfig::parse(br#"{"Network":"10.244.0.0/16","Backend":{"Type":"host-gw"}}"#).unwrap();
+        assert!(text(&Host { config: Some(host_gw), ..host() }, true).unwrap().contains("FLANNEL_MTU=9000\n"));
     }
 
     #[test]
@@ -192,6 +202,18 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
         let left: Vec<_> = std::fs::read_dir(path.parent().unwrap()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(left, ["subnet.env"]);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_the_temporary_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("subnet.env"), dir.path().join("other"));
+        std::fs::write(&other, "theirs").unwrap();
+        std::os::unix::fs::symlink(&other, beside(&path)).unwrap();
+        assert!(keep(&path, "a\n").unwrap());
+        assert_eq!(std::fs::read_to_string(&other).unwrap(), "theirs");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a\n");
+        assert!(path.symlink_metadata().unwrap().is_file());
     }
 
     #[test]

@@ -86,6 +86,20 @@ async fn with_a_rule_of_policy_routing_nothing_is_certain_but_what_is_on_the_lin
 }
 
 #[tokio::test]
+async fn without_a_carrier_the_same_are_on_the_link_and_nothing_is_certain() {
+    let place = place();
+    for (set, shown, certain) in [("down", "grep -q linkdown", 0), ("up", "grep -vq linkdown", 4)] {
+        // The kernel notes a carrier that went or came up to a second later.
+        place.run(&format!(
+            "ip link set u2 {set} && timeout 60 sh -c 'until ip route show 192.0.2.0/24 | {shown}; do sleep 0.1; done'"
+        ));
+        let on_link = found(&place).await;
+        assert!(on_link.holds("192.0.2.2".parse().unwrap()), "{set}: {on_link:?}");
+        assert_eq!(hops(&place).await.len(), certain, "{set}");
+    }
+}
+
+#[tokio::test]
 async fn thousands_of_routes_of_ours_and_of_others_are_not_carried_along() {
     let place = place();
     place.run(

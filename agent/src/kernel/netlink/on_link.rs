@@ -32,6 +32,8 @@ pub(super) fn of(socket: &mut Socket, device: u32) -> Result<OnLink, NetlinkErro
         for route in observe::list_routes(socket, family, None)?.iter().filter(|r| r.header.protocol != ours) {
             let Some(range) = destination(route) else { continue };
             if is_direct(route, device) {
+                // Whether there is another way while the carrier is away is a matter of settings, which the kernel looks at.
+                on_link.plain &= !route.header.flags.contains(RouteFlags::Linkdown);
                 on_link.direct.push(range);
             } else {
                 others.push(range);
@@ -89,8 +91,9 @@ fn destination(route: &RouteMessage) -> Option<IpNet> {
 
 /// Whether packets leave by the device as they are, to whom they are for.
 fn is_direct(route: &RouteMessage, device: u32) -> bool {
-    // Dead and linkdown routes are passed over by the kernel, unresolved ones are a multicast matter.
-    let odd = RouteFlags::Dead.union(RouteFlags::Linkdown).union(RouteFlags::Unresolved);
+    // Dead routes are passed over by the kernel, unresolved ones are a multicast matter. Those of a device without a carrier it
+    // goes by (unless `ignore_routes_with_linkdown` is set, which it is not by default): the peers are on that link as before.
+    let odd = RouteFlags::Dead.union(RouteFlags::Unresolved);
     let plain = route.header.kind == RouteType::Unicast
         && route.header.tos == 0
         && route.header.source_prefix_length == 0
