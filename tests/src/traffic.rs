@@ -20,6 +20,24 @@ pub fn probe() -> Result<String> {
     Ok(binary("weft-probe")?.to_string_lossy().into_owned())
 }
 
+/// Sends `count` echo requests at short intervals, with more options of `ping` if need be; none may remain unanswered.
+///
+/// Which answers came is read from their numbers. The statistics would count an answer as lost that is merely late: ping
+/// (iputils) waits for the last one no longer than an interval, and, told to wait (`-w`), goes on sending.
+///
+/// # Errors
+/// When an answer is missing; with what `ping` printed.
+pub fn pings(from: &Place, to: IpAddr, count: usize, options: &[&str]) -> Result<()> {
+    let (count_text, to) = (count.to_string(), to.to_string());
+    let words = [&["ping", "-n", "-i", "0.02", "-w", "20", "-c", &count_text], options, &[&to]].concat();
+    let said = from.exec(words)?;
+    let number = |line: &str| line.split_once(" time=")?.0.split_once("icmp_seq=")?.1.split(' ').next()?.parse::<usize>().ok();
+    let mut numbers: Vec<usize> = said.stdout.lines().filter_map(number).collect();
+    numbers.sort_unstable();
+    ensure!(numbers == (1..=count).collect::<Vec<_>>(), "{count} answers from {to}: {said:?}");
+    Ok(())
+}
+
 /// A container whose TCP server on `port` begins every connection with the line `say`.
 ///
 /// # Errors

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use anyhow::{Result, ensure};
 use weft_tests::eventually::SOON;
 use weft_tests::topology::{NETWORK, NETWORK6, Wire};
-use weft_tests::traffic::{idle, probe};
+use weft_tests::traffic::{idle, pings, probe};
 use weft_tests::{Container, Host, Topology, eventually};
 
 /// Three hosts of a dual-stack network, the second without programs.
@@ -34,13 +34,11 @@ fn addresses(container: &Container) -> Result<[IpAddr; 2]> {
 /// Whether a packet of this length gets there whole, once it gets there at all.
 fn arrives(from: &Container, to: IpAddr, longest: usize) -> Result<()> {
     let headers = if to.is_ipv6() { 48 } else { 28 };
-    let (to, size) = (to.to_string(), (longest - headers).to_string());
+    let (text, size) = (to.to_string(), (longest - headers).to_string());
     eventually(&format!("an answer from {to}"), SOON, || {
-        from.exec(["ping", "-n", "-c", "1", "-W", "5", &to])?.success().map(drop)
+        from.exec(["ping", "-n", "-c", "1", "-W", "5", &text])?.success().map(drop)
     })?;
-    let said = from.exec(["ping", "-n", "-c", "10", "-i", "0.05", "-W", "10", "-M", "do", "-s", &size, &to])?.stdout;
-    ensure!(said.contains("10 received, 0% packet loss"), "{said}");
-    Ok(())
+    pings(from.place(), to, 10, &["-M", "do", "-s", &size])
 }
 
 fn route(host: &Host, destination: &str) -> Result<String> {

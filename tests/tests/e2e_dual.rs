@@ -11,7 +11,7 @@ use serde_json::Value;
 use weft_tests::eventually::SOON;
 use weft_tests::topology::{FABRIC, FABRIC6, Wire};
 use weft_tests::traffic::{datagrams, dual_tcp_server, dual_udp_server, idle, probe, report, transfer, who_answers};
-use weft_tests::{Container, Host, Place, Topology, eventually};
+use weft_tests::{Container, Host, Place, Topology, eventually, traffic};
 
 /// Whether hosts have programs.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -44,14 +44,13 @@ fn addresses(container: &Container) -> [IpAddr; 2] {
     [container.address().unwrap().into(), container.address6().unwrap().into()]
 }
 
-fn pings(from: &Place, to: IpAddr) {
-    let to = to.to_string();
+fn pings(from: &Place, address: IpAddr) {
+    let to = address.to_string();
     eventually(&format!("{to} answers pings"), SOON, || {
         from.exec(["ping", "-n", "-c", "1", "-W", "2", &to])?.success().map(drop)
     })
     .unwrap();
-    let said = from.exec(["ping", "-n", "-c", "20", "-i", "0.02", "-W", "5", &to]).unwrap().stdout;
-    assert!(said.contains("20 received, 0% packet loss"), "{said}");
+    traffic::pings(from, address, 20, &[]).unwrap();
 }
 
 /// The last line that a command prints in a container.

@@ -29,7 +29,7 @@ use weft_tests::eventually::SOON;
 use weft_tests::flannel::reading::{attrs, key, vtep_mac};
 use weft_tests::flannel::{FlannelShaped, PREFIX};
 use weft_tests::topology::{NETWORK, NETWORK6, Shared, Wire};
-use weft_tests::traffic::{connect, idle, probe, report, stream, tcp_server, udp_server, who_answers};
+use weft_tests::traffic::{connect, idle, pings, probe, report, stream, tcp_server, udp_server, who_answers};
 use weft_tests::{Container, Host, Place, Topology, eventually};
 
 /// h1 is a Weft host with the fast path, h2 one without, h3 is flannel's and stays as it is; what the others are each test says.
@@ -116,8 +116,7 @@ fn no_ping_is_lost(from: &Place, to: Ipv4Addr, options: &[&str]) {
         Ok(())
     })
     .unwrap();
-    let said = ping(from, to, &[&["-c", "20", "-i", "0.02"], options].concat());
-    assert!(said.contains("20 received, 0% packet loss"), "{said}");
+    pings(from, to.into(), 20, options).unwrap();
 }
 
 fn both_ways(a: &Container, b: &Bridged) {

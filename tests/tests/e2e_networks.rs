@@ -179,11 +179,17 @@ fn a_network_is_made_once_kept_while_used_and_leaves_nothing_behind() {
     eventually("they reach each other", SOON, || who_answers(client.place(), &address(&there, 8080))).unwrap();
     // A restart is no event here either.
     let before = address(&there, 8080);
+    let device = || h2.exec(["ip", "-json", "link", "show", "weft.7"])?.success()?.json();
+    let index = device().unwrap()[0]["ifindex"].clone();
+    assert!(index.is_u64(), "{index}");
     h2.agent.kill9().unwrap();
     who_answers(client.place(), &before).unwrap();
     h2.agent.start().unwrap();
     h2.agent.wait_ready().unwrap();
     throughout("it answers", Duration::from_secs(1), || who_answers(client.place(), &before).map(drop)).unwrap();
+    // An attachment waits for the subnet there, so by then the agent has planned with all it knows.
+    idle(h2, &with(&[])).unwrap().stop().unwrap();
+    assert_eq!(device().unwrap()[0]["ifindex"], index, "the device was made again");
     client.stop().unwrap();
     eventually("it is refused to remove it", SOON, || {
         let said = h1.netctl(["network", "rm", "blue"])?;
