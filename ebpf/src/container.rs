@@ -7,30 +7,13 @@ mod v4;
 mod v6;
 
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
-use weft_abi::{Be16, Be32, Be128, Config, ENCAP_OVERHEAD, ENCAP_OVERHEAD6, Endpoint, Network, Peer, PeerKey, PeerKey6, Verdict};
+use weft_abi::{Be16, Be128, Config, ENCAP_OVERHEAD, ENCAP_OVERHEAD6, Endpoint, Network, Peer, Verdict};
 
 use crate::ecn;
 use crate::neighbour;
 use crate::packet::Packet;
+use crate::tables::Tables;
 use crate::wire::{Family, eth, ipv4, tcp, udp};
-
-/// The rows that are needed.
-pub trait Tables {
-    /// The one row of configuration.
-    fn config(&self) -> Option<&Config>;
-    /// A network.
-    fn network(&self, number: u32) -> Option<&Network>;
-    /// The container that has the address.
-    fn endpoint(&self, addr: Be32) -> Option<&Endpoint>;
-    /// The container that has the IPv6 address.
-    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint>;
-    /// The host that holds the subnet.
-    fn peer(&self, key: &PeerKey) -> Option<&Peer>;
-    /// The host that holds the IPv6 subnet.
-    fn peer6(&self, key: &PeerKey6) -> Option<&Peer>;
-    /// The network whose range holds the address; zero: none.
-    fn range(&self, addr: Be128) -> u32;
-}
 
 /// What to do with a packet that takes the fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,7 @@
 //! What happens to every IPv6 packet that a container can send, and what differs with IPv6 outside.
 
+use weft_abi::{Be32, PeerKey6};
+
 use super::*;
 use crate::packet::testing::Bytes;
 use crate::testing::{Frame, World, ip6, leave, outer, peer_key6, tcp_packet, udp_packet};

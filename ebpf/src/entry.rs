@@ -17,6 +17,7 @@ use weft_ebpf::deliver::{HandOver, hand_over};
 use weft_ebpf::encap::{self, Stamp};
 use weft_ebpf::packet::Packet;
 use weft_ebpf::sockets;
+use weft_ebpf::tables::Tables as _;
 use weft_ebpf::uplink::{self, Arrival};
 use weft_ebpf::wire::{self, Family};
 
@@ -131,7 +132,7 @@ fn deliver_locally(skb: &mut Skb, family: Family, to: &Endpoint) -> Option<()> {
 /// Pushes the outer headers. Returns the uplink. An error before the room is made leaves the packet as it came.
 #[inline(always)]
 fn push(skb: &mut Skb, to: &Remote<'_>, packets: u64, bytes: u64) -> Result<u32, Verdict> {
-    let config: &Config = container::Tables::config(&PacketTables).ok_or(Verdict::ContainerInternal)?;
+    let config: &Config = PacketTables.config().ok_or(Verdict::ContainerInternal)?;
     let (room, flags) = if to.peer.outer_is_v6() {
         (ENCAP_OVERHEAD6, PUSH | BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 as u64)
     } else {

@@ -1,6 +1,6 @@
 //! What the eBPF programs decide and how they change packets, without the kernel.
 //!
-//! Everything is generic over a [`packet::Packet`] and over the maps ([`container::Tables`], [`uplink::Tables`],
+//! Everything is generic over a [`packet::Packet`] and over the maps ([`tables::Tables`],
 //! [`sockets::Tables`]), so the same code runs in the programs (`src/main.rs`) and in tests on the host. Kernel helpers,
 //! map definitions and entry points are not here.
 //!
@@ -29,6 +29,7 @@ mod mutation_tests;
 pub mod neighbour;
 pub mod packet;
 pub mod sockets;
+pub mod tables;
 #[cfg(test)]
 mod testing;
 pub mod uplink;

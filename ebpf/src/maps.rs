@@ -9,7 +9,7 @@ use weft_abi::{
     Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, Reverse,
     ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
-use weft_ebpf::{container, uplink};
+use weft_ebpf::tables::Tables;
 
 #[map(name = "weft_config")]
 static CONFIG: Array<Config> = Array::pinned(1, 0);
@@ -80,54 +80,17 @@ fn config() -> Option<&'static Config> {
     CONFIG.get_ptr(0).map(|row| unsafe { &*row })
 }
 
-/// A network's row. The agent writes it while programs run; what they read of it then is part old, part new, as with
-/// [`config`]: a packet or two at such a moment may go by the stack or be dropped as from nobody.
-#[inline(always)]
-fn network(number: u32) -> Option<&'static Network> {
-    // SAFETY: an array's row is there for as long as the map, which outlives the program.
-    NETWORKS.get_ptr(number).map(|row| unsafe { &*row })
-}
-
-impl container::Tables for PacketTables {
+impl Tables for PacketTables {
     #[inline(always)]
     fn config(&self) -> Option<&Config> {
         config()
     }
+    /// The agent writes a row while programs run; what they read of it then is part old, part new, as with [`config`]: a packet
+    /// or two at such a moment may go by the stack or be dropped as from nobody.
     #[inline(always)]
     fn network(&self, number: u32) -> Option<&Network> {
-        network(number)
-    }
-    #[inline(always)]
-    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
-        row_ref!(ENDPOINTS, addr)
-    }
-    #[inline(always)]
-    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
-        row_ref!(ENDPOINTS6, addr)
-    }
-    #[inline(always)]
-    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
-        row_ref!(PEERS, key)
-    }
-    #[inline(always)]
-    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
-        row_ref!(PEERS6, key)
-    }
-    #[inline(always)]
-    fn range(&self, addr: Be128) -> u32 {
-        // Not an option: of a copied one without a value, LLVM 22 reads the value's register, which the verifier refuses.
-        RANGES.get(Key::new(128, addr)).map_or(0, |network| *network)
-    }
-}
-
-impl uplink::Tables for PacketTables {
-    #[inline(always)]
-    fn config(&self) -> Option<&Config> {
-        config()
-    }
-    #[inline(always)]
-    fn network(&self, number: u32) -> Option<&Network> {
-        network(number)
+        // SAFETY: an array's row is there for as long as the map, which outlives the program.
+        NETWORKS.get_ptr(number).map(|row| unsafe { &*row })
     }
     #[inline(always)]
     fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
@@ -148,6 +111,11 @@ impl uplink::Tables for PacketTables {
     #[inline(always)]
     fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {
         row_ref!(VTEPS, key)
+    }
+    #[inline(always)]
+    fn range(&self, addr: Be128) -> u32 {
+        // Not an option: of a copied one without a value, LLVM 22 reads the value's register, which the verifier refuses.
+        RANGES.get(Key::new(128, addr)).map_or(0, |network| *network)
     }
 }
 

@@ -5,8 +5,8 @@
 
 use weft_abi::{Be32, Be128, Verdict};
 
-use crate::container::Tables;
 use crate::packet::Packet;
+use crate::tables::Tables;
 use crate::wire::eth;
 
 /// The gateway's address on every container's link.

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, NextHop, Peer, PeerKey, PeerKey6, Verdict, Vtep, VtepKey};
 
 use crate::packet::testing::Bytes;
+use crate::tables::Tables;
 use crate::wire::Family;
 use crate::{container, encap, uplink};
 
@@ -129,7 +130,12 @@ impl World {
         self.peers.insert(peer_key(host), row);
         self.peers6.insert(peer_key6(host), row);
     }
+}
 
+impl Tables for World {
+    fn config(&self) -> Option<&Config> {
+        Some(&self.config)
+    }
     fn network(&self, number: u32) -> Option<&Network> {
         static NONE: Network = Network {
             vni: 0,
@@ -152,46 +158,6 @@ impl World {
             _ => None,
         }
     }
-}
-
-impl container::Tables for World {
-    fn config(&self) -> Option<&Config> {
-        Some(&self.config)
-    }
-    fn network(&self, number: u32) -> Option<&Network> {
-        self.network(number)
-    }
-    fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
-        self.endpoints.get(&addr)
-    }
-    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint> {
-        self.endpoints6.get(&addr)
-    }
-    fn peer(&self, key: &PeerKey) -> Option<&Peer> {
-        self.peers.get(key)
-    }
-    fn peer6(&self, key: &PeerKey6) -> Option<&Peer> {
-        self.peers6.get(key)
-    }
-    fn range(&self, addr: Be128) -> u32 {
-        let (b, mapped) = (addr.to_bytes(), addr.is_mapped());
-        match (mapped, &b[..6]) {
-            (true, _) if b[12..14] == [10, 244] => 1,
-            (true, _) if b[12..14] == [10, 245] => 2,
-            (false, [0xfd, 0, 0, 0x10, 2, 0x44]) => 1,
-            (false, [0xfd, 0, 0, 0x10, 2, 0x45]) => 2,
-            _ => 0,
-        }
-    }
-}
-
-impl uplink::Tables for World {
-    fn config(&self) -> Option<&Config> {
-        Some(&self.config)
-    }
-    fn network(&self, number: u32) -> Option<&Network> {
-        self.network(number)
-    }
     fn endpoint(&self, addr: Be32) -> Option<&Endpoint> {
         self.endpoints.get(&addr)
     }
@@ -206,6 +172,16 @@ impl uplink::Tables for World {
     }
     fn vtep(&self, key: &VtepKey) -> Option<&Vtep> {
         self.vteps.get(key)
+    }
+    fn range(&self, addr: Be128) -> u32 {
+        let (b, mapped) = (addr.to_bytes(), addr.is_mapped());
+        match (mapped, &b[..6]) {
+            (true, _) if b[12..14] == [10, 244] => 1,
+            (true, _) if b[12..14] == [10, 245] => 2,
+            (false, [0xfd, 0, 0, 0x10, 2, 0x44]) => 1,
+            (false, [0xfd, 0, 0, 0x10, 2, 0x45]) => 2,
+            _ => 0,
+        }
     }
 }
 

@@ -5,29 +5,12 @@
 //! it came.
 
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
-use weft_abi::{Be16, Be32, Be128, Config, Endpoint, Mac, Network, Peer, PeerKey, PeerKey6, Verdict, Vtep, VtepKey};
+use weft_abi::{Be16, Be128, Config, Endpoint, Mac, Network, Peer, PeerKey, PeerKey6, Verdict, VtepKey};
 
 use crate::ecn;
 use crate::packet::{Packet, Window};
+use crate::tables::Tables;
 use crate::wire::{Family, Ipv4, Ipv6, eth, ipv4, ipv6, outer, tunnel, udp, vxlan};
-
-/// The rows that are needed.
-pub trait Tables {
-    /// The one row of configuration.
-    fn config(&self) -> Option<&Config>;
-    /// A network.
-    fn network(&self, number: u32) -> Option<&Network>;
-    /// The container that has the address.
-    fn endpoint(&self, addr: Be32) -> Option<&Endpoint>;
-    /// The container that has the IPv6 address.
-    fn endpoint6(&self, addr: Be128) -> Option<&Endpoint>;
-    /// The host that holds the subnet.
-    fn peer(&self, key: &PeerKey) -> Option<&Peer>;
-    /// The host that holds the IPv6 subnet.
-    fn peer6(&self, key: &PeerKey6) -> Option<&Peer>;
-    /// Who sends from an outer address with a VNI, if it is a peer.
-    fn vtep(&self, key: &VtepKey) -> Option<&Vtep>;
-}
 
 /// A packet whose outer headers come off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

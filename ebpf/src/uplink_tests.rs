@@ -1,5 +1,7 @@
 //! What happens to everything that can arrive, and a packet's life across two hosts.
 
+use weft_abi::Be32;
+
 use super::*;
 use crate::deliver::{HandOver, hand_over};
 use crate::packet::testing::Bytes;

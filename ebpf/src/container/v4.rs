@@ -3,8 +3,9 @@
 use weft_abi::maps::PROTO_UDP;
 use weft_abi::{Be16, Be128, PeerKey, Verdict};
 
-use super::{Next, Outgoing, Tables, has_overlay, here, to_peer};
+use super::{Next, Outgoing, has_overlay, here, to_peer};
 use crate::packet::Packet;
+use crate::tables::Tables;
 use crate::wire::{Family, Ipv4, eth, ipv4, outer, udp};
 
 /// Decides about an IPv4 packet. At least a header without options is there.

@@ -3,10 +3,11 @@
 use weft_abi::maps::{PROTO_TCP, PROTO_UDP};
 use weft_abi::{Be16, Config, PeerKey6, Verdict};
 
-use super::{Next, Outgoing, Tables, has_overlay, here, to_peer};
+use super::{Next, Outgoing, has_overlay, here, to_peer};
 use crate::chain::{self, Lost, Transport};
 use crate::neighbour::{self, is_link_group, is_link_local};
 use crate::packet::Packet;
+use crate::tables::Tables;
 use crate::wire::{Family, Ipv6, eth, ipv6, outer, udp};
 
 /// Decides about an IPv6 packet.
