@@ -200,6 +200,10 @@ impl Attachments {
             proto: request.proto,
             labels: request.labels,
             withdrawing: false,
+            owner: request.owner,
+            aliases: request.aliases,
+            instances: request.instances,
+            publish: request.publish,
         };
         for (path, ..) in record_paths(&snapshot, &attachment) {
             if let Some(holder) = registrar::holder(&snapshot, &path, &self.around.node) {
@@ -386,6 +390,8 @@ impl Attachments {
             network: attachment.network.clone().unwrap_or_else(NetworkName::default_network),
             cgroup: self.around.cgroup.clone(),
             record: state.to_owned(),
+            owner: attachment.owner.clone(),
+            publish: attachment.publish.clone(),
         }
     }
 }

@@ -363,6 +363,10 @@ mod tests {
             proto: Proto::Udp,
             labels: BTreeMap::new(),
             withdrawing: false,
+            owner: None,
+            aliases: Vec::new(),
+            instances: Vec::new(),
+            publish: Vec::new(),
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }
     }

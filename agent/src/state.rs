@@ -21,8 +21,10 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use weft_model::ids::{EndpointId, NetworkName, ServiceName};
+use weft_model::attachment::{Instance, Owner};
+use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
+use weft_model::publish::Publish;
 use weft_model::record::Proto;
 
 use crate::last_uplink::LastUplink;
@@ -142,6 +144,18 @@ pub struct Attachment {
     /// Whether it is being detached: nobody is sent there any more, and a new agent makes an end of it.
     #[serde(default)]
     pub withdrawing: bool,
+    /// The tool that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Further names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<ServiceLabel>,
+    /// What it is an instance of beside `service`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 /// What attachments had before there was a choice.

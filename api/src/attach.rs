@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
-use weft_model::ids::{EndpointId, NetworkName, ServiceName};
+use weft_model::attachment::{Instance, Owner, Runtime};
+use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
+use weft_model::publish::Publish;
 use weft_model::record::Proto;
 
 /// `POST /v1/attachments`. Attaching a known id with the same namespace and interface returns the first result.
@@ -45,10 +47,54 @@ pub struct Attach {
     /// How long to wait until the agent is ready, milliseconds; none is 30 s.
     #[serde(default)]
     pub timeout_ms: Option<u64>,
+    /// The tool that asks, and by what it knows the container; none for a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Further names, which resolve whatever `name` and `service` say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<ServiceLabel>,
+    /// What it is an instance of beside `service`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+    /// The addresses that it must have, at most one of each family, of this host's subnets; none is any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
+    /// The Ethernet address that it must have; none follows from its address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<Mac>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
 }
 
 fn yes() -> bool {
     true
+}
+
+impl Attach {
+    /// Any address in the default network, a default route, no name.
+    #[must_use]
+    pub fn new(netns: impl Into<PathBuf>, ifname: impl Into<String>) -> Self {
+        Self {
+            netns: netns.into(),
+            ifname: ifname.into(),
+            id: None,
+            name: None,
+            service: None,
+            port: None,
+            proto: Proto::default(),
+            labels: BTreeMap::new(),
+            default_route: true,
+            network: None,
+            timeout_ms: None,
+            owner: None,
+            aliases: Vec::new(),
+            instances: Vec::new(),
+            addresses: Vec::new(),
+            mac: None,
+            publish: Vec::new(),
+        }
+    }
 }
 
 /// What a namespace has been given.
@@ -85,4 +131,71 @@ pub struct Attached {
     pub cgroup: PathBuf,
     /// Whether its record is in the store: `none`, `written` or `pending`.
     pub record: String,
+    /// The tool that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Owner>,
+    /// Ports of the host that lead to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publish: Vec<Publish>,
+}
+
+/// `PATCH /v1/attachments/{id}`: what it is called and what it serves, in place of what was said before.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// As [`Attach::name`].
+    #[serde(default)]
+    pub name: Option<String>,
+    /// As [`Attach::aliases`].
+    #[serde(default)]
+    pub aliases: Vec<ServiceLabel>,
+    /// All that it is an instance of.
+    #[serde(default)]
+    pub instances: Vec<Instance>,
+    /// As [`Attach::labels`].
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `POST /v1/attachments/release`: takes back what an owner has, all of it or one interface. That there is nothing is no error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Release {
+    /// Whose.
+    pub owner: Owner,
+    /// The interface; none is all.
+    #[serde(default)]
+    pub ifname: Option<String>,
+}
+
+/// `POST /v1/attachments/check`: whether all that an attach made is there still.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// Whose.
+    pub owner: Owner,
+    /// The interface.
+    pub ifname: String,
+    /// The namespace that it should be in.
+    pub netns: PathBuf,
+    /// The addresses that it should have.
+    #[serde(default)]
+    pub addresses: Vec<IpAddr>,
+}
+
+/// `POST /v1/attachments/gc`: takes back what a tool has in one of its networks, but for what it names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gc {
+    /// The tool.
+    pub runtime: Runtime,
+    /// Its name of the network.
+    pub network: String,
+    /// What stays.
+    pub keep: Vec<Kept>,
+}
+
+/// An attachment that a tool knows of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Kept {
+    /// The tool's id of the container.
+    pub container: String,
+    /// The interface.
+    pub ifname: String,
 }

@@ -12,8 +12,9 @@ use weft_model::ids::{NetworkName, NodeName, ServiceName};
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
-    Attach, Attached, Code, Config, ConfigChange, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Network, NetworkChange,
-    NetworkCreate, NetworkInit, NodeView, Plan, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Gc,
+    Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Release, ReservationView, Reserve, ServiceCreate,
+    ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -285,6 +286,38 @@ impl Client {
     /// See [`ClientError`].
     pub async fn attach(&self, attach: &Attach) -> Result<Attached, ClientError> {
         self.call(Method::POST, "/v1/attachments", Some(attach)).await
+    }
+
+    /// `PATCH /v1/attachments/{id}`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn describe(&self, id: &str, description: &Description) -> Result<Attached, ClientError> {
+        self.call(Method::PATCH, &format!("/v1/attachments/{}", escape(id)), Some(description)).await
+    }
+
+    /// `POST /v1/attachments/release`: what was taken back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn release(&self, release: &Release) -> Result<Vec<Attached>, ClientError> {
+        self.call(Method::POST, "/v1/attachments/release", Some(release)).await
+    }
+
+    /// `POST /v1/attachments/check`.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; the refusal says what is missing.
+    pub async fn check(&self, check: &Check) -> Result<Attached, ClientError> {
+        self.call(Method::POST, "/v1/attachments/check", Some(check)).await
+    }
+
+    /// `POST /v1/attachments/gc`: what was taken back.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn gc(&self, gc: &Gc) -> Result<Vec<Attached>, ClientError> {
+        self.call(Method::POST, "/v1/attachments/gc", Some(gc)).await
     }
 
     /// `DELETE /v1/attachments/{id}`.

@@ -27,6 +27,10 @@
 //! | `GET /v1/attachments` | → list of [`Attached`] |
 //! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
 //! | `DELETE /v1/attachments/{id}` | → [`Attached`] |
+//! | `PATCH /v1/attachments/{id}` | [`Description`] → [`Attached`] |
+//! | `POST /v1/attachments/release` | [`Release`] → `[`[`Attached`]`]`, those taken back |
+//! | `POST /v1/attachments/check` | [`Check`] → [`Attached`] |
+//! | `POST /v1/attachments/gc` | [`Gc`] → `[`[`Attached`]`]`, those taken back |
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
@@ -48,7 +52,7 @@ mod plan;
 mod services;
 mod status;
 
-pub use attach::{Attach, Attached};
+pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
 pub use client::{Client, ClientError};
 pub use dns::{DnsAnswer, DnsRecord};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};

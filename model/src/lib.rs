@@ -13,6 +13,7 @@
 //! | [`node`] | a host | `<weft-prefix>/nodes/` |
 //! | [`cluster`] | settings equal everywhere | `<weft-prefix>/config` |
 
+pub mod attachment;
 pub mod cluster;
 pub mod endpoint;
 pub mod hash;
@@ -21,6 +22,7 @@ pub mod keys;
 pub mod mac;
 pub mod network;
 pub mod node;
+pub mod publish;
 pub mod record;
 pub mod reservation;
 pub mod service;

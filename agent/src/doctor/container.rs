@@ -16,7 +16,6 @@ use weft_agent::kernel::probe::echo::{Answer, Echo, Question, ask};
 use weft_api::{Attach, Finding};
 use weft_model::ids::EndpointId;
 use weft_model::mac::Mac;
-use weft_model::record::Proto;
 
 use super::dns;
 use crate::admin::Admin;
@@ -61,19 +60,8 @@ pub(super) async fn make(admin: &Arc<Admin>, number: u64) -> (Vec<Finding>, Opti
         Ok(made) => made,
         Err(e) => return (vec![Finding::skipped(CHECK, node, format!("make a network namespace: {e}"))], None),
     };
-    let request = Attach {
-        netns: path.clone(),
-        ifname: "eth0".to_owned(),
-        id: format!("doctor-{number}").parse().ok(),
-        name: None,
-        service: None,
-        port: None,
-        proto: Proto::default(),
-        labels: Default::default(),
-        default_route: true,
-        network: None,
-        timeout_ms: Some(READY_MS),
-    };
+    let id = format!("doctor-{number}").parse().ok();
+    let request = Attach { id, timeout_ms: Some(READY_MS), ..Attach::new(path.clone(), "eth0") };
     let attached = match admin.attachments.attach(request).await {
         Ok(attached) => attached,
         Err(refusal) => {

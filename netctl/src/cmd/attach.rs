@@ -66,8 +66,6 @@ impl Wishes {
             None => (None, None, Proto::default()),
         };
         Ok(Attach {
-            netns: PathBuf::new(),
-            ifname: self.ifname,
             id: self.id,
             name: self.name,
             service,
@@ -76,7 +74,7 @@ impl Wishes {
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
             default_route: !self.no_default_route,
             network: self.network,
-            timeout_ms: None,
+            ..Attach::new(PathBuf::new(), self.ifname)
         })
     }
 }
