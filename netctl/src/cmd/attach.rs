@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use weft_api::{Attach, Attached};
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel};
+use weft_model::publish::Publish;
 use weft_model::record::Proto;
 
 use super::Context;
@@ -37,6 +38,10 @@ pub struct Wishes {
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
+    /// A port of the host that leads to it, or a range; of one address, or of all of both families. TCP unless it says /udp;
+    /// repeat it for several
+    #[arg(short, long, value_name = "[HOST:]PORT[-PORT][:PORT[-PORT]][/tcp|udp]")]
+    publish: Vec<Publish>,
     /// Only the network and its virtual IPs are reached by it; for namespaces that have a default route of their own
     #[arg(long)]
     no_default_route: bool,
@@ -74,6 +79,7 @@ impl Wishes {
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
             default_route: !self.no_default_route,
             network: self.network,
+            publish: self.publish,
             ..Attach::new(PathBuf::new(), self.ifname)
         })
     }
@@ -195,6 +201,9 @@ fn draw(attached: &Attached, page: &mut Page) {
     page.field("dns", list(&attached.dns));
     page.field("search", list(&attached.search));
     page.field("names", list(&attached.names));
+    if !attached.publish.is_empty() {
+        page.field("published", list(&attached.publish));
+    }
     page.field("network", cell(&attached.network));
     page.field("host side", cell(&attached.host_ifname));
     page.field("cgroup", cell(attached.cgroup.display()));
@@ -227,6 +236,7 @@ fn draw_list(attachments: &[Attached], page: &mut Page) {
             wide("MAC"),
             wide("MTU"),
             wide("NETWORK"),
+            wide("PUBLISHED"),
         ],
         attachments.iter().map(|a| {
             [
@@ -240,6 +250,7 @@ fn draw_list(attachments: &[Attached], page: &mut Page) {
                 cell(a.mac),
                 cell(a.mtu),
                 cell(&a.network),
+                list(&a.publish),
             ]
         }),
     );
@@ -315,6 +326,10 @@ web-1  10.244.3.5/32  eth0       /run/netns/web  web-1.myapp.skydns.local.  writ
             "a=1",
             "--label",
             "b=2",
+            "-p",
+            "8080:80",
+            "--publish",
+            "[::1]:53:5353/udp",
             "--timeout",
             "2s",
         ])
@@ -323,6 +338,7 @@ web-1  10.244.3.5/32  eth0       /run/netns/web  web-1.myapp.skydns.local.  writ
         assert_eq!(args.target.path().unwrap(), PathBuf::from("/run/netns/x"));
         assert_eq!((request.ifname.as_str(), request.port), ("net1", Some(8080)));
         assert_eq!(request.service.unwrap().to_string(), "default/myapp");
+        assert_eq!(request.publish.iter().map(ToString::to_string).collect::<Vec<_>>(), ["8080:80/tcp", "[::1]:53:5353/udp"]);
         assert_eq!((request.id.unwrap().as_str(), request.name.as_deref(), request.labels.len()), ("web-1", Some("web"), 2));
     }
 
