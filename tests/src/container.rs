@@ -46,6 +46,7 @@ impl Container {
             topology: host.place().topology.clone(),
             netns: PathBuf::from(format!("/proc/{pid}/ns/net")),
             mounts: Some(PathBuf::from(format!("/proc/{pid}/ns/mnt"))),
+            groups: None,
             cgroup: cgroup::of_process(pid)?,
         };
         Ok(Self { netctl, pid, place, dir: host.dir().to_owned() })

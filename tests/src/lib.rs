@@ -7,10 +7,11 @@
 //! The one thing that is played is somebody else's: [`flannel`], a host of another overlay in the same network.
 //!
 //! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`traffic`] and [`dns`] (what goes on
-//! in them), [`wire`] (what is seen of it between hosts), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
+//! in them), [`wire`] (what is seen of it between hosts), [`clients`] (podman and the like on a host), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
 
 pub mod bridge;
 pub mod cgroup;
+pub mod clients;
 pub mod container;
 pub mod dns;
 pub mod etcd;

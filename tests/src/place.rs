@@ -1,4 +1,4 @@
-//! Where a command runs: in which network namespace, in which cgroup, with which mounts; and how its end is waited for.
+//! Where a command runs: in which network namespace, in which cgroup, with which mounts and which view of the cgroups; and how its end is waited for.
 //!
 //! Namespaces are entered by setns on the network namespace alone. `ip netns exec` is never used: it makes a mount
 //! namespace of its own in which /sys is mounted anew and the cgroup tree is hidden.
@@ -40,6 +40,8 @@ pub struct Place {
     pub(crate) netns: PathBuf,
     /// A file that is the mount namespace, where it differs from ours.
     pub(crate) mounts: Option<PathBuf>,
+    /// A file that is the cgroup namespace, where it differs from ours.
+    pub(crate) groups: Option<PathBuf>,
     /// The cgroup, as a directory.
     pub(crate) cgroup: PathBuf,
 }
@@ -65,6 +67,7 @@ impl Place {
     pub fn command(&self, program: impl AsRef<OsStr>) -> Result<Command> {
         let netns = open(&self.netns)?;
         let mounts = self.mounts.as_deref().map(open).transpose()?;
+        let groups = self.groups.as_deref().map(open).transpose()?;
         let procs = self.cgroup.join("cgroup.procs");
         let mut procs = OpenOptions::new().write(true).open(&procs).with_context(|| format!("open {}", procs.display()))?;
 
@@ -81,6 +84,9 @@ impl Place {
             command.pre_exec(move || {
                 // "0" is the writing process itself.
                 procs.write_all(b"0")?;
+                if let Some(groups) = &groups {
+                    setns(groups.as_fd(), CloneFlags::CLONE_NEWCGROUP)?;
+                }
                 if let Some(mounts) = &mounts {
                     setns(mounts.as_fd(), CloneFlags::CLONE_NEWNS)?;
                 }

@@ -360,6 +360,7 @@ pub(crate) fn make_place(topology: &str, host: &str) -> Result<Place> {
         topology: topology.to_owned(),
         netns: dir.join("net"),
         mounts: None,
+        groups: None,
         cgroup: cgroup::root()?.join(topology).join(host),
     };
     let _gate = signals::gate()?;

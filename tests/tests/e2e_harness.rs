@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use weft_tests::clients::Home;
 use weft_tests::eventually::SOON;
 use weft_tests::topology::assert_nothing_left;
 use weft_tests::{Topology, eventually, teardown};
@@ -91,6 +92,34 @@ fn a_host_without_cable_lives_on() {
         },
     )
     .unwrap();
+}
+
+#[test]
+fn a_home_is_one_hosts_own_and_goes_with_its_power() {
+    let t = Topology::new(2).unwrap();
+    let [one, two] = [1, 2].map(|n| Home::open(t.host(n)).unwrap());
+    for (home, path) in [(&one, "/etc/cni/net.d/x"), (&one, "/opt/cni/bin/x"), (&one, "/var/lib/weft-test/x"), (&one, "/run/x")] {
+        home.write(path, "one").unwrap();
+        assert_eq!(home.exec(["cat", path]).unwrap().success().unwrap().stdout, "one");
+        assert_ne!(two.exec(["cat", path]).unwrap().code(), 0, "{path} of h1 is on h2");
+        assert!(!std::path::Path::new(path).exists(), "{path} of h1 is the machine's");
+    }
+    assert_eq!(std::fs::read_to_string(one.run().join("x")).unwrap(), "one");
+    // What the machine has is there, and a group that is made is below the host's.
+    assert_ne!(one.exec(["cat", "/etc/passwd"]).unwrap().success().unwrap().stdout, "");
+    one.exec(["mkdir", "/sys/fs/cgroup/made"]).unwrap().success().unwrap();
+    assert!(t.host(1).place().cgroup().join("made").is_dir());
+    let seen = one.exec(["cat", "/proc/self/cgroup"]).unwrap().stdout;
+    assert!(seen.lines().any(|l| l == "0::/"), "{seen}");
+    // Mounts made in it are nobody else's.
+    one.exec(["mount", "-t", "tmpfs", "weft-test", "/var/lib/weft-test"]).unwrap().success().unwrap();
+    assert!(!std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains("/var/lib/weft-test"));
+
+    t.host(1).power_off().unwrap();
+    t.host(1).power_on().unwrap();
+    let one = Home::open(t.host(1)).unwrap();
+    assert_ne!(one.exec(["cat", "/run/x"]).unwrap().code(), 0);
+    t.down().unwrap();
 }
 
 #[test]
