@@ -5,8 +5,10 @@
 //! between any two steps leaves a journal that says what was meant: a device without an entry is swept, an entry whose
 //! namespace is gone is given up, an entry whose device is missing gets it again.
 
+mod describe;
 mod mend;
 mod mtu;
+mod names;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -21,10 +23,8 @@ use weft_agent::kernel::netns::{NetNs, NetnsError};
 use weft_agent::kernel::veth::{self, VethSpec};
 use weft_api::{Attach, Attached, Code};
 use weft_model::hash::fnv1a;
-use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceLabel, check_ifname, sanitise_label};
-use weft_model::keys::RecordPath;
+use weft_model::ids::{EndpointId, NetworkName, NodeName, check_ifname, sanitise_label};
 use weft_model::mac::Mac;
-use weft_model::record::{check_labels, check_name};
 use weft_model::snapshot::Snapshot;
 use weft_plan::host::MIN_MTU_V6;
 use weft_plan::{ipam, links};
@@ -32,7 +32,7 @@ use weft_plan::{ipam, links};
 use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
-use crate::registrar::{self, record_paths};
+use crate::registrar::{self, records};
 use crate::state::{Attachment, Journal, StateDir, everywhere};
 use crate::view::{View, chain};
 
@@ -162,7 +162,6 @@ impl Attachments {
             )));
         }
         let snapshot = self.snapshot()?;
-        check_names(&request, &snapshot)?;
         let report = self.around.report.borrow().clone();
         let subnet = match &network {
             None => report.subnet,
@@ -203,13 +202,10 @@ impl Attachments {
             owner: request.owner,
             aliases: request.aliases,
             instances: request.instances,
+            learned: None,
             publish: request.publish,
         };
-        for (path, ..) in record_paths(&snapshot, &attachment) {
-            if let Some(holder) = registrar::holder(&snapshot, &path, &self.around.node) {
-                return Err(Refusal::conflict(format!("attach: {} is {holder}; choose another --id", path.dns_name())));
-            }
-        }
+        names::check("attach", &attachment, &snapshot, &self.around.node)?;
         // First the journal: a crash after this leaves an entry that is made true or given up, never an address used twice.
         // And published before it is made: a pair that nobody lists is swept away.
         self.change(&mut journal, |next| drop(next.attachments.insert(id.clone(), attachment.clone()))).await?;
@@ -352,20 +348,17 @@ impl Attachments {
 
     fn attached(&self, attachment: &Attachment) -> Attached {
         let snapshot = self.around.view.borrow().clone();
-        let records = snapshot.as_ref().map(|s| record_paths(s, attachment)).unwrap_or_default();
-        let names = records.iter().take(1).filter_map(|(path, ..)| {
-            let own = path.parent()?;
-            Some([own.dns_name(), own.parent()?.dns_name()])
-        });
+        let node = &self.around.node;
+        let parts = snapshot.as_ref().map(|s| records::parts(s, node, attachment)).unwrap_or_default();
         let done = *self.around.registered.borrow() >= self.published.borrow().generation;
         // What others hold is not written, whatever else is.
-        let held = |path: &RecordPath, s: &Snapshot| registrar::holder(s, path, &self.around.node).is_some();
-        let done = done && !snapshot.as_deref().is_some_and(|s| records.iter().any(|(path, ..)| held(path, s)));
-        let has_name = attachment.service.is_some() || attachment.name.is_some();
-        let state = match (has_name, done) {
-            (false, _) => "none",
-            (true, true) => "written",
-            (true, false) => "pending",
+        let held = |s: &Snapshot| parts.iter().any(|part| registrar::holder(s, &part.path, node).is_some());
+        let done = done && !snapshot.as_deref().is_some_and(held);
+        let described = records::described(attachment);
+        let state = match (described.aliases.is_empty() && described.instances.is_empty(), done) {
+            (true, _) => "none",
+            (false, true) => "written",
+            (false, false) => "pending",
         };
         let server6 = self.around.report.borrow().subnet6.map(ipam::gateway6);
         let servers = [Some(IpAddr::V4(attachment.gateway)), server6.filter(|_| attachment.address6.is_some()).map(IpAddr::V6)];
@@ -386,7 +379,7 @@ impl Attachments {
                 self.around.name_servers.clone()
             },
             search: search.into_iter().collect(),
-            names: names.flatten().collect(),
+            names: snapshot.as_ref().map(|s| records::names(s, attachment)).unwrap_or_default(),
             network: attachment.network.clone().unwrap_or_else(NetworkName::default_network),
             cgroup: self.around.cgroup.clone(),
             record: state.to_owned(),
@@ -400,32 +393,7 @@ impl Attachments {
 fn check(request: &Attach) -> Result<(), Refusal> {
     let ifname = &request.ifname;
     check_ifname(ifname).map_err(|why| Refusal::invalid(format!("--ifname {ifname:?}: {why}")))?;
-    if let Some(name) = request.name.as_ref().filter(|_| request.service.is_none()) {
-        let label: Result<ServiceLabel, _> = name.parse();
-        label.map_err(|e| Refusal::invalid(format!("--name: {e}; without a service it becomes a DNS name")))?;
-    }
-    if request.port == Some(0) {
-        return Err(Refusal::invalid("--service: port 0 is no port"));
-    }
-    check_labels(&request.labels).map_err(|why| Refusal::invalid(format!("attach: {why}")))?;
-    request.name.as_deref().map_or(Ok(()), check_name).map_err(|why| Refusal::invalid(format!("attach: {why}")))
-}
-
-/// What can be said of its names in this cluster: a namespace must be declared, and is no service of the default one.
-fn check_names(request: &Attach, snapshot: &Snapshot) -> Result<(), Refusal> {
-    if let Some(service) = request.service.as_ref().filter(|s| !snapshot.has_namespace(&s.namespace)) {
-        return Err(Refusal::invalid(format!("attach: there is no namespace {}", service.namespace)));
-    }
-    let in_default = match (&request.service, &request.name) {
-        (Some(service), _) => Some(service.name.as_str()).filter(|_| service.namespace.is_default()),
-        (None, name) => name.as_deref(),
-    };
-    match in_default.filter(|label| snapshot.namespaces().any(|n| n.as_str() == *label)) {
-        Some(label) => {
-            Err(Refusal::conflict(format!("attach: {label} is a namespace, so it cannot be a name of the default one")))
-        }
-        None => Ok(()),
-    }
+    names::check_request(request)
 }
 
 /// What the overlay leads to, for a namespace that has another way to everywhere else. Virtual IPs are translated before they

@@ -5,7 +5,10 @@
 //! their own: the difference is written again.
 //!
 //! An agent rewrites or deletes only what bears its own node, and only as it was read: where another host's entry or record
-//! stands, [`Todo`] says so instead, and nothing is written until that is gone.
+//! stands, [`Todo`] says so instead, and nothing is written there until that is gone. What an attachment's records are is
+//! [`records`]' business.
+
+pub mod records;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -14,10 +17,10 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
-use weft_model::ids::{EndpointId, LeaseId, Namespace, NodeName, Revision, ServiceLabel, ServiceName};
+use weft_model::ids::{EndpointId, LeaseId, NodeName, Revision};
 use weft_model::keys::RecordPath;
 use weft_model::node::Node;
-use weft_model::record::{Kind, Record, State, WeftRecord};
+use weft_model::record::Record;
 use weft_model::snapshot::{Snapshot, Stored};
 use weft_store::registry::{RecordPut, Registry};
 use weft_store::{Outcome, StoreError};
@@ -25,8 +28,8 @@ use weft_store::{Outcome, StoreError};
 use crate::attach::Published;
 use crate::echo::Echo;
 use crate::session::Kept;
-use crate::state::Attachment;
 use crate::view::{View, chain};
+use records::parts;
 
 /// What this host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,39 +92,6 @@ impl Todo {
     }
 }
 
-/// Where an attachment's records stand, whether they may be backends, and the address that each is of: one for each family.
-#[must_use]
-pub fn record_paths(snapshot: &Snapshot, attachment: &Attachment) -> Vec<(RecordPath, Kind, IpAddr)> {
-    let in_default = |name: ServiceLabel| ServiceName { namespace: Namespace::default_namespace(), name };
-    let (name, kind) = match (&attachment.service, &attachment.name) {
-        (Some(service), _) => (Some(service.clone()), Kind::Service),
-        (None, name) => (name.as_ref().and_then(|name| name.parse().ok()).map(in_default), Kind::Name),
-    };
-    let Some(own) = name.map(|name| snapshot.path_of(&name).child(attachment.id.as_str())) else { return Vec::new() };
-    let part = |address: IpAddr| (own.child(if address.is_ipv6() { "6" } else { "4" }), kind, address);
-    attachment.addresses().map(part).collect()
-}
-
-fn record(me: &Me, attachment: &Attachment, kind: Kind, address: IpAddr) -> Record {
-    Record {
-        host: address.to_string(),
-        port: attachment.port.unwrap_or(0),
-        targetstrip: 1,
-        weft: Some(WeftRecord {
-            id: attachment.id.clone(),
-            name: attachment.name.clone().unwrap_or_default(),
-            node: Some(me.node.clone()),
-            kind,
-            state: State::Up,
-            port_name: String::new(),
-            proto: attachment.proto,
-            labels: attachment.labels.clone(),
-            network: attachment.network.clone(),
-        }),
-        ..Record::default()
-    }
-}
-
 /// This host's entry, as it is to be over the one that is there.
 #[must_use]
 pub fn announcement(me: &Me, there: Option<&Stored<Node>>) -> Node {
@@ -177,8 +147,8 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
     }
     let mut desired: BTreeMap<RecordPath, (&EndpointId, Record)> = BTreeMap::new();
     for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
-        for (path, kind, address) in record_paths(snapshot, attachment) {
-            desired.insert(path, (&attachment.id, record(me, attachment, kind, address)));
+        for part in parts(snapshot, &me.node, attachment) {
+            desired.insert(part.path, (&attachment.id, part.record));
         }
     }
     for (path, stored) in snapshot.records() {
@@ -322,6 +292,7 @@ pub fn held_sentence(node: &Node) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::Attachment;
     use weft_model::endpoint::EndpointState;
     use weft_model::keys::Layout;
     use weft_model::record::Proto;
@@ -366,6 +337,7 @@ mod tests {
             owner: None,
             aliases: Vec::new(),
             instances: Vec::new(),
+            learned: None,
             publish: Vec::new(),
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }

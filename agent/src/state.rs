@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use weft_model::attachment::{Instance, Owner};
+use weft_model::attachment::{Description, Instance, Owner};
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
 use weft_model::publish::Publish;
@@ -153,6 +153,9 @@ pub struct Attachment {
     /// What it is an instance of beside `service`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub instances: Vec<Instance>,
+    /// What its runtime says of its container, where the agent follows that runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub learned: Option<Description>,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,

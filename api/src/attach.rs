@@ -6,6 +6,9 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+/// `PATCH /v1/attachments/{id}`: what it is called and what it serves, in place of what was said before. What the agent has learned
+/// from the container's runtime stays beside it.
+pub use weft_model::attachment::Description;
 use weft_model::attachment::{Instance, Owner, Runtime};
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
@@ -137,23 +140,6 @@ pub struct Attached {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
-}
-
-/// `PATCH /v1/attachments/{id}`: what it is called and what it serves, in place of what was said before.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Description {
-    /// As [`Attach::name`].
-    #[serde(default)]
-    pub name: Option<String>,
-    /// As [`Attach::aliases`].
-    #[serde(default)]
-    pub aliases: Vec<ServiceLabel>,
-    /// All that it is an instance of.
-    #[serde(default)]
-    pub instances: Vec<Instance>,
-    /// As [`Attach::labels`].
-    #[serde(default)]
-    pub labels: BTreeMap<String, String>,
 }
 
 /// `POST /v1/attachments/release`: takes back what an owner has, all of it or one interface. That there is nothing is no error.

@@ -5,8 +5,15 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::ServiceName;
-use crate::record::Proto;
+use crate::ids::{ServiceLabel, ServiceName};
+use crate::record::{MAX_LABELS, Proto, check_labels, check_name};
+use crate::service::port_name;
+
+/// The most further names that one endpoint has.
+pub const MAX_ALIASES: usize = 64;
+
+/// The most ports of services that one endpoint is.
+pub const MAX_INSTANCES: usize = 64;
 
 /// By what a tool knows an attachment that it asked for. With the interface's name it is unique on a host: the same owner and
 /// interface are the same attachment, whatever its endpoint's id became.
@@ -73,4 +80,124 @@ pub struct Instance {
     /// Labels of this instance, beside those of the endpoint.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+}
+
+/// What an endpoint is called and what it serves: what stands for it in the store follows from this.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Description {
+    /// What people call it. Where it is an instance of nothing, the name resolves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Further names, which resolve whatever else is said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<ServiceLabel>,
+    /// All that it is an instance of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instances: Vec<Instance>,
+    /// Labels for selectors.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Description {
+    /// Whether it may be written, as far as it can be said of it alone.
+    ///
+    /// # Errors
+    /// Names what cannot be, and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        if let Some(name) = &self.name {
+            check_name(name)?;
+            if self.instances.is_empty() {
+                let label: Result<ServiceLabel, _> = name.parse();
+                label.map_err(|e| format!("name: {e}; without a service it becomes a DNS name"))?;
+            }
+        }
+        if self.aliases.len() > MAX_ALIASES {
+            return Err(format!("{} aliases: at most {MAX_ALIASES}", self.aliases.len()));
+        }
+        if self.instances.len() > MAX_INSTANCES {
+            return Err(format!("{} ports of services: at most {MAX_INSTANCES}", self.instances.len()));
+        }
+        check_labels(&self.labels)?;
+        for (at, instance) in self.instances.iter().enumerate() {
+            instance.check()?;
+            let all = self.labels.len() + instance.labels.keys().filter(|k| !self.labels.contains_key(*k)).count();
+            if all > MAX_LABELS {
+                return Err(format!("service {}: {all} labels: at most {MAX_LABELS}", instance.service));
+            }
+            let namesake = |other: &&Instance| {
+                let named = !instance.port_name.is_empty() && other.port_name == instance.port_name;
+                named && other.service == instance.service && other.proto == instance.proto && other.port != instance.port
+            };
+            if self.instances.iter().take(at).any(|other| namesake(&other)) {
+                return Err(format!("service {}: port name {:?} is there twice", instance.service, instance.port_name));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Instance {
+    /// The only or main port of a service, or no port.
+    #[must_use]
+    pub fn new(service: ServiceName, port: Option<u16>, proto: Proto) -> Self {
+        Self { service, port, proto, port_name: String::new(), labels: BTreeMap::new() }
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let of = |why: String| format!("service {}: {why}", self.service);
+        if self.port == Some(0) {
+            return Err(of("port 0 is no port".to_owned()));
+        }
+        if !self.port_name.is_empty() {
+            port_name(&self.port_name).map_err(of)?;
+        }
+        check_labels(&self.labels).map_err(of)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn described(json: &str) -> Result<(), String> {
+        serde_json::from_str::<Description>(json).map_err(|e| e.to_string())?.check()
+    }
+
+    #[test]
+    fn what_can_be_written_is_taken() {
+        for good in [
+            "{}",
+            r#"{"name":"web","aliases":["www","w-2"]}"#,
+            r#"{"name":"My web","instances":[{"service":"web"}]}"#,
+            r#"{"instances":[{"service":"prod/web","port":80},{"service":"prod/web","port":9100,"port_name":"metrics"}]}"#,
+            r#"{"instances":[{"service":"d","port":53,"port_name":"dns"},{"service":"d","port":53,"port_name":"dns","proto":"udp"}]}"#,
+        ] {
+            assert_eq!(described(good), Ok(()), "{good}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_is_named() {
+        let many = |what: &str, n: usize| format!(r#"{{"{what}":[{}]}}"#, vec![r#""x""#; n].join(","));
+        let ports: Vec<String> = (1..=65).map(|n| format!(r#"{{"service":"x","port":{n}}}"#)).collect();
+        for (bad, says) in [
+            (r#"{"name":"My web"}"#.to_owned(), "name: service name \"My web\""),
+            (r#"{"name":"a\u0007b","instances":[{"service":"x"}]}"#.to_owned(), "without control characters"),
+            (r#"{"aliases":["a.b"]}"#.to_owned(), "a.b"),
+            (r#"{"aliases":["tasks"]}"#.to_owned(), "is reserved"),
+            (many("aliases", 65), "65 aliases: at most 64"),
+            (format!(r#"{{"instances":[{}]}}"#, ports.join(",")), "65 ports of services: at most 64"),
+            (r#"{"instances":[{"service":"x","port":0}]}"#.to_owned(), "service default/x: port 0 is no port"),
+            (r#"{"instances":[{"service":"x","port":1,"port_name":"a/b"}]}"#.to_owned(), "port name \"a/b\""),
+            (r#"{"instances":[{"service":"x","labels":{"a b":"c"}}]}"#.to_owned(), "label key"),
+            (
+                r#"{"instances":[{"service":"x","port":1,"port_name":"p"},{"service":"x","port":2,"port_name":"p"}]}"#.to_owned(),
+                "port name \"p\" is there twice",
+            ),
+        ] {
+            let said = described(&bad).unwrap_err();
+            assert!(said.contains(says), "{bad}: {said}");
+        }
+    }
 }

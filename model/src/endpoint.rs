@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::{LeaseId, NetworkName, NodeName, Revision};
 use crate::keys::RecordPath;
 use crate::record::{Kind, Proto, Record, State};
+use crate::service::ServicePort;
 
 /// An endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -210,6 +211,17 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// The port that stands behind a service's port that names no target: the one that bears its name, else of those without a
+    /// name the one that has its number, else the unnamed or only one.
+    #[must_use]
+    pub fn port_behind(&self, port: &ServicePort) -> Option<u16> {
+        let named = Some(port.name.as_str()).filter(|n| !n.is_empty()).and_then(|name| self.port(Some(name), port.proto));
+        let same = |p: &&EndpointPort| p.name.is_empty() && p.proto == port.proto && p.port == port.port;
+        named.or_else(|| self.ports.iter().find(same).map(|p| p.port)).or_else(|| self.port(None, port.proto))
+    }
+}
+
 impl State {
     fn max_caution(self, other: Self) -> Self {
         let rank = |s: Self| match s {
@@ -252,6 +264,17 @@ mod tests {
         assert_eq!(e.port(None, Proto::Tcp), Some(80));
         assert_eq!(e.port(Some("metrics"), Proto::Tcp), Some(9100));
         assert_eq!(e.port(None, Proto::Udp), None);
+    }
+
+    #[test]
+    fn of_several_ports_without_a_name_the_one_with_the_services_number_stands_behind_it() {
+        let key = (RecordPath::from_labels(["local", "skydns", "myapp", "web-1"]), true);
+        let parts = [part("10.0.0.2", 80, ""), part("10.0.0.2", 443, ""), part("10.0.0.2", 9100, "metrics")];
+        let e = Endpoint::from_parts(&key, &parts).unwrap();
+        for (port, behind) in [("80", 80), ("443", 443), ("https=443", 443), ("8080", 80), ("9100", 80), ("metrics=9000", 9100)] {
+            assert_eq!(e.port_behind(&port.parse().unwrap()), Some(behind), "{port}");
+        }
+        assert_eq!(e.port_behind(&"53/udp".parse().unwrap()), None);
     }
 
     #[test]

@@ -6,33 +6,26 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_model::ids::{ServiceName, check_ifname};
+use weft_model::attachment::Instance;
+use weft_model::ids::check_ifname;
 use weft_model::record::Proto;
+use weft_model::service::port_name;
 
-/// `NAME[:PORT[/tcp|udp]]`, the service that a container is an instance of, and the port it serves there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Instance {
-    /// The service.
-    pub service: ServiceName,
-    /// The port.
-    pub port: Option<u16>,
-    /// The port's protocol.
-    pub proto: Proto,
-}
-
-impl FromStr for Instance {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, port, proto) = match text.split_once(':') {
-            Some((name, rest)) => match rest.split_once('/') {
-                Some((port, proto)) => (name, Some(port_number(port)?), proto.parse()?),
-                None => (name, Some(port_number(rest)?), Proto::default()),
-            },
-            None => (text, None, Proto::default()),
-        };
-        Ok(Self { service: name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?, port, proto })
-    }
+/// Reads `NAME[:[PORT-NAME=]PORT[/tcp|udp]]`: the service that a container is an instance of, and the port it serves there.
+///
+/// # Errors
+/// A sentence that names the text.
+pub fn instance(text: &str) -> Result<Instance, String> {
+    let (name, place) = text.split_once(':').map_or((text, None), |(name, place)| (name, Some(place)));
+    let service = name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?;
+    let Some(place) = place else { return Ok(Instance::new(service, None, Proto::default())) };
+    let (named, place) = place.split_once('=').map_or((None, place), |(named, place)| (Some(named), place));
+    let (port, proto) = match place.split_once('/') {
+        Some((port, proto)) => (port, proto.parse()?),
+        None => (place, Proto::default()),
+    };
+    let port_name = named.map(port_name).transpose()?.unwrap_or_default();
+    Ok(Instance { port_name, ..Instance::new(service, Some(port_number(port)?), proto) })
 }
 
 /// `ADDRESS[:PORT]`; IPv6 with a port is written in brackets.
@@ -201,7 +194,7 @@ mod tests {
 
     #[test]
     fn an_instance_is_a_service_and_perhaps_a_port() {
-        let parse = |t: &str| t.parse::<Instance>().map(|i| (i.service.to_string(), i.port, i.proto));
+        let parse = |t: &str| instance(t).map(|i| (i.service.to_string(), i.port, i.proto));
         let (tcp, udp) = (Proto::Tcp, Proto::Udp);
         assert_eq!(parse("myapp"), Ok(("default/myapp".to_owned(), None, tcp)));
         assert_eq!(parse("prod/myapp:8080"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));

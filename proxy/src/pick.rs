@@ -228,17 +228,13 @@ fn rank(state: EndpointState) -> (u8, EndpointState) {
 
 /// The port that `endpoint` serves for `port`: the target if it is given, else the record's own, else the service's.
 ///
-/// Of an endpoint with several ports the record's own is the one that bears the service port's name, else its unnamed one.
+/// Which of several ports is the record's own is [`Endpoint::port_behind`]'s to say.
 fn backend_port(endpoint: &Endpoint, port: &ServicePort) -> Result<u16, Reason> {
     match &port.target {
         // A stored target of 0 is no port; it counts as none given.
         Some(Target::Number(number)) if *number != 0 => Ok(*number),
         Some(Target::Name(name)) => endpoint.port(Some(name), port.proto).ok_or_else(|| Reason::NoPort(name.clone(), port.proto)),
-        Some(Target::Number(_)) | None => {
-            let same_name = Some(port.name.as_str()).filter(|n| !n.is_empty());
-            let own = same_name.and_then(|name| endpoint.port(Some(name), port.proto));
-            Ok(own.or_else(|| endpoint.port(None, port.proto)).unwrap_or(port.port))
-        }
+        Some(Target::Number(_)) | None => Ok(endpoint.port_behind(port).unwrap_or(port.port)),
     }
 }
 

@@ -234,6 +234,7 @@ async fn route(
         (&Method::DELETE, ["v1", "services", namespace, name]) => json(&admin.service_rm(namespace, name).await?),
         (&Method::GET, ["v1", "attachments"]) => json(&admin.attachments.list()),
         (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach(parse(body)?).await?),
+        (&Method::PATCH, ["v1", "attachments", id]) => json(&admin.attachments.describe(id, parse(body)?).await?),
         (&Method::DELETE, ["v1", "attachments", id]) => json(&admin.attachments.detach(id).await?),
         (&Method::GET, ["v1", "dns", "query"]) => {
             let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;

@@ -173,9 +173,7 @@ fn service_rows(
             let port = match &p.target {
                 Some(Target::Number(number)) if *number != 0 => Some(*number),
                 Some(Target::Name(name)) => endpoint.port(Some(name), p.proto),
-                Some(Target::Number(_)) | None => {
-                    endpoint.port(Some(&p.name), p.proto).or_else(|| endpoint.port(None, p.proto)).or(Some(p.port))
-                }
+                Some(Target::Number(_)) | None => endpoint.port_behind(p).or(Some(p.port)),
             };
             backends.extend(port.into_iter().flat_map(|port| rows(endpoint).iter().map(move |place| (*place, port))));
         }

@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use weft_api::{Attach, Attached};
+use weft_api::{Attach, Attached, Description};
+use weft_model::attachment::Instance;
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel};
 use weft_model::publish::Publish;
-use weft_model::record::Proto;
 
 use super::Context;
 use crate::agent::{Agent, Deadline};
 use crate::error::{DONE, Error};
 use crate::format::{Cell, Page, Tone, cell, col, list, wide};
-use crate::parse::{self, Instance};
+use crate::parse;
 use crate::{netns, resolv};
 
 /// What is wished for a namespace; `run` has the same options.
@@ -29,15 +29,8 @@ pub struct Wishes {
     /// The endpoint's id [default: made of the name, or of the namespace]
     #[arg(long)]
     id: Option<EndpointId>,
-    /// What people call it; without --service the name resolves
-    #[arg(long)]
-    name: Option<String>,
-    /// The service it is an instance of, and the port it serves there; TCP unless it says /udp
-    #[arg(long, value_name = "NAME[:PORT[/tcp|udp]]")]
-    service: Option<Instance>,
-    /// A label for selectors; repeat it for several
-    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
-    labels: Vec<(String, String)>,
+    #[command(flatten)]
+    names: Names,
     /// A port of the host that leads to it, or a range; of one address, or of all of both families. TCP unless it says /udp;
     /// repeat it for several
     #[arg(short, long, value_name = "[HOST:]PORT[-PORT][:PORT[-PORT]][/tcp|udp]")]
@@ -48,6 +41,34 @@ pub struct Wishes {
     /// How long to wait until there is an agent and it is ready; 0 is not at all
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     timeout: Duration,
+}
+
+/// What a namespace is called and what it serves.
+#[derive(Debug, Args)]
+struct Names {
+    /// What people call it; without --service the name resolves
+    #[arg(long)]
+    name: Option<String>,
+    /// A further name, which resolves beside name and service; repeat it for several
+    #[arg(long = "alias", value_name = "NAME")]
+    aliases: Vec<ServiceLabel>,
+    /// The service it is an instance of, and the port it serves there; TCP unless it says /udp. Repeat it for several
+    #[arg(long = "service", value_name = "NAME[:[PORT-NAME=]PORT[/tcp|udp]]", value_parser = parse::instance)]
+    instances: Vec<Instance>,
+    /// A label for selectors; repeat it for several
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+}
+
+impl Names {
+    fn description(self) -> Result<Description, Error> {
+        if let (Some(name), true) = (&self.name, self.instances.is_empty()) {
+            let label: Result<ServiceLabel, _> = name.parse();
+            label.map_err(|e| Error::Usage(format!("--name: {e}; without --service it becomes a DNS name")))?;
+        }
+        let labels = parse::labels(&self.labels).map_err(Error::Usage)?;
+        Ok(Description { name: self.name, aliases: self.aliases, instances: self.instances, labels })
+    }
 }
 
 impl Wishes {
@@ -62,21 +83,18 @@ impl Wishes {
     /// # Errors
     /// When a label is given twice, or the name resolves and cannot.
     pub fn request(self) -> Result<Attach, Error> {
-        if let (Some(name), None) = (&self.name, &self.service) {
-            let label: Result<ServiceLabel, _> = name.parse();
-            label.map_err(|e| Error::Usage(format!("--name: {e}; without --service it becomes a DNS name")))?;
-        }
-        let (service, port, proto) = match self.service {
-            Some(Instance { service, port, proto }) => (Some(service), port, proto),
-            None => (None, None, Proto::default()),
-        };
+        let Description { name, aliases, mut instances, labels } = self.names.description()?;
+        // A port with a name cannot be said by the members that stand for the main service.
+        let main = instances.first().is_some_and(|first| first.port_name.is_empty()).then(|| instances.remove(0));
         Ok(Attach {
             id: self.id,
-            name: self.name,
-            service,
-            port,
-            proto,
-            labels: parse::labels(&self.labels).map_err(Error::Usage)?,
+            name,
+            service: main.as_ref().map(|main| main.service.clone()),
+            port: main.as_ref().and_then(|main| main.port),
+            proto: main.map(|main| main.proto).unwrap_or_default(),
+            aliases,
+            instances,
+            labels,
             default_route: !self.no_default_route,
             network: self.network,
             publish: self.publish,
@@ -177,6 +195,18 @@ impl DetachArgs {
 pub enum AttachmentCommand {
     /// List what is attached
     List,
+    /// Say anew what an attachment is called and what it serves; what is not said again is taken back
+    Describe(DescribeArgs),
+}
+
+/// Arguments of `attachment describe`.
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// The endpoint's id, as attach printed it
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    names: Names,
 }
 
 impl AttachmentCommand {
@@ -185,9 +215,17 @@ impl AttachmentCommand {
     /// # Errors
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
-        let Self::List = self;
-        let attachments = context.agent.ask(context.agent.client().attachments()).await?;
-        context.printer.show(&attachments, |attachments, page| draw_list(attachments, page))?;
+        let client = context.agent.client();
+        match self {
+            Self::List => {
+                let attachments = context.agent.ask(client.attachments()).await?;
+                context.printer.show(&attachments, |attachments, page| draw_list(attachments, page))?;
+            }
+            Self::Describe(args) => {
+                let attached = context.agent.ask(client.describe(&args.id, &args.names.description()?)).await?;
+                context.printer.show(&attached, draw)?;
+            }
+        }
         Ok(DONE)
     }
 }
@@ -340,6 +378,24 @@ web-1  10.244.3.5/32  eth0       /run/netns/web  web-1.myapp.skydns.local.  writ
         assert_eq!(request.service.unwrap().to_string(), "default/myapp");
         assert_eq!(request.publish.iter().map(ToString::to_string).collect::<Vec<_>>(), ["8080:80/tcp", "[::1]:53:5353/udp"]);
         assert_eq!((request.id.unwrap().as_str(), request.name.as_deref(), request.labels.len()), ("web-1", Some("web"), 2));
+    }
+
+    #[test]
+    fn several_services_names_and_ports_are_all_asked_for() {
+        let words =
+            ["--netns", "x", "--alias", "www", "--alias", "w2", "--service", "app", "--service", "prod/app:metrics=91/udp"];
+        let request = parse(&words).unwrap().wishes.request().unwrap();
+        assert_eq!(request.aliases.iter().map(ServiceLabel::as_str).collect::<Vec<_>>(), ["www", "w2"]);
+        assert_eq!((request.service.unwrap().to_string().as_str(), request.port), ("default/app", None));
+        let other = &request.instances[0];
+        assert_eq!((other.service.to_string().as_str(), other.port, other.port_name.as_str()), ("prod/app", Some(91), "metrics"));
+        let named = parse(&["--netns", "x", "--service", "app:http=80"]).unwrap().wishes.request().unwrap();
+        assert_eq!((named.service, named.port, named.instances[0].port), (None, None, Some(80)));
+        for bad in ["--alias=a.b", "--alias=tasks", "--service=app:9=80", "--service=app:=80", "--service=app:http=0"] {
+            assert!(parse(&["--netns", "x", bad]).is_err(), "{bad}");
+        }
+        let both = parse(&["--netns", "x", "--name", "My web"]).unwrap().wishes.request().unwrap_err();
+        assert!(both.to_string().starts_with("--name: service name"), "{both}");
     }
 
     #[test]

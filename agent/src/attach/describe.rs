@@ -1,0 +1,52 @@
+//! What an attachment is called and what it serves, said while it is there.
+
+use weft_api::{Attached, Description};
+use weft_model::ids::EndpointId;
+
+use super::{Attachments, names};
+use crate::refusal::Refusal;
+use crate::state::{Attachment, Journal};
+use tracing::info;
+
+impl Attachments {
+    /// Describes an attachment anew, in place of what was said of it before; its records follow.
+    ///
+    /// # Errors
+    /// There is none, or something of it cannot be written; nothing is changed then.
+    pub async fn describe(&self, id: &str, said: Description) -> Result<Attached, Refusal> {
+        said.check().map_err(|why| Refusal::invalid(format!("describe {id}: {why}")))?;
+        let unknown =
+            || Refusal::not_found(format!("describe: {id} is not attached to this host; netctl attachment list shows what is"));
+        let id: EndpointId = id.parse().map_err(|_| unknown())?;
+        let snapshot = self.snapshot()?;
+        let mut journal = self.journal.lock().await;
+        let there = journal.attachments.get(&id).filter(|a| !a.withdrawing).ok_or_else(unknown)?;
+        let Description { name, aliases, instances, labels } = said;
+        // All of it stands in `instances` from now on.
+        let wanted = Attachment {
+            name,
+            aliases,
+            instances,
+            labels,
+            service: None,
+            port: None,
+            proto: Default::default(),
+            ..there.clone()
+        };
+        let changed = wanted != *there;
+        names::check(&format!("describe {id}"), &wanted, &snapshot, &self.around.node)?;
+        if changed {
+            let generation = self.change(&mut journal, |next| replace(next, wanted.clone())).await?;
+            drop(journal);
+            info!(%id, "described anew");
+            self.wait_registered(generation).await;
+        } else {
+            drop(journal);
+        }
+        Ok(self.attached(&wanted))
+    }
+}
+
+fn replace(journal: &mut Journal, attachment: Attachment) {
+    journal.attachments.insert(attachment.id.clone(), attachment);
+}
