@@ -243,8 +243,8 @@ mod tests {
             r#"{"aliases":["www","app"],"instances":[
                 {"service":"app","port":80},{"service":"app","port":9100,"port_name":"metrics","labels":{"a":"2"}},
                 {"service":"app","port":443},{"service":"app","port":443,"proto":"udp"},
-                {"service":"prod/dns","port":53,"port_name":"dns"},{"service":"prod/dns","port":53,"port_name":"dns","proto":"udp"},
-                {"service":"prod/dns","port":54,"port_name":"dns","proto":"udp"}]}"#,
+                {"service":"prod/names","port":53,"port_name":"dns"},{"service":"prod/names","port":53,"port_name":"dns","proto":"udp"},
+                {"service":"prod/names","port":54,"port_name":"dns","proto":"udp"}]}"#,
         );
         let labels = BTreeMap::from([("a".to_owned(), "1".to_owned()), ("b".to_owned(), "1".to_owned())]);
         let a = Attachment {
@@ -261,9 +261,9 @@ mod tests {
             ("app/web-1/4-metrics", 9100, service),
             ("app/web-1/4-443", 443, service),
             ("app/web-1/4-443-udp", 443, service),
-            ("prod/dns/web-1/4", 53, service),
-            ("prod/dns/web-1/4-dns-udp", 53, service),
-            ("prod/dns/web-1/4-dns-udp-2", 54, service),
+            ("prod/names/web-1/4", 53, service),
+            ("prod/names/web-1/4-dns-udp", 53, service),
+            ("prod/names/web-1/4-dns-udp-2", 54, service),
             ("www/web-1/4", 80, name),
         ];
         assert_eq!(v4, expected.map(|(path, port, kind)| (path.to_owned(), port, kind)));
