@@ -2,6 +2,7 @@
 
 use weft_model::keys::Layout;
 use weft_model::stored::{Change, Entry};
+use weft_model::subnet::Tree;
 use weft_store::embedded::EmbeddedStore;
 use weft_store::{Store, Txn};
 
