@@ -103,6 +103,18 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     text.parse().map_err(|_| format!("{text:?} is no network: the form is 10.112.0.0/16 or fd00:112::/112"))
 }
 
+/// A host's name, as long as the kernel takes one (`HOST_NAME_MAX`).
+///
+/// # Errors
+/// Names the text and what is wrong with it.
+pub fn hostname(text: &str) -> Result<String, String> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.');
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(allowed) {
+        return Err(format!("{text:?} is no host name: letters, digits, hyphens and dots, 64 at most"));
+    }
+    Ok(text.to_owned())
+}
+
 /// A device's name.
 ///
 /// # Errors

@@ -9,11 +9,15 @@
     reason = "a test may assume; clippy.toml knows only the test functions themselves"
 )]
 
+#[path = "run/options.rs"]
+mod options;
 mod server;
 mod stage;
+#[path = "run/terminal.rs"]
+mod terminal;
 
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,12 +25,11 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use nix::fcntl::{FcntlArg, FdFlag};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
 use server::{Server, netctl};
-use stage::{Agent, Cgroup, Running, alive, attached_as, eventually, in_new_session, status, told};
+use stage::{Agent, Cgroup, Running, alive, attached_as, eventually, in_new_session, state, status, told};
 
 #[test]
 fn a_command_has_its_own_network_cgroup_and_resolv_conf() {
@@ -109,6 +112,8 @@ fn signals_reach_the_command_once_each() {
         (Signal::SIGHUP, "hup"),
         (Signal::SIGWINCH, "winch"),
         (Signal::SIGUSR1, "usr1"),
+        (Signal::SIGQUIT, "quit"),
+        (Signal::SIGALRM, "alrm"),
     ] {
         running.signal(signal);
         assert_eq!(running.line(), word);
@@ -121,74 +126,24 @@ fn signals_reach_the_command_once_each() {
     agent.assert_clean();
 }
 
-/// `netctl run` on a terminal of its own, and the terminal's other end.
-fn on_terminal(agent: &Agent, command: &[&str]) -> (Running, File) {
-    let pty = nix::pty::openpty(None, None).unwrap();
-    for fd in [&pty.master, &pty.slave] {
-        nix::fcntl::fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
-    }
-    let mut netctl = agent.server.netctl();
-    netctl.args(["run", "--"]).args(command);
-    netctl.stdin(pty.slave.try_clone().unwrap()).stdout(pty.slave.try_clone().unwrap()).stderr(pty.slave);
-    // SAFETY: two system calls between fork and exec: a new session, and descriptor 0 as its terminal.
-    unsafe {
-        netctl.pre_exec(|| {
-            nix::unistd::setsid()?;
-            nix::errno::Errno::result(libc::ioctl(0, libc::TIOCSCTTY, 0))?;
-            Ok(())
-        });
-    }
-    let child = netctl.spawn().unwrap();
-    let master = File::from(pty.master);
-    (Running::reading(child, Terminal(master.try_clone().unwrap())), master)
-}
-
 /// Says its process group and what reaches it, until SIGUSR2. No shell: dash 0.5.12 loses a signal that comes as it starts a
 /// command (`onsig` returns at once while `vforked` is set).
-const LISTEN: &str = "exec perl -e '$| = 1; for my $name (qw(INT TERM HUP WINCH USR1)) { $SIG{$name} = sub { print lc($name), qq(\\n) } } \
+const LISTEN: &str = "exec perl -e '$| = 1; for my $name (qw(INT TERM HUP WINCH USR1 QUIT ALRM CONT)) { $SIG{$name} = sub { print lc($name), qq(\\n) } } \
                       $SIG{USR2} = sub { exit 5 }; print getpgrp, qq(\\n); sleep 1 while 1'";
 
 #[test]
-fn ctrl_c_on_a_terminal_reaches_the_command() {
+fn a_command_can_be_stopped_and_goes_on_and_its_end_by_a_signal_is_told() {
     let agent = Agent::start();
-    let (mut running, mut keyboard) = on_terminal(&agent, &["sh", "-c", LISTEN]);
-    assert_eq!(running.line(), running.netctl.id().to_string());
-    keyboard.write_all(b"\x03").unwrap();
-    // The terminal shows what is typed.
-    assert_eq!(running.line().trim_start_matches("^C"), "int");
-    running.signal(Signal::SIGUSR2);
-    assert_eq!(running.rest(), Vec::<String>::new());
-    assert_eq!(running.exit_code(), Some(5));
+    let mut running = agent.start_script(&format!("echo $$; {LISTEN}"));
+    let pid: u32 = running.line().parse().unwrap();
+    running.line();
+    running.signal(Signal::SIGTSTP);
+    eventually("the command is stopped", || state(pid) == 'T');
+    running.signal(Signal::SIGCONT);
+    assert_eq!(running.line(), "cont");
+    kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
+    assert_eq!(running.exit_code(), Some(137));
     agent.assert_clean();
-}
-
-#[test]
-fn what_a_terminal_sends_by_itself_is_not_sent_again() {
-    let agent = Agent::start();
-    // Out of the terminal's reach, the command would only get what netctl hands on.
-    let (mut running, mut keyboard) = on_terminal(&agent, &["setsid", "sh", "-c", LISTEN]);
-    assert_ne!(running.line(), running.netctl.id().to_string());
-    // The terminal shows it when it has sent the signal.
-    keyboard.write_all(b"\x03\n").unwrap();
-    assert_eq!(running.line(), "^C");
-    running.signal(Signal::SIGTERM);
-    assert_eq!(running.line(), "term");
-    running.signal(Signal::SIGUSR2);
-    assert_eq!(running.rest(), Vec::<String>::new());
-    assert_eq!(running.exit_code(), Some(5));
-    agent.assert_clean();
-}
-
-/// The master of a pseudo-terminal: when the last slave is closed, Linux says EIO where others say end of file.
-struct Terminal(File);
-
-impl Read for Terminal {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        match self.0.read(buffer) {
-            Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(0),
-            other => other,
-        }
-    }
 }
 
 #[test]
@@ -357,11 +312,11 @@ fn without_root_it_says_so_before_anything_is_asked() {
 }
 
 /// Runs a command under `netctl run` on a host whose /etc is made by a script.
-fn with_etc(agent: &Agent, make: &str, command: &str) -> Output {
+fn with_etc(agent: &Agent, make: &str, options: &[&str], command: &str) -> Output {
     let script = format!("mount -t tmpfs none /etc && cd /etc && {{ {make}; }} && exec \"$@\"");
     let mut host = Command::new("unshare");
     host.args(["--mount", "--propagation", "private", "sh", "-c", &script, "sh", env!("CARGO_BIN_EXE_netctl"), "--socket"]);
-    host.arg(agent.server.socket()).args(["run", "--", "sh", "-c", command]).stdin(Stdio::null());
+    host.arg(agent.server.socket()).arg("run").args(options).args(["--", "sh", "-c", command]).stdin(Stdio::null());
     in_new_session(&mut host);
     host.output().unwrap()
 }
@@ -370,7 +325,7 @@ fn with_etc(agent: &Agent, make: &str, command: &str) -> Output {
 fn a_host_without_resolv_conf_gets_none_and_the_command_has_one() {
     let agent = Agent::start();
     for make in ["echo h1 > hostname", "echo h1 > hostname; ln -s /run/no-such-dir/resolv.conf resolv.conf"] {
-        let (code, out, err) = told(&with_etc(&agent, make, "grep nameserver /etc/resolv.conf; cat /etc/hostname"));
+        let (code, out, err) = told(&with_etc(&agent, make, &[], "grep nameserver /etc/resolv.conf; cat /etc/hostname"));
         assert_eq!((code, out.as_str(), err.as_str()), (0, "nameserver 10.244.3.1\nh1\n", ""), "{make}");
         agent.assert_clean();
     }
@@ -383,7 +338,7 @@ fn a_resolv_conf_that_is_a_link_stays_one_and_leads_to_the_commands_own() {
         "mkdir stub; echo nameserver 127.0.0.53 > stub/resolv.conf; ln -s stub/resolv.conf resolv.conf; echo h1 > hostname";
     let command = "readlink /etc/resolv.conf; grep nameserver /etc/resolv.conf; cat /etc/hostname; \
                    touch /etc/new && echo writable; grep -c ' /etc ' /proc/self/mountinfo";
-    let (code, out, err) = told(&with_etc(&agent, make, command));
+    let (code, out, err) = told(&with_etc(&agent, make, &[], command));
     assert_eq!((code, err.as_str()), (0, ""));
     // One mount on /etc: the host's. The tmpfs that brought the file is gone.
     assert_eq!(out, "stub/resolv.conf\nnameserver 10.244.3.1\nh1\nwritable\n1\n");

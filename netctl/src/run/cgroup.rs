@@ -1,11 +1,16 @@
 //! The command's own cgroup, `<the agent's>/weft/run-<id>`: membership is what lets its sockets reach virtual IPs, and what
 //! lets everything that it started be ended at its end.
 //!
+//! A limit whose controller is in a hierarchy of version 1 takes a cgroup there too: `<mount>/weft/run-<id>-<number>`, where the
+//! number is the first one's inode, so that two agents on one kernel are not in each other's way. It is made after the first
+//! and removed before it, so whoever finds that one abandoned finds the others as well.
+//!
 //! A live `netctl run` holds a lock on the directory. A directory without one is abandoned (its `netctl` was killed), and the
 //! next run ends what is left in it and removes it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +22,7 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep};
 
 use super::RunError;
+use super::limits::{Limit, legacy_mounts};
 
 /// The directory below the agent's cgroup.
 const PARENT: &str = "weft";
@@ -32,6 +38,9 @@ const POLL: Duration = Duration::from_millis(5);
 pub struct Group {
     dir: PathBuf,
     lock: Flock<File>,
+    /// Its counterparts in hierarchies of version 1.
+    legacy: Vec<PathBuf>,
+    limits: Vec<Limit>,
 }
 
 /// Whether this is a directory of cgroup v2.
@@ -64,7 +73,9 @@ impl Group {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Err(RunError::CgroupTaken { path: dir }),
                 Err(e) => return Err(failed("make", e)),
                 Ok(()) => match lock(&dir) {
-                    Ok(Some(lock)) if dir.exists() => return Ok(Self { dir, lock }),
+                    Ok(Some(lock)) if dir.exists() => {
+                        return Ok(Self { dir, lock, legacy: Vec::new(), limits: Vec::new() });
+                    }
                     // Another run has just taken it for abandoned, and removes it.
                     Ok(_) if Instant::now() < deadline => {}
                     Ok(_) => return Err(RunError::CgroupTaken { path: dir }),
@@ -82,13 +93,51 @@ impl Group {
         &self.dir
     }
 
-    /// The file by which a process enters.
+    /// Sets limits, before anything is in it.
+    ///
+    /// # Errors
+    /// When the kernel refuses one.
+    pub async fn limit(&mut self, limits: Vec<Limit>) -> Result<(), RunError> {
+        for limit in limits {
+            let dir = match limit.legacy() {
+                None => {
+                    for above in self.dir.ancestors().skip(1).take(2).collect::<Vec<_>>().into_iter().rev() {
+                        limit.hand_down(above)?;
+                    }
+                    self.dir.clone()
+                }
+                Some(mount) => {
+                    let dir = counterpart(mount, &self.dir).map_err(|source| self.failed("look at", source))?;
+                    if !self.legacy.contains(&dir) {
+                        make_in(&dir).await.map_err(|source| RunError::Cgroup { step: "make", path: dir.clone(), source })?;
+                        self.legacy.push(dir.clone());
+                    }
+                    dir
+                }
+            };
+            limit.set(&dir)?;
+            self.limits.push(limit);
+        }
+        Ok(())
+    }
+
+    /// The files by which a process enters it, and its counterparts.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn entrance(&self) -> Result<File, RunError> {
-        let open = OpenOptions::new().write(true).open(self.dir.join("cgroup.procs"));
-        open.map_err(|source| RunError::Cgroup { step: "open", path: self.dir.clone(), source })
+    pub fn entrances(&self) -> Result<Vec<File>, RunError> {
+        let open = |dir: &PathBuf| {
+            let open = OpenOptions::new().write(true).open(dir.join("cgroup.procs"));
+            open.map_err(|source| RunError::Cgroup { step: "open", path: dir.clone(), source })
+        };
+        [&self.dir].into_iter().chain(&self.legacy).map(open).collect()
+    }
+
+    /// How many of its processes the kernel has killed because of a limit.
+    #[must_use]
+    pub fn killed_by_limit(&self) -> u64 {
+        let dirs = || [&self.dir].into_iter().chain(&self.legacy);
+        self.limits.iter().flat_map(|limit| dirs().map(|dir| limit.killed(dir))).sum()
     }
 
     /// Ends every process in it and below.
@@ -96,7 +145,15 @@ impl Group {
     /// # Errors
     /// When some do not die.
     pub async fn kill_all(&self) -> Result<(), RunError> {
-        kill_all(&self.dir).await
+        kill_all(&self.dir).await?;
+        for dir in &self.legacy {
+            kill_legacy(dir).await?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, step: &'static str, source: io::Error) -> RunError {
+        RunError::Cgroup { step, path: self.dir.clone(), source }
     }
 
     /// Removes it; nothing may live there any more.
@@ -104,13 +161,33 @@ impl Group {
     /// # Errors
     /// When something does.
     pub async fn remove(self) -> Result<(), RunError> {
-        remove(&self.dir).await?;
+        for dir in self.legacy.iter().chain([&self.dir]) {
+            remove(dir).await?;
+        }
         drop(self.lock);
-        if let Some(parent) = self.dir.parent() {
+        for parent in self.legacy.iter().chain([&self.dir]).filter_map(|dir| dir.parent()) {
             // Not empty while other commands run.
             let _ = fs::remove_dir(parent);
         }
         Ok(())
+    }
+}
+
+/// Where a cgroup's counterpart is, in the version 1 hierarchy that is mounted at `mount`.
+fn counterpart(mount: &Path, dir: &Path) -> io::Result<PathBuf> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    Ok(mount.join(PARENT).join(format!("{name}-{}", fs::metadata(dir)?.ino())))
+}
+
+/// Makes a cgroup of version 1. One that is there is what a run of the past has left.
+async fn make_in(dir: &Path) -> io::Result<()> {
+    let deadline = Instant::now() + DEATH_BOUND;
+    loop {
+        match fs::create_dir_all(dir) {
+            // Another run may have removed the empty parent in between.
+            Err(e) if e.kind() == io::ErrorKind::NotFound && Instant::now() < deadline => sleep(POLL).await,
+            done => return done,
+        }
     }
 }
 
@@ -133,6 +210,14 @@ async fn sweep(parent: &Path) -> Result<(), RunError> {
         // One that cannot be locked is somebody's, or gone by now.
         if let Ok(Some(_lock)) = lock(&entry.path()) {
             kill_all(&entry.path()).await?;
+            for mount in legacy_mounts() {
+                let Ok(dir) = counterpart(&mount, &entry.path()) else { continue };
+                if dir.exists() {
+                    kill_legacy(&dir).await?;
+                    remove(&dir).await?;
+                    let _ = fs::remove_dir(mount.join(PARENT));
+                }
+            }
             remove(&entry.path()).await?;
         }
     }
@@ -157,6 +242,24 @@ async fn kill_all(dir: &Path) -> Result<(), RunError> {
         }
         sleep(POLL).await;
     }
+}
+
+/// In a hierarchy of version 1: what root has moved out of the command's first cgroup, but not out of this one.
+async fn kill_legacy(dir: &Path) -> Result<(), RunError> {
+    let deadline = Instant::now() + DEATH_BOUND;
+    while populated(dir) {
+        kill_each(dir);
+        if Instant::now() > deadline {
+            return Err(RunError::CgroupAlive { path: dir.to_owned(), after: DEATH_BOUND });
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
+}
+
+fn populated(dir: &Path) -> bool {
+    let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    !procs.trim().is_empty() || children(dir).iter().any(|child| populated(child))
 }
 
 /// Before 5.14: one by one, to be repeated until none is left.

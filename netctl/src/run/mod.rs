@@ -6,8 +6,9 @@
 //!   block signals (signals.rs)
 //!   make ───────────────────────────────▶   unshare network and mounts
 //!   attach /proc/P/task/T/ns/net (agent)
-//!   make the cgroup (cgroup.rs)
-//!   launch ─────────────────────────────▶   cover /etc/resolv.conf (mounts.rs), spawn the command in the cgroup
+//!   make the cgroup, set limits (cgroup.rs,
+//!     limits.rs), open a terminal (tty.rs)
+//!   launch ─────────────────────────────▶   cover /etc/resolv.conf (mounts.rs), spawn the command in the cgroup (child.rs)
 //!   hand signals on ◀── the command ends ─  keep it as a zombie, so that its number stays its own
 //!   kill what is left, reap ────────────▶   wait
 //!   detach, remove the cgroup               ends: the namespaces go
@@ -18,9 +19,14 @@
 //! in which all this is done is in `cmd/run.rs`.
 
 pub mod cgroup;
+pub mod child;
+pub mod env;
+pub mod limits;
 mod mounts;
 pub mod sandbox;
 pub mod signals;
+pub mod tty;
+pub mod user;
 
 use std::ffi::OsString;
 use std::io;
@@ -28,7 +34,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use nix::unistd::geteuid;
+use nix::unistd::{Uid, geteuid};
 
 use crate::error::REFUSED;
 
@@ -98,6 +104,42 @@ pub enum RunError {
         path: PathBuf,
         /// How long was waited.
         after: Duration,
+    },
+    /// A limit cannot be set.
+    #[error(transparent)]
+    Limit(#[from] limits::LimitError),
+    /// There is no such user.
+    #[error(transparent)]
+    User(#[from] user::UserError),
+    /// The variables cannot be read.
+    #[error(transparent)]
+    Env(#[from] env::EnvError),
+    /// The command has no terminal.
+    #[error("make a terminal: {step}")]
+    Terminal {
+        /// What was being done.
+        step: &'static str,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The command cannot run as the user.
+    #[error("become user {uid}")]
+    Become {
+        /// Its number.
+        uid: Uid,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The command cannot run there.
+    #[error("--workdir {}", path.display())]
+    Workdir {
+        /// The directory.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: io::Error,
     },
     /// The child cannot be made, or not enter its cgroup.
     #[error("start a process in cgroup {}", cgroup.display())]

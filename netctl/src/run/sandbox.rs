@@ -1,29 +1,24 @@
-//! The thread that holds a command's namespaces, and starts it.
+//! The thread that holds a command's namespaces, and starts it (child.rs).
 //!
 //! Namespaces are a thread's own in Linux. A thread that leaves the host's for new ones needs no second process to hold them,
 //! and what it starts is born in them. It must outlive the command: the command's parent-death signal is bound to it
 //! (prctl(2), PR_SET_PDEATHSIG).
 
-use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, Read};
-use std::net::IpAddr;
+use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::mpsc;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::{Pid, getpid, getppid, gettid, pipe2, write};
+use nix::unistd::{Pid, getpid, gettid, sethostname};
 use tokio::sync::oneshot;
 
+use super::child::{self, Launch};
 use super::{RunError, mounts, signal_code};
 
 /// A network and a mount namespace. Dropping it lets them go, once what runs in them has ended.
@@ -31,27 +26,6 @@ use super::{RunError, mounts, signal_code};
 pub struct Sandbox {
     netns: PathBuf,
     orders: mpsc::Sender<Order>,
-}
-
-/// What to start.
-#[derive(Debug)]
-pub struct Launch {
-    /// The command and its arguments; never empty.
-    pub command: Vec<OsString>,
-    /// What it shall read as /etc/resolv.conf.
-    pub resolv_conf: String,
-    /// Its cgroup.
-    pub cgroup: PathBuf,
-    /// The cgroup's `cgroup.procs`, open for writing.
-    pub entrance: File,
-    /// The endpoint's id, for `WEFT_ID`.
-    pub id: String,
-    /// Its address, for `WEFT_ADDRESS`.
-    pub address: Option<IpAddr>,
-    /// Whether it gets a process group of its own.
-    pub own_group: bool,
-    /// The signals that it begins with blocked.
-    pub blocked: SigSet,
 }
 
 #[derive(Debug)]
@@ -73,16 +47,16 @@ pub struct Running {
 }
 
 impl Sandbox {
-    /// Makes the namespaces.
+    /// Makes the namespaces; with a host name, one for that too.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub async fn make() -> Result<Self, RunError> {
+    pub async fn make(hostname: Option<String>) -> Result<Self, RunError> {
         let (ready, is_ready) = oneshot::channel();
         let (orders, inbox) = mpsc::channel();
         std::thread::Builder::new()
             .name("sandbox".to_owned())
-            .spawn(move || live(ready, &inbox))
+            .spawn(move || live(hostname.as_deref(), ready, &inbox))
             .map_err(|source| RunError::Namespace { step: "start a thread", source })?;
         let netns = is_ready.await.map_err(|_| RunError::ThreadGone)??;
         Ok(Self { netns, orders })
@@ -138,8 +112,8 @@ impl Running {
 }
 
 /// The thread: makes the namespaces, then does as it is told until nobody can tell it any more.
-fn live(ready: oneshot::Sender<Result<PathBuf, RunError>>, inbox: &mpsc::Receiver<Order>) {
-    let entered = enter();
+fn live(hostname: Option<&str>, ready: oneshot::Sender<Result<PathBuf, RunError>>, inbox: &mpsc::Receiver<Order>) {
+    let entered = enter(hostname);
     let failed = entered.is_err();
     if ready.send(entered).is_err() || failed {
         return;
@@ -149,11 +123,15 @@ fn live(ready: oneshot::Sender<Result<PathBuf, RunError>>, inbox: &mpsc::Receive
     }
 }
 
-fn enter() -> Result<PathBuf, RunError> {
+fn enter(hostname: Option<&str>) -> Result<PathBuf, RunError> {
     let failed = |step| move |source| RunError::Namespace { step, source };
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).map_err(io::Error::from).map_err(failed("unshare"))?;
     mounts::follow_host().map_err(failed("make its mounts its own"))?;
     loopback_up().map_err(failed("set its loopback device up"))?;
+    if let Some(name) = hostname {
+        unshare(CloneFlags::CLONE_NEWUTS).map_err(io::Error::from).map_err(failed("unshare the host's name"))?;
+        sethostname(name).map_err(io::Error::from).map_err(failed("set its host name"))?;
+    }
     Ok(PathBuf::from(format!("/proc/{}/task/{}/ns/net", getpid(), gettid())))
 }
 
@@ -177,7 +155,7 @@ fn loopback_up() -> io::Result<()> {
 
 fn carry_out(order: Order) {
     let Order { launch, started, ended, reap, status } = order;
-    let mut child = match start(launch) {
+    let mut child = match mounts::cover_resolv_conf(&launch.resolv_conf).and_then(|()| child::start(launch)) {
         Ok(child) => child,
         Err(e) => {
             let _ = started.send(Err(e));
@@ -191,48 +169,4 @@ fn carry_out(order: Order) {
     let _ = ended.send(());
     let _ = reap.blocking_recv();
     let _ = status.send(child.wait());
-}
-
-fn start(launch: Launch) -> Result<std::process::Child, RunError> {
-    let Launch { command: words, resolv_conf, cgroup, entrance, id, address, own_group, blocked } = launch;
-    mounts::cover_resolv_conf(&resolv_conf)?;
-    let mut words = words.into_iter();
-    let name = words.next().unwrap_or_default();
-    let mut command = Command::new(&name);
-    command.args(words).env("WEFT_ID", id);
-    match address {
-        Some(address) => command.env("WEFT_ADDRESS", address.to_string()),
-        None => command.env_remove("WEFT_ADDRESS"),
-    };
-    if own_group {
-        command.process_group(0);
-    }
-
-    // std reports what went wrong in the child, not where; a byte in this pipe says that it came as far as exec.
-    let spawn_failed = |source| RunError::Spawn { cgroup: cgroup.clone(), source };
-    let (probe, mark) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|e| spawn_failed(e.into()))?;
-    let parent = getpid();
-    let prepare = move || {
-        // "0" is the writer itself (cgroups(7)).
-        write(&entrance, b"0")?;
-        set_pdeathsig(Signal::SIGKILL)?;
-        if getppid() != parent {
-            // netctl died before the line above could bind the command to it.
-            return Err(io::Error::from(Errno::EOWNERDEAD));
-        }
-        blocked.thread_set_mask()?;
-        write(&mark, b"x")?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec, `prepare` makes five system calls on what it owns, and neither allocates nor locks:
-    // nix's wrappers only translate errno, and io::Error::from(Errno) stores a number.
-    unsafe { command.pre_exec(prepare) };
-    command.spawn().map_err(|source| {
-        let came_to_exec = File::from(probe).read(&mut [0]).is_ok_and(|n| n == 1);
-        match (came_to_exec, source.kind()) {
-            (false, _) => spawn_failed(source),
-            (true, io::ErrorKind::NotFound) => RunError::NotFound { command: name },
-            (true, _) => RunError::NotExecutable { command: name, source },
-        }
-    })
 }

@@ -125,8 +125,13 @@ impl Agent {
 
     /// `netctl run … -- COMMAND`, in a session of its own: without a terminal, whatever the tester has.
     pub fn command(&self, command: &[&str]) -> Command {
+        self.command_with(&[], command)
+    }
+
+    /// The same with further options.
+    pub fn command_with(&self, options: &[&str], command: &[&str]) -> Command {
         let mut netctl = self.server.netctl();
-        netctl.args(["run", "--name", "web", "--"]).args(command).stdin(Stdio::null());
+        netctl.args(["run", "--name", "web"]).args(options).arg("--").args(command).stdin(Stdio::null());
         in_new_session(&mut netctl);
         netctl
     }
@@ -190,9 +195,15 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 pub fn alive(pid: u32) -> bool {
+    // A zombie is dead, and waits for its parent only.
+    !matches!(state(pid), 'Z' | 'X')
+}
+
+/// A process's state as proc(5) has it, `X` where there is none.
+pub fn state(pid: u32) -> char {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // proc(5): the state comes after the last parenthesis; a zombie is dead, and waits for its parent only.
-    stat.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(['Z', 'X']))
+    // It comes after the last parenthesis: the name before it may hold anything.
+    stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next()).unwrap_or('X')
 }
 
 /// A `netctl run` whose output is read line by line, none of which may take for ever. Dropping it kills it.
