@@ -373,6 +373,8 @@ impl Attachments {
             mac: attachment.mac,
             mtu: attachment.mtu,
             host_ifname: attachment.host_ifname.clone(),
+            host_mac: Some(links::veth_mac(&attachment.host_ifname)),
+            routes: attachment.routes.clone(),
             dns: if self.around.name_servers.is_empty() {
                 servers.into_iter().flatten().collect()
             } else {

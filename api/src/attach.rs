@@ -122,6 +122,12 @@ pub struct Attached {
     pub mtu: u32,
     /// The device on the host's side.
     pub host_ifname: String,
+    /// That device's MAC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_mac: Option<Mac>,
+    /// Where its gateways lead to: everywhere, or some networks only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<IpNet>,
     /// Name servers to ask.
     pub dns: Vec<IpAddr>,
     /// Domains to search.

@@ -37,7 +37,8 @@
 //! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |
 //! | `GET /v1/doctor/{id}` | → [`Checkup`] as far as it is |
 //!
-//! Every refusal has a 4xx or 5xx status and an [`ErrorBody`].
+//! Every refusal has a 4xx or 5xx status and an [`ErrorBody`]. What is to be taken back while no agent runs is left in its
+//! [`queue`].
 
 mod attach;
 mod client;
@@ -49,6 +50,7 @@ mod error;
 mod network;
 mod nodes;
 mod plan;
+pub mod queue;
 mod services;
 mod status;
 
@@ -62,6 +64,7 @@ pub use error::{Code, ErrorBody, ErrorDetail};
 pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};
 pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
+pub use queue::Queued;
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
 pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
 
