@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{ServiceLabel, ServiceName};
+use crate::ids::{BadId, ServiceLabel, ServiceName};
 use crate::record::{MAX_LABELS, Proto, check_labels, check_name};
 use crate::service::port_name;
 
@@ -156,6 +157,26 @@ impl Instance {
     }
 }
 
+/// Reads `NAME[:[PORT-NAME=]PORT[/tcp|udp]]`.
+impl FromStr for Instance {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, place) = text.split_once(':').map_or((text, None), |(name, place)| (name, Some(place)));
+        let service = name.parse().map_err(|e: BadId| e.to_string())?;
+        let Some(place) = place else { return Ok(Self::new(service, None, Proto::default())) };
+        let (named, place) = place.split_once('=').map_or((None, place), |(named, place)| (Some(named), place));
+        let (port, proto) = match place.split_once('/') {
+            Some((port, proto)) => (port, proto.parse()?),
+            None => (place, Proto::default()),
+        };
+        let number = port.parse::<u16>().ok().filter(|n| *n != 0);
+        let number = number.ok_or_else(|| format!("{port:?} is no port number (1 to 65535)"))?;
+        let port_name = named.map(port_name).transpose()?.unwrap_or_default();
+        Ok(Self { port_name, ..Self::new(service, Some(number), proto) })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,6 +219,27 @@ mod tests {
         ] {
             let said = described(&bad).unwrap_err();
             assert!(said.contains(says), "{bad}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_instance_is_a_service_and_perhaps_a_port() {
+        let parse = |t: &str| t.parse::<Instance>().map(|i| (i.service.to_string(), i.port, i.proto));
+        let (tcp, udp) = (Proto::Tcp, Proto::Udp);
+        assert_eq!(parse("myapp"), Ok(("default/myapp".to_owned(), None, tcp)));
+        assert_eq!(parse("prod/myapp:8080"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
+        assert_eq!(parse("prod/myapp:8080/tcp"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
+        assert_eq!(parse("prod/myapp:53/udp"), Ok(("prod/myapp".to_owned(), Some(53), udp)));
+        for (bad, why) in [
+            ("myapp:", "\"\" is no port number (1 to 65535)"),
+            ("myapp:0", "\"0\" is no port number (1 to 65535)"),
+            ("myapp:http", "\"http\" is no port number (1 to 65535)"),
+            ("myapp:/udp", "\"\" is no port number (1 to 65535)"),
+            ("myapp:53/sctp", "\"sctp\" is no protocol: tcp or udp"),
+            (":80", "service name \"\": is empty"),
+            ("My_App:80", "service name \"My_App\": may hold only a-z, 0-9 and '-'"),
+        ] {
+            assert_eq!(parse(bad), Err(why.to_owned()), "{bad}");
         }
     }
 }

@@ -24,6 +24,7 @@ pub mod network;
 pub mod node;
 pub mod publish;
 pub mod record;
+pub mod registrator;
 pub mod reservation;
 pub mod service;
 pub mod snapshot;

@@ -248,7 +248,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 }
 
 /// As much of a text as an error message needs.
-fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const SHOWN: usize = 80;
     if text.chars().nth(SHOWN).is_none() { text.to_owned() } else { text.chars().take(SHOWN).chain(['…']).collect() }
 }

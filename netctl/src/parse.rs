@@ -6,27 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use weft_model::attachment::Instance;
 use weft_model::ids::check_ifname;
-use weft_model::record::Proto;
-use weft_model::service::port_name;
-
-/// Reads `NAME[:[PORT-NAME=]PORT[/tcp|udp]]`: the service that a container is an instance of, and the port it serves there.
-///
-/// # Errors
-/// A sentence that names the text.
-pub fn instance(text: &str) -> Result<Instance, String> {
-    let (name, place) = text.split_once(':').map_or((text, None), |(name, place)| (name, Some(place)));
-    let service = name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?;
-    let Some(place) = place else { return Ok(Instance::new(service, None, Proto::default())) };
-    let (named, place) = place.split_once('=').map_or((None, place), |(named, place)| (Some(named), place));
-    let (port, proto) = match place.split_once('/') {
-        Some((port, proto)) => (port, proto.parse()?),
-        None => (place, Proto::default()),
-    };
-    let port_name = named.map(port_name).transpose()?.unwrap_or_default();
-    Ok(Instance { port_name, ..Instance::new(service, Some(port_number(port)?), proto) })
-}
 
 /// `ADDRESS[:PORT]`; IPv6 with a port is written in brackets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -195,35 +175,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     millis.map(Duration::from_millis).ok_or_else(bad)
 }
 
-/// A port that can be connected to.
-fn port_number(text: &str) -> Result<u16, String> {
-    text.parse::<u16>().ok().filter(|n| *n != 0).ok_or_else(|| format!("{text:?} is no port number (1 to 65535)"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_instance_is_a_service_and_perhaps_a_port() {
-        let parse = |t: &str| instance(t).map(|i| (i.service.to_string(), i.port, i.proto));
-        let (tcp, udp) = (Proto::Tcp, Proto::Udp);
-        assert_eq!(parse("myapp"), Ok(("default/myapp".to_owned(), None, tcp)));
-        assert_eq!(parse("prod/myapp:8080"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
-        assert_eq!(parse("prod/myapp:8080/tcp"), Ok(("prod/myapp".to_owned(), Some(8080), tcp)));
-        assert_eq!(parse("prod/myapp:53/udp"), Ok(("prod/myapp".to_owned(), Some(53), udp)));
-        for (bad, why) in [
-            ("myapp:", "\"\" is no port number (1 to 65535)"),
-            ("myapp:0", "\"0\" is no port number (1 to 65535)"),
-            ("myapp:http", "\"http\" is no port number (1 to 65535)"),
-            ("myapp:/udp", "\"\" is no port number (1 to 65535)"),
-            ("myapp:53/sctp", "\"sctp\" is no protocol: tcp or udp"),
-            (":80", "service name \"\": is empty"),
-            ("My_App:80", "service name \"My_App\": may hold only a-z, 0-9 and '-'"),
-        ] {
-            assert_eq!(parse(bad), Err(why.to_owned()), "{bad}");
-        }
-    }
 
     #[test]
     fn a_place_is_an_address_and_perhaps_a_port() {

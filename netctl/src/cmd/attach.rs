@@ -53,7 +53,7 @@ struct Names {
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<ServiceLabel>,
     /// The service it is an instance of, and the port it serves there; TCP unless it says /udp. Repeat it for several
-    #[arg(long = "service", value_name = "NAME[:[PORT-NAME=]PORT[/tcp|udp]]", value_parser = parse::instance)]
+    #[arg(long = "service", value_name = "NAME[:[PORT-NAME=]PORT[/tcp|udp]]")]
     instances: Vec<Instance>,
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
