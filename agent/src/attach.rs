@@ -6,6 +6,7 @@
 //! namespace is gone is given up, an entry whose device is missing gets it again.
 
 mod describe;
+pub mod handed;
 mod mend;
 mod mtu;
 mod names;
@@ -83,6 +84,8 @@ pub struct Attachments {
     unmended: std::sync::Mutex<mend::Unmended>,
     /// How far containers have followed the overlay's MTU.
     followed: std::sync::Mutex<mtu::Followed>,
+    /// Since when what tools hold is unused.
+    idle: std::sync::Mutex<handed::Idle>,
 }
 
 impl Attachments {
@@ -95,13 +98,16 @@ impl Attachments {
             journal.attachments.remove(&attachment.id);
             release(&mut journal, attachment);
         }
+        if journal.handed.boot != around.boot {
+            journal.handed = handed::Handed::default();
+        }
         if !over.is_empty() {
             info!(over = over.len(), "attachments of an earlier boot, or half detached, are over");
         }
         let (published, rx) = watch::channel(Arc::new(Published { generation: 1, by_id: journal.attachments.clone() }));
         let journal = Mutex::new(journal);
-        let (unmended, followed) = Default::default();
-        (Arc::new(Self { state, journal, published, around, unmended, followed }), rx)
+        let (unmended, followed, idle) = Default::default();
+        (Arc::new(Self { state, journal, published, around, unmended, followed, idle }), rx)
     }
 
     /// All of them.
@@ -168,7 +174,7 @@ impl Attachments {
             Some(name) => self.around.networks.borrow().subnet(name),
         };
         let (Some(subnet), Some(mtu)) = (subnet, report.mtu) else { return Err(no_subnet()) };
-        let in_use = journal.attachments.values().map(|a| a.address).collect();
+        let in_use = journal.addresses_v4();
         let address = ipam::choose_address(subnet, &in_use, &journal.released)
             .map_err(|full| Refusal::new(Code::Full, format!("attach {id}: {full}")))?;
         // On a link that is too narrow for IPv6 there is none, and status says so; further networks have none.

@@ -195,6 +195,18 @@ pub struct Settings {
     /// Default: subnet.env in the run directory.
     #[arg(long, env = "WEFT_SUBNET_FILE", value_name = "FILE|off", global = true, help_heading = "Places")]
     pub subnet_file: Option<PathBuf>,
+    /// Socket for dockerd, which finds network and IPAM driver `weft` by it. `auto`: /run/docker/plugins/weft.sock if the run
+    /// directory is the default one, else none.
+    #[arg(
+        long,
+        env = "WEFT_DOCKER_PLUGIN",
+        value_name = "auto|off|PATH",
+        default_value = "auto",
+        value_parser = docker_plugin,
+        global = true,
+        help_heading = "Places"
+    )]
+    pub docker_plugin: DockerPlugin,
     /// Mode of the socket, octal.
     #[arg(long, env = "WEFT_SOCKET_MODE", value_name = "MODE", default_value = "0600", value_parser = octal, global = true, help_heading = "Places")]
     pub socket_mode: u32,
@@ -229,6 +241,17 @@ pub enum MasqueradeMode {
     Auto,
     /// Nothing: routers outside know the way to the containers.
     Off,
+}
+
+/// Where dockerd finds this agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DockerPlugin {
+    /// In its usual directory, if this is the host's only agent.
+    Auto,
+    /// Nowhere.
+    Off,
+    /// There.
+    At(PathBuf),
 }
 
 /// How to log.
@@ -393,6 +416,25 @@ fn socket_53(text: &str) -> Result<SocketAddr, String> {
         Err(_) => text
             .parse()
             .map_err(|_| "must be an address, or an address and a port such as 10.0.0.1:53 or [fd00::1]:53".to_owned()),
+    }
+}
+
+impl std::fmt::Display for DockerPlugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Off => f.write_str("off"),
+            Self::At(path) => path.display().fmt(f),
+        }
+    }
+}
+
+fn docker_plugin(text: &str) -> Result<DockerPlugin, String> {
+    match text {
+        "auto" => Ok(DockerPlugin::Auto),
+        "off" => Ok(DockerPlugin::Off),
+        _ if text.starts_with('/') => Ok(DockerPlugin::At(text.into())),
+        _ => Err("must be auto, off or an absolute path such as /run/docker/plugins/weft.sock".to_owned()),
     }
 }
 

@@ -9,6 +9,7 @@ mod claim;
 mod cleanup;
 mod config;
 mod datapath;
+mod docker;
 mod doctor;
 mod echo;
 mod firewall;

@@ -34,8 +34,9 @@ use weft_store::{Outcome, Store, StoreError};
 use crate::admin::{self, Admin};
 use crate::attach::{Attachments, Published, Surroundings};
 use crate::claim::{self, Facts, Own};
-use crate::config::Settings;
+use crate::config::{DockerPlugin, Settings};
 use crate::datapath::Fast;
+use crate::docker;
 use crate::doctor::Doctor;
 use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
@@ -91,6 +92,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let register_reason = watch::channel(None);
     let metrics_reason = watch::channel(None);
     let subnet_file_reason = watch::channel(None);
+    let docker_reason = watch::channel(None);
 
     let cgroup = cgroup(&settings);
     let cgroup_path = cgroup.as_ref().map_or_else(|_| PathBuf::new(), Clone::clone);
@@ -123,7 +125,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         view: view.clone(),
         health,
         report: report.clone(),
-        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1],
+        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1, docker_reason.1],
         attachments: attachments.clone(),
         names: names.clone(),
         datapath: datapath.clone(),
@@ -134,6 +136,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
     tokio::spawn(admin::serve(listener, admin.clone()));
+    let docker_socket = serve_docker(&settings, &attachments, &docker_reason.0)?;
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));
 
     // An agent that was killed while it made one left a device that looks like a whole one.
@@ -190,7 +193,33 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     info!("stop; what is in the kernel stays");
     names.stop().await;
     admin::unbind(&settings.socket());
+    docker_socket.iter().for_each(|path| admin::unbind(path));
     Ok(())
+}
+
+/// Serves Docker, if it is to be served, and looks after what it holds. A socket that nobody asked for by name and that cannot be
+/// had is no reason not to start. Returns the socket.
+fn serve_docker(
+    settings: &Settings,
+    attachments: &Arc<Attachments>,
+    reason: &watch::Sender<Option<String>>,
+) -> anyhow::Result<Option<PathBuf>> {
+    tokio::spawn(attachments.clone().look_after_handed());
+    let Some(path) = docker::socket(&settings.docker_plugin, &settings.run_dir) else { return Ok(None) };
+    match docker::bind(&path) {
+        Ok(listener) => {
+            info!(socket = %path.display(), "serves Docker");
+            tokio::spawn(docker::serve(listener, attachments.clone()));
+            Ok(Some(path))
+        }
+        Err(e) if settings.docker_plugin != DockerPlugin::Auto => Err(e.context("--docker-plugin")),
+        Err(e) => {
+            let why = format!("Docker finds no network driver here: {e:#}");
+            warn!(why, "docker");
+            reason.send_replace(Some(why));
+            Ok(None)
+        }
+    }
 }
 
 /// SIGTERM and SIGINT.

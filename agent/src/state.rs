@@ -27,6 +27,7 @@ use weft_model::mac::Mac;
 use weft_model::publish::Publish;
 use weft_model::record::Proto;
 
+use crate::attach::handed::Handed;
 use crate::last_uplink::LastUplink;
 use crate::networks::Remembered;
 
@@ -174,6 +175,9 @@ pub struct Journal {
     /// When an address was given back, in a count that only grows: the least recently used is given first.
     #[serde(default)]
     pub released: BTreeMap<Ipv4Addr, u64>,
+    /// What tools hold beside.
+    #[serde(default, skip_serializing_if = "Handed::is_empty")]
+    pub handed: Handed,
 }
 
 impl StateDir {
@@ -332,6 +336,16 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
     let read = File::open(path).and_then(|mut f| f.read_exact(&mut bytes));
     read.map_err(|source| StateError::Io { op: "read", path: path.to_owned(), source })?;
     Ok(bytes)
+}
+
+impl Journal {
+    /// The IPv4 addresses that are given to somebody.
+    pub fn addresses_v4(&self) -> std::collections::BTreeSet<Ipv4Addr> {
+        let attached = self.attachments.values().map(|a| a.address);
+        attached
+            .chain(self.handed.addresses().filter_map(|a| if let std::net::IpAddr::V4(v4) = a { Some(v4) } else { None }))
+            .collect()
+    }
 }
 
 /// The kernel's id of this boot.

@@ -208,7 +208,10 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
                 rows.endpoints6.insert(address6.into(), endpoint);
             }
         }
-        rows.netns.insert(attachment.netns_cookie, attachment.network);
+        // Where it is not known yet it has no cookie.
+        if attachment.netns_cookie != 0 {
+            rows.netns.insert(attachment.netns_cookie, attachment.network);
+        }
     }
     for of in host.networks.iter().filter(|of| of.number < capacity::NETWORKS) {
         rows.add(desired(cluster, &host.in_network(of), &peers.in_network(of)), of.number);

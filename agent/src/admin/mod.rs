@@ -126,7 +126,10 @@ pub fn bind(settings: &Settings) -> anyhow::Result<UnixListener> {
 
 /// Binds a socket that nobody but its owner can connect to. Its mode comes from the process's umask, and it takes connections
 /// from then on, before any chmod; the umask is the whole process's, so this belongs at the start.
-fn bind_for_owner(path: &Path) -> std::io::Result<UnixListener> {
+///
+/// # Errors
+/// It cannot be made.
+pub fn bind_for_owner(path: &Path) -> std::io::Result<UnixListener> {
     let before = umask(Mode::from_bits_truncate(0o177));
     let listener = UnixListener::bind(path);
     umask(before);

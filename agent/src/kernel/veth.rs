@@ -14,6 +14,7 @@
 //! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
 //! (route, neighbour, forwarding) is planned, not made here. Read `veth/inside.rs` for what the container's own end gets.
 
+mod handed;
 mod inside;
 
 use std::io;
@@ -34,6 +35,7 @@ use super::netlink::{
 };
 use super::netns::NetNs;
 use super::sysctl::SysctlError;
+pub use handed::{find_handed, make_handed, settle};
 pub use inside::Mtu;
 
 /// What is to be made.
@@ -216,25 +218,36 @@ impl Making {
     }
 
     fn furnish(&mut self, host: &mut Socket) -> Result<(), VethError> {
-        let host_ifname = &self.spec.host_ifname;
-        let near = device_by_name(host, host_ifname).map_err(self.step(format!("find {host_ifname}")))?;
-        let host_mac = near.mac.unwrap_or_else(|| veth_mac(host_ifname));
-        set_link(host, near.index, vec![no_autoconf()], None)
-            .or_else(unless_without_ipv6)
-            .map_err(self.step(format!("turn IPv6 autoconfiguration off on {host_ifname}")))?;
-        set_link(host, near.index, Vec::new(), Some(true)).map_err(self.step(format!("set {host_ifname} up")))?;
+        let host_mac = set_up(&self.spec.host_ifname, host)?;
         inside::furnish(&self.spec, host_mac, &mut self.inside, &self.netns)
     }
 
-    /// Marks the pair as whole, last of all: who is killed before leaves one that the next agent makes anew.
     fn finish(&self, host: &mut Socket) -> Result<(), VethError> {
-        let name = &self.spec.host_ifname;
-        let near = device_by_name(host, name).map_err(self.step(format!("find {name}")))?;
-        let marked = set_link(host, near.index, vec![LinkAttribute::IfAlias(FINISHED.to_owned())], None);
-        marked.map_err(self.step(format!("set alias of {name}")))
+        finish(&self.spec.host_ifname, host)
     }
 
     fn step(&self, what: String) -> impl FnOnce(Answer) -> VethError + use<> {
-        |source| VethError::Step { what, source }
+        step(what)
     }
+}
+
+fn step(what: String) -> impl FnOnce(Answer) -> VethError {
+    |source| VethError::Step { what, source }
+}
+
+/// Sets a host end up. Returns its Ethernet address.
+fn set_up(host_ifname: &str, host: &mut Socket) -> Result<Mac, VethError> {
+    let near = device_by_name(host, host_ifname).map_err(step(format!("find {host_ifname}")))?;
+    set_link(host, near.index, vec![no_autoconf()], None)
+        .or_else(unless_without_ipv6)
+        .map_err(step(format!("turn IPv6 autoconfiguration off on {host_ifname}")))?;
+    set_link(host, near.index, Vec::new(), Some(true)).map_err(step(format!("set {host_ifname} up")))?;
+    Ok(near.mac.unwrap_or_else(|| veth_mac(host_ifname)))
+}
+
+/// Marks a pair as whole, last of all: who is killed before leaves one that the next agent makes anew.
+fn finish(host_ifname: &str, host: &mut Socket) -> Result<(), VethError> {
+    let near = device_by_name(host, host_ifname).map_err(step(format!("find {host_ifname}")))?;
+    let marked = set_link(host, near.index, vec![LinkAttribute::IfAlias(FINISHED.to_owned())], None);
+    marked.map_err(step(format!("set alias of {host_ifname}")))
 }

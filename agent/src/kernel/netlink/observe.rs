@@ -46,7 +46,7 @@ pub(super) fn rows(socket: &mut Socket) -> Result<Rows, NetlinkError> {
 }
 
 /// All devices, or those of one kind.
-pub(super) fn devices(socket: &mut Socket, kind: Option<InfoKind>) -> Result<Vec<Device>, NetlinkError> {
+pub(crate) fn devices(socket: &mut Socket, kind: Option<InfoKind>) -> Result<Vec<Device>, NetlinkError> {
     let mut request = LinkMessage::default();
     request.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
     // A kernel without the module of this kind lists all devices.

@@ -83,7 +83,7 @@ pub(super) fn furnish(spec: &VethSpec, host_mac: Mac, inside: &mut Socket, netns
 ///
 /// Linux takes IPv6 away from a device whose MTU is less than 1280, settings and all, and gives it back empty when that grows
 /// (seen on 6.18; `addrconf_notify`, RFC 8200 5). So on a narrow link there is nothing to do.
-fn furnish6(spec: &VethSpec, mtu: u32, host_mac: Mac, inside: &mut Socket, netns: &NetNs) -> Result<(), VethError> {
+pub(super) fn furnish6(spec: &VethSpec, mtu: u32, host_mac: Mac, inside: &mut Socket, netns: &NetNs) -> Result<(), VethError> {
     let Some(address) = spec.address6.filter(|_| mtu >= MIN_MTU_V6) else { return Ok(()) };
     let ifname = &spec.ifname;
     let place = netns.path().display().to_string();
