@@ -34,9 +34,8 @@ use weft_model::record::Proto;
 use weft_plan::host::MIN_MTU_V6;
 use weft_plan::ipam;
 
-use super::Attachments;
+use super::{Attachments, names};
 use crate::refusal::Refusal;
-use crate::registrar::{self, record_paths};
 use crate::state::{Attachment, Journal, everywhere};
 use crate::view::chain;
 
@@ -360,7 +359,6 @@ impl Attachments {
     /// Its address is another's, or its name cannot be.
     pub async fn give_end(self: &Arc<Self>, end: End) -> Result<(), Refusal> {
         super::check(&end.request())?;
-        super::check_names(&end.request(), &*self.snapshot()?)?;
         if end.mac.0[0] & 1 == 1 || end.mac == Mac([0; 6]) {
             return Err(Refusal::invalid(format!("--mac-address {}: it is not one interface's", end.mac)));
         }
@@ -496,17 +494,14 @@ impl Attachments {
             aliases: Vec::new(),
             instances: Vec::new(),
             publish: Vec::new(),
+            learned: None,
         };
         let mut refusal = Refusal::conflict("join: no id is free");
         for id in end.ids(self.around.node.as_str()).filter(|id| !journal.attachments.contains_key(id)) {
             let attachment = attachment(id);
-            let held = record_paths(&snapshot, &attachment).into_iter().find_map(|(path, ..)| {
-                let holder = registrar::holder(&snapshot, &path, &self.around.node)?;
-                Some(Refusal::conflict(format!("join: {} is {holder}; choose another name", path.dns_name())))
-            });
-            match held {
-                None => return Ok(attachment),
-                Some(why) => refusal = why,
+            match names::check("join", &attachment, &snapshot, &self.around.node) {
+                Ok(()) => return Ok(attachment),
+                Err(why) => refusal = why,
             }
         }
         Err(refusal)
