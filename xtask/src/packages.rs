@@ -47,6 +47,11 @@ const ALWAYS: &[Package] = &[
     package("curl", Sign::Program("curl")),
     package("tcpdump", Sign::Program("tcpdump")),
     package("bpftool", Sign::Program("bpftool")),
+    // Root file systems of containers.
+    package("busybox-static", Sign::Program("busybox")),
+    // Plain processes: nspawn (and systemd-analyze, of the systemd that it depends on), and lxc.
+    package("systemd-container", Sign::Program("systemd-nspawn")),
+    package("lxc", Sign::Program("lxc-execute")),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
 ];
