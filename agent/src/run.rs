@@ -87,7 +87,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (facts_tx, facts_rx) = watch::channel(None);
     let (own_tx, own) = watch::channel(None);
     let (report_tx, report) = watch::channel(Report::default());
-    let (registered_tx, registered) = watch::channel(0);
+    let (registered_tx, _) = watch::channel(0);
     let claim_reason = watch::channel(Some("reading the store".to_owned()));
     let register_reason = watch::channel(None);
     let metrics_reason = watch::channel(None);
@@ -105,7 +105,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let around = Surroundings {
         view: view.clone(),
         report: report.clone(),
-        registered: registered.clone(),
+        health: health.clone(),
         cgroup: cgroup_path.clone(),
         boot: boot.clone(),
         node: node.clone(),
@@ -135,6 +135,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         networks: networks.clone(),
         doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
+    // First what could not be asked for while no agent was here: whoever asks now may ask for what that frees.
+    attachments.replay().await;
+    tokio::spawn(attachments.clone().follow_queue());
     tokio::spawn(admin::serve(listener, admin.clone()));
     let docker_socket = serve_docker(&settings, &attachments, &docker_reason.0)?;
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));

@@ -207,6 +207,12 @@ impl StateDir {
         self.path.join("store.redb")
     }
 
+    /// Where this boot's things are: the socket, and the requests of those who found nobody there.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        &self.run_dir
+    }
+
     /// Who this host is; made up if nobody knows.
     ///
     /// # Errors

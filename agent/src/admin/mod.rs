@@ -238,6 +238,9 @@ async fn route(
         (&Method::GET, ["v1", "attachments"]) => json(&admin.attachments.list()),
         (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach(parse(body)?).await?),
         (&Method::PATCH, ["v1", "attachments", id]) => json(&admin.attachments.describe(id, parse(body)?).await?),
+        (&Method::POST, ["v1", "attachments", "release"]) => json(&admin.attachments.release(parse(body)?).await?),
+        (&Method::POST, ["v1", "attachments", "gc"]) => json(&admin.attachments.gc(parse(body)?).await?),
+        (&Method::POST, ["v1", "attachments", "check"]) => json(&admin.attachments.check(&parse(body)?).await?),
         (&Method::DELETE, ["v1", "attachments", id]) => json(&admin.attachments.detach(id).await?),
         (&Method::GET, ["v1", "dns", "query"]) => {
             let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;

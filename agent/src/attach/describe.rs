@@ -36,10 +36,10 @@ impl Attachments {
         let changed = wanted != *there;
         names::check(&format!("describe {id}"), &wanted, &snapshot, &self.around.node)?;
         if changed {
-            let generation = self.change(&mut journal, |next| replace(next, wanted.clone())).await?;
+            self.change(&mut journal, |next| replace(next, wanted.clone())).await?;
             drop(journal);
             info!(%id, "described anew");
-            self.wait_registered(generation).await;
+            self.wait_recorded(&wanted).await;
         } else {
             drop(journal);
         }

@@ -34,7 +34,7 @@ use weft_model::record::Proto;
 use weft_plan::host::MIN_MTU_V6;
 use weft_plan::ipam;
 
-use super::{Attachments, names};
+use super::{Attachments, Change, names};
 use crate::refusal::Refusal;
 use crate::state::{Attachment, Journal, everywhere};
 use crate::view::chain;
@@ -358,7 +358,7 @@ impl Attachments {
     /// # Errors
     /// Its address is another's, or its name cannot be.
     pub async fn give_end(self: &Arc<Self>, end: End) -> Result<(), Refusal> {
-        super::check(&end.request())?;
+        super::request::check(&end.request())?;
         if end.mac.0[0] & 1 == 1 || end.mac == Mac([0; 6]) {
             return Err(Refusal::invalid(format!("--mac-address {}: it is not one interface's", end.mac)));
         }
@@ -426,23 +426,21 @@ impl Attachments {
         let id = attachment.id.clone();
         let spec = VethSpec { ifname: device_of(&attachment), ..attachment.veth() };
         // First the journal, and published before it is made; see `attach`.
-        self.change(&mut journal, |next| drop(next.attachments.insert(id.clone(), attachment.clone()))).await?;
+        let add = |next: &mut Journal| drop(next.attachments.insert(id.clone(), attachment.clone()));
+        self.change_as(&mut journal, Change::Quiet, add).await?;
         if let Err(e) = veth::make_handed(&spec).await {
             if let Err(refusal) = self.change(&mut journal, |next| drop(next.attachments.remove(&id))).await {
                 warn!(%id, error = refusal.message, "an attachment that failed is still in the journal");
             }
             return Err(Refusal::new(Code::Conflict, format!("join {id}: {}", chain(&e))));
         }
-        let generation = self.publish(&journal);
         drop(journal);
         info!(%id, address = %attachment.address, address6 = ?attachment.address6, ifname = attachment.host_ifname, %owner, "handed out");
-        if let Err(refusal) = self.wait_applied(&id, generation).await {
-            if let Err(e) = self.detach_to_its_end(id.as_str()).await {
-                warn!(%id, error = e.message, "attachment not taken back");
-            }
+        if let Err(refusal) = self.wait_applied(&id, self.announce()).await {
+            self.take_back(&attachment).await;
             return Err(refusal);
         }
-        self.wait_registered(generation).await;
+        self.wait_recorded(&attachment).await;
         let grounds = self.grounds(Duration::ZERO).await?;
         let ground = grounds.into_iter().find(|ground| ground.subnet.contains(&attachment.address));
         let ground = ground.ok_or_else(|| Refusal::conflict(format!("join {id}: this host's subnet has changed")))?;
@@ -462,7 +460,7 @@ impl Attachments {
             None => report.subnet,
             Some(name) => self.around.networks.borrow().subnet(name),
         };
-        let (Some(subnet), Some(mtu)) = (subnet, report.mtu) else { return Err(super::no_subnet()) };
+        let (Some(subnet), Some(mtu)) = (subnet, report.mtu) else { return Err(super::request::no_subnet()) };
         if !subnet.contains(&end.address) {
             return Err(Refusal::conflict(format!(
                 "join: address {} is not in this host's subnet {subnet} any more; start the container anew",
@@ -470,7 +468,7 @@ impl Attachments {
             )));
         }
         let attachment = |id: EndpointId| Attachment {
-            host_ifname: super::host_ifname(&id, IFNAME, journal),
+            host_ifname: super::request::host_ifname(&id, IFNAME, journal),
             id,
             netns: sandbox.clone(),
             netns_id: (0, 0),
@@ -519,10 +517,7 @@ impl Attachments {
         let of_owner = |a: &&Attachment| a.owner.as_ref() == Some(owner);
         let ids: Vec<EndpointId> = self.published.borrow().by_id.values().filter(of_owner).map(|a| a.id.clone()).collect();
         for id in ids {
-            match self.detach_to_its_end(id.as_str()).await {
-                Err(refusal) if refusal.code != Code::NotFound => return Err(refusal),
-                _ => {}
-            }
+            self.detach_to_its_end(&id).await?;
         }
         Ok(())
     }
@@ -573,9 +568,7 @@ impl Attachments {
                 let waited = since.entry(attachment.id.clone()).or_insert_with(Instant::now).elapsed();
                 if waited > IDLE {
                     warn!(id = %attachment.id, "its device was handed out, and nobody has put it into a container; detached");
-                    if let Err(e) = self.detach_to_its_end(attachment.id.as_str()).await {
-                        warn!(id = %attachment.id, error = e.message, "attachment not taken back");
-                    }
+                    self.take_back(attachment).await;
                 } else {
                     self.look_for_namespace(attachment).await;
                 }

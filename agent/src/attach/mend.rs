@@ -33,13 +33,16 @@ impl Attachments {
     /// Gives attachments in `missing` their devices back, or gives the attachments up. Called with those whose device the
     /// reconcile loop did not find.
     pub async fn sweep(&self, missing: &[EndpointId]) {
-        let mut journal = self.journal.lock().await;
         let mut mended = false;
         for id in missing {
-            let Some(attachment) = journal.attachments.get(id).filter(|a| !a.withdrawing).cloned() else { continue };
-            if device_exists(&attachment.host_ifname) || self.is_resting(id) {
-                continue;
-            }
+            let (attachment, _making) = {
+                let journal = self.journal.lock().await;
+                let Some(attachment) = journal.attachments.get(id).filter(|a| !a.withdrawing).cloned() else { continue };
+                if device_exists(&attachment.host_ifname) || self.is_resting(id) || self.under_way.is_making(id) {
+                    continue;
+                }
+                (attachment, self.under_way.make(id))
+            };
             match fate(&attachment).await {
                 Fate::There(netns) => mended |= self.mend(&attachment, &netns).await,
                 Fate::Unknown(why) => self.rest(&attachment, &why),
@@ -48,6 +51,7 @@ impl Attachments {
                         next.attachments.remove(id);
                         release(next, &attachment);
                     };
+                    let mut journal = self.journal.lock().await;
                     match self.change(&mut journal, forget).await {
                         Ok(_) => info!(%id, address = %attachment.address, "namespace is gone; detached"),
                         Err(refusal) => self.rest(&attachment, &refusal.message),
@@ -56,7 +60,7 @@ impl Attachments {
             }
         }
         if mended {
-            self.publish(&journal);
+            self.announce();
         }
     }
 
@@ -107,7 +111,8 @@ impl Attachments {
         let published = self.published.borrow().clone();
         let mut unmended = self.unmended();
         unmended.retain(|id, _| published.by_id.get(id).is_some_and(|a| !device_exists(&a.host_ifname)));
-        unmended.values().map(|(_, text)| text.clone()).chain(self.mtu_problems()).collect()
+        let unmended = unmended.values().map(|(_, text)| text.clone());
+        unmended.chain(self.mtu_problems()).chain(self.queue_problems()).collect()
     }
 }
 

@@ -50,6 +50,9 @@ impl Attachments {
         let mut set = Vec::new();
         for id in ids {
             let Some(attachment) = journal.attachments.get(id).filter(|a| !a.withdrawing) else { continue };
+            if self.under_way.is_making(id) {
+                continue;
+            }
             match change(attachment, to).await {
                 Some(Ok(mtu)) => {
                     let before = self.followed().insert(id.clone(), State::At(to, mtu));
@@ -90,6 +93,11 @@ impl Attachments {
                 }
             }
         }
+    }
+
+    /// Remembers that a device was made with the MTU that its attachment has.
+    pub(super) fn made_with_mtu(&self, attachment: &Attachment) {
+        self.followed().insert(attachment.id.clone(), State::At(attachment.mtu, Mtu::Set));
     }
 
     /// Forgets how far a container has followed: its device was made anew.

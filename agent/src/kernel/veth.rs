@@ -16,6 +16,7 @@
 
 mod handed;
 mod inside;
+mod look;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -37,6 +38,7 @@ use super::netns::NetNs;
 use super::sysctl::SysctlError;
 pub use handed::{find_handed, make_handed, settle};
 pub use inside::Mtu;
+pub use look::{look, look_from};
 
 /// What is to be made.
 #[derive(Clone, Debug, PartialEq, Eq)]

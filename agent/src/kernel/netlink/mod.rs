@@ -38,7 +38,7 @@ use super::sysctl::{self, SysctlError};
 pub(crate) use act::{
     add_address, add_neighbor, add_route, device_by_name, no_autoconf, remove_device, set_link, unless_without_ipv6,
 };
-pub(crate) use observe::{devices, list_routes};
+pub(crate) use observe::{addresses_of as addresses, devices, list_routes, local, local6, output};
 pub use socket::Answer;
 pub(crate) use socket::{Socket, grow, messages};
 

@@ -84,7 +84,7 @@ pub(super) fn all_addresses(socket: &mut Socket) -> Result<Vec<AddressMessage>, 
 }
 
 /// All addresses of a family as messages.
-pub(super) fn addresses_of(socket: &mut Socket, family: AddressFamily) -> Result<Vec<AddressMessage>, NetlinkError> {
+pub(crate) fn addresses_of(socket: &mut Socket, family: AddressFamily) -> Result<Vec<AddressMessage>, NetlinkError> {
     let mut request = AddressMessage::default();
     request.header.family = family;
     // A kernel without IPv6 lists the addresses of all other families instead (`rtnl_dump_all`).
@@ -96,7 +96,7 @@ pub(super) fn addresses_of(socket: &mut Socket, family: AddressFamily) -> Result
 }
 
 /// An IPv4 address itself: `IFA_LOCAL`, which differs from `IFA_ADDRESS` where there is a peer.
-pub(super) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
+pub(crate) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
     message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(IpAddr::V4(address)) => Some(*address),
         _ => None,
@@ -104,7 +104,7 @@ pub(super) fn local(message: &AddressMessage) -> Option<Ipv4Addr> {
 }
 
 /// An IPv6 address itself: `IFA_LOCAL` where there is a peer, else `IFA_ADDRESS` alone.
-pub(super) fn local6(message: &AddressMessage) -> Option<Ipv6Addr> {
+pub(crate) fn local6(message: &AddressMessage) -> Option<Ipv6Addr> {
     let local = message.attributes.iter().find_map(|attribute| match attribute {
         AddressAttribute::Local(IpAddr::V6(address)) => Some(*address),
         _ => None,
@@ -258,7 +258,7 @@ pub(super) fn routes(socket: &mut Socket, ours: &BTreeMap<u32, String>) -> Resul
 }
 
 /// The ifindex that a route leads out of.
-pub(super) fn output(message: &RouteMessage) -> Option<u32> {
+pub(crate) fn output(message: &RouteMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,

@@ -1,0 +1,137 @@
+//! The ways back: one attachment by its id, all of an owner's, all that a tool knows nothing of.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+use weft_agent::kernel::veth;
+use weft_api::{Attached, Gc, Kept, Release};
+use weft_model::ids::EndpointId;
+
+use super::{Attachments, release};
+use crate::refusal::Refusal;
+use crate::state::{Attachment, Journal};
+
+impl Attachments {
+    /// Takes everything back that an attach gave. Goes on to its end even if nobody waits for it any more.
+    ///
+    /// # Errors
+    /// There is no such attachment, or its device cannot be removed.
+    pub async fn detach(self: &Arc<Self>, id: &str) -> Result<Attached, Refusal> {
+        let (me, id) = (Arc::clone(self), id.to_owned());
+        let done = tokio::spawn(async move {
+            let unknown =
+                || Refusal::not_found(format!("detach: {id} is not attached to this host; netctl attachment list shows what is"));
+            let id: EndpointId = id.parse().map_err(|_| unknown())?;
+            me.detach_to_its_end(&id).await?.ok_or_else(unknown)
+        });
+        done.await.map_err(|e| Refusal::internal("detach", &e))?
+    }
+
+    /// Takes back what an owner has, all of it or one interface, and what is being made of that. Goes on to its end even if
+    /// nobody waits for it any more. That there is nothing is no error.
+    ///
+    /// # Errors
+    /// A device cannot be removed, or the journal not be written; the others are taken back all the same.
+    pub async fn release(self: &Arc<Self>, release: Release) -> Result<Vec<Attached>, Refusal> {
+        let me = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            me.replay().await;
+            me.release_to_its_end(&release).await
+        });
+        done.await.map_err(|e| Refusal::internal("release", &e))?
+    }
+
+    /// Takes back what a tool has in one of its networks, but for what it names. Goes on to its end even if nobody waits for it
+    /// any more.
+    ///
+    /// # Errors
+    /// A device cannot be removed, or the journal not be written; the others are taken back all the same.
+    pub async fn gc(self: &Arc<Self>, gc: Gc) -> Result<Vec<Attached>, Refusal> {
+        let me = Arc::clone(self);
+        let done = tokio::spawn(async move {
+            me.replay().await;
+            me.gc_to_its_end(&gc).await
+        });
+        done.await.map_err(|e| Refusal::internal("gc", &e))?
+    }
+
+    pub(super) async fn release_to_its_end(&self, release: &Release) -> Result<Vec<Attached>, Refusal> {
+        self.under_way.stop(release).await;
+        let is_meant = |a: &&Attachment| {
+            a.owner.as_ref() == Some(&release.owner) && release.ifname.as_ref().is_none_or(|ifname| *ifname == a.ifname)
+        };
+        let ids = self.published.borrow().by_id.values().filter(is_meant).map(|a| a.id.clone()).collect();
+        self.detach_all(ids).await
+    }
+
+    pub(super) async fn gc_to_its_end(&self, gc: &Gc) -> Result<Vec<Attached>, Refusal> {
+        let keep: BTreeSet<&Kept> = gc.keep.iter().collect();
+        // What is being attached while a tool collects cannot be in its list yet.
+        let under_way = self.under_way.owners_now();
+        let is_garbage = |a: &&Attachment| {
+            a.owner.as_ref().is_some_and(|owner| {
+                let kept = Kept { container: owner.container.clone(), ifname: a.ifname.clone() };
+                (owner.runtime, &owner.network) == (gc.runtime, &gc.network)
+                    && !keep.contains(&kept)
+                    && !under_way.iter().any(|(of, ifname)| of == owner && *ifname == a.ifname)
+            })
+        };
+        let ids = self.published.borrow().by_id.values().filter(is_garbage).map(|a| a.id.clone()).collect();
+        self.detach_all(ids).await
+    }
+
+    /// All of them, whatever becomes of one; the first refusal is the one to tell.
+    async fn detach_all(&self, ids: Vec<EndpointId>) -> Result<Vec<Attached>, Refusal> {
+        let mut gone = Vec::new();
+        let mut refused = None;
+        for id in ids {
+            match self.detach_to_its_end(&id).await {
+                Ok(Some(attached)) => gone.push(attached),
+                Ok(None) => {}
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        refused.map_or(Ok(gone), Err)
+    }
+
+    /// First nobody is sent there any more, then the device goes, then the address is free. None if there is no such
+    /// attachment.
+    pub(super) async fn detach_to_its_end(&self, id: &EndpointId) -> Result<Option<Attached>, Refusal> {
+        self.under_way.made(id).await;
+        let mut journal = self.journal.lock().await;
+        let Some(attachment) = journal.attachments.get(id).cloned() else { return Ok(None) };
+        let attached = self.attached(&attachment);
+        if !attachment.withdrawing {
+            let withdraw = |next: &mut Journal| {
+                if let Some(entry) = next.attachments.get_mut(id) {
+                    entry.withdrawing = true;
+                }
+            };
+            self.change(&mut journal, withdraw).await?;
+        }
+        drop(journal);
+        self.wait_withdrawn(&attachment).await;
+
+        let mut journal = self.journal.lock().await;
+        if journal.attachments.get(id).is_none_or(|a| a.netns_cookie != attachment.netns_cookie) {
+            // Somebody else detached it meanwhile, and the id may be another's by now.
+            return Ok(Some(attached));
+        }
+        veth::remove(&attachment.host_ifname).await.map_err(|e| Refusal::internal(&format!("detach {id}"), &e))?;
+        let forget = |next: &mut Journal| {
+            next.attachments.remove(id);
+            release(next, &attachment);
+        };
+        self.change(&mut journal, forget).await?;
+        info!(%id, address = %attachment.address, "detached");
+        Ok(Some(attached))
+    }
+
+    /// Takes an attachment back that cannot be; what is left of it is told and tried again by the next detach.
+    pub(super) async fn take_back(&self, attachment: &Attachment) {
+        if let Err(e) = self.detach_to_its_end(&attachment.id).await {
+            warn!(id = %attachment.id, error = e.message, "attachment not taken back");
+        }
+    }
+}
