@@ -11,6 +11,7 @@ use weft_abi::{Backend, Be32, Config, Endpoint, Frontend, FrontendKey, SlotKey};
 use weft_agent::kernel::bpf::{Datapath, LinkState, Paths, Program, cleanup, mounts};
 
 use crate::lab::{Netns, Place, two_hosts, unique};
+use crate::steady;
 
 /// Opens the place again as a new agent would, and attaches everything in the namespace.
 fn attach(place: &Place, netns: &Netns, uplink: u32, container: u32) -> Vec<LinkState> {
@@ -360,21 +361,13 @@ fn replacing_the_programs_loses_no_packet() {
     let (mut one, mut two) = two_hosts(1);
     let target = two.containers[0].addr;
     let before = one.counters();
-    let mut ping = one.containers[0].netns.command("ping");
-    let ping = ping.args(["-q", "-i", "0.002", "-c", "1000", "-w", "60", &target.to_string()]);
-    let mut ping = ping.stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut rounds = 0;
-    while ping.try_wait().unwrap().is_none() {
+    let ping = one.containers[0].netns.command("ping");
+    let sent = steady::beside(ping, target, |_| {
         one.datapath = one.place.open();
         one.attach();
         two.datapath = two.place.open();
         two.attach();
-        rounds += 1;
-    }
-    let output = ping.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains(" 1000 received"), "{text}");
-    assert!(rounds > 0);
+    });
     let moved = one.since(&before);
-    assert_eq!(moved.get(&weft_abi::Verdict::Encapsulated), Some(&1000), "{moved:?}");
+    assert_eq!(moved.get(&weft_abi::Verdict::Encapsulated), Some(&sent), "{moved:?}");
 }

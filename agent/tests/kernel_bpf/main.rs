@@ -11,6 +11,7 @@ mod links;
 mod packets;
 mod packets6;
 mod sockets;
+mod steady;
 mod upgrade;
 mod wire;
 mod wire6;

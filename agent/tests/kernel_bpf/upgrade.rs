@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use aya::maps::{HashMap, MapInfo};
 use aya::programs::links::PinnedLink;
@@ -14,6 +13,7 @@ use weft_agent::kernel::bpf::{Datapath, LinkState, Program, cleanup};
 
 use crate::lab::{Host, Netns, Place, run, two_hosts, unique};
 use crate::links::{gone, programs_at};
+use crate::steady;
 
 /// Makes what is pinned another layout's.
 fn rename(place: &Place, layout: u32) -> PathBuf {
@@ -38,21 +38,13 @@ fn own() -> Vec<String> {
 fn an_upgrade_and_a_downgrade_under_load_lose_no_packet() {
     let (mut one, mut two) = two_hosts(1);
     let target = two.containers[0].addr;
-    let mut ping = one.containers[0].netns.command("ping");
-    let ping = ping.args(["-q", "-i", "0.002", "-c", "1000", "-w", "60", &target.to_string()]);
-    let mut ping = ping.stdout(Stdio::piped()).spawn().unwrap();
-    let mut rounds = 0;
-    while ping.try_wait().unwrap().is_none() {
+    let ping = one.containers[0].netns.command("ping");
+    steady::beside(ping, target, |round| {
         // The one after the other: from the layout before this one, and from the one after it.
         for host in [&mut one, &mut two] {
-            take_over(host, if rounds % 2 == 0 { LAYOUT_VERSION - 1 } else { LAYOUT_VERSION + 1 });
+            take_over(host, if round % 2 == 0 { LAYOUT_VERSION - 1 } else { LAYOUT_VERSION + 1 });
         }
-        rounds += 1;
-    }
-    let output = ping.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(text.contains(" 1000 received"), "{text}");
-    assert!(rounds > 0);
+    });
     for host in [&one, &two] {
         assert_eq!(folders(&host.place), own());
         for device in ["u0", "v0"] {
