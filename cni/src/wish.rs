@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 use weft_api::Attach;
-use weft_model::attachment::{Owner, Runtime};
-use weft_model::ids::{MAX_LABEL, NetworkName, ServiceLabel, ServiceName, sanitise_label};
+use weft_model::attachment::{Instance, Owner, Runtime};
+use weft_model::ids::{MAX_LABEL, NetworkName, ServiceLabel, sanitise_label};
 use weft_model::mac::Mac;
 use weft_model::publish::Publish;
 use weft_model::record::{Proto, check_labels};
@@ -96,9 +96,9 @@ impl Wish<'_> {
             Some(name) => Some(name.parse().map_err(|e| refuse("network", e))?),
             None => None,
         };
-        let (service, port, proto) = match self.service.filter(|text| !text.is_empty()) {
-            Some(text) => instance(text).map_err(|e| refuse("service", e))?,
-            None => (None, None, Proto::default()),
+        let instance: Option<Instance> = match self.service.filter(|text| !text.is_empty()) {
+            Some(text) => Some(text.parse().map_err(|e| refuse("service", e))?),
+            None => None,
         };
         check_labels(&self.labels).map_err(|e| refuse("labels", e))?;
         let mac: Option<Mac> = match self.mac {
@@ -108,18 +108,21 @@ impl Wish<'_> {
         let name = self.name.and_then(label);
         let mut aliases: Vec<ServiceLabel> = Vec::new();
         // A name resolves by itself where no service takes its place.
-        let own = name.clone().filter(|_| service.is_some());
+        let own = name.clone().filter(|_| instance.is_some());
         for alias in own.into_iter().chain(self.aliases.iter().filter_map(|text| label(text))) {
-            let known = aliases.contains(&alias) || (service.is_none() && name.as_ref() == Some(&alias));
+            let known = aliases.contains(&alias) || (instance.is_none() && name.as_ref() == Some(&alias));
             if !known {
                 aliases.push(alias);
             }
         }
+        let main = instance.as_ref().filter(|i| i.port_name.is_empty());
         Ok(Attach {
             network,
-            service,
-            port,
-            proto,
+            // A port without a name is the main one, which a request says apart.
+            service: main.map(|i| i.service.clone()),
+            port: main.and_then(|i| i.port),
+            proto: main.map(|i| i.proto).unwrap_or_default(),
+            instances: instance.iter().filter(|i| !i.port_name.is_empty()).cloned().collect(),
             name: name.map(String::from),
             labels: self.labels,
             aliases,
@@ -136,23 +139,6 @@ impl Wish<'_> {
 /// A name as a DNS label; none when nothing of it can be one.
 fn label(text: &str) -> Option<ServiceLabel> {
     sanitise_label(text, MAX_LABEL).parse().ok()
-}
-
-/// `NAME[:PORT[/tcp|udp]]`.
-fn instance(text: &str) -> Result<(Option<ServiceName>, Option<u16>, Proto), String> {
-    let (name, port, proto) = match text.split_once(':') {
-        None => (text, None, Proto::default()),
-        Some((name, rest)) => {
-            let (port, proto) = match rest.split_once('/') {
-                Some((port, proto)) => (port, proto.parse()?),
-                None => (rest, Proto::default()),
-            };
-            let number = port.parse().ok().filter(|port: &u16| *port != 0);
-            (name, Some(number.ok_or_else(|| format!("{port:?} is no port: a number from 1 to 65535"))?), proto)
-        }
-    };
-    let name: ServiceName = name.parse().map_err(|e: weft_model::ids::BadId| e.to_string())?;
-    Ok((Some(name), port, proto))
 }
 
 /// Addresses with or without a prefix length, which says nothing here: at most one of each family.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use weft_api::ClientError;
 
+use crate::cmd::cni::InstallError;
 use crate::format::{PrintError, printable};
 use crate::netns::NetnsError;
 use crate::resolv::ResolvError;
@@ -59,6 +60,9 @@ pub enum Error {
     /// `netctl run` could not start the command.
     #[error(transparent)]
     Run(#[from] RunError),
+    /// A plugin or its configuration is not in place.
+    #[error(transparent)]
+    Install(#[from] InstallError),
     /// The manual pages cannot be written.
     #[error("write manual pages to {}", dir.display())]
     Man {

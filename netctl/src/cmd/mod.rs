@@ -1,6 +1,7 @@
 //! The commands, one file per noun: arguments, the call, what to print.
 
 pub mod attach;
+pub mod cni;
 pub mod config;
 pub mod dns;
 pub mod doctor;
@@ -56,6 +57,9 @@ pub enum Command {
     /// Network namespaces attached on this host
     #[command(subcommand)]
     Attachment(attach::AttachmentCommand),
+    /// The plugin by which podman, containerd and others attach containers
+    #[command(subcommand)]
+    Cni(cni::Command),
     /// Start a command in a network namespace of its own, attached; detach when it ends
     Run(run::RunArgs),
     /// Show what the agent would change now, and why
@@ -89,6 +93,7 @@ impl Command {
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",
             Self::Attachment(_) => "attachment list",
+            Self::Cni(command) => command.name(),
             Self::Run(_) => "run",
             Self::Plan => "plan",
             Self::Drops(_) => "drops",
@@ -115,6 +120,7 @@ impl Command {
             Self::Attach(args) => args.execute(context).await,
             Self::Detach(args) => args.execute(context).await,
             Self::Attachment(command) => command.execute(context).await,
+            Self::Cni(command) => command.execute(context),
             Self::Run(args) => args.execute(context).await,
             Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
