@@ -1,4 +1,4 @@
-//! What is no container of an engine: namespaces of `ip netns`, systemd's units and nspawn, lxc. Each is attached as the examples
+//! What is no container of an engine: namespaces of `ip netns`, systemd's units and nspawn, lxc, bubblewrap. Each is attached as the examples
 //! and docs/attach.md say, resolves names, reaches another host and a virtual IP, is reached, ends, and leaves nothing.
 //!
 //! No systemd runs here, so of the units it is tested that systemd takes them, and that their commands do what they say.
@@ -280,6 +280,11 @@ fn lxc_attaches_a_container_before_its_first_process_and_an_end_of_any_kind_is_n
     let options = ["--name", "guest", "--user", "65534:65534", "--memory", "256m", "--pids-limit", "50", "--tty"];
     let said = run_to_end(h1, &options, &["busybox", "wget", "-q", "-O", "-", url]).unwrap().success().unwrap();
     assert_eq!(said.stdout, "the shop\r\n");
+    // A sandbox that keeps its caller's network.
+    let sandbox = ["bwrap", "--unshare-pid", "--unshare-ipc", "--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"];
+    let sandbox = [&sandbox[..], &["busybox", "wget", "-q", "-O", "-", url]].concat();
+    let said = run_to_end(h1, &["--name", "guest"], &sandbox).unwrap().success().unwrap();
+    assert_eq!(said.stdout, "the shop\n");
     for (options, command, code) in [(&options[..], "/no/such/program", 127), (&["--name", "guest", "-t"], "/", 126)] {
         let ended = run_to_end(h1, options, &[command]).unwrap();
         assert_eq!(ended.code(), code, "{ended:?}");

@@ -49,9 +49,10 @@ const ALWAYS: &[Package] = &[
     package("bpftool", Sign::Program("bpftool")),
     // Root file systems of containers.
     package("busybox-static", Sign::Program("busybox")),
-    // Plain processes: nspawn (and systemd-analyze, of the systemd that it depends on), and lxc.
+    // Plain processes: nspawn (and systemd-analyze, of the systemd that it depends on), lxc, bubblewrap.
     package("systemd-container", Sign::Program("systemd-nspawn")),
     package("lxc", Sign::Program("lxc-execute")),
+    package("bubblewrap", Sign::Program("bwrap")),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
 ];

@@ -16,7 +16,7 @@ const PERIOD_US: u64 = 100_000;
 /// The options.
 #[derive(Clone, Debug, Default, Args)]
 pub struct LimitOptions {
-    /// How much memory it may use, in bytes or with k, m, g, t (powers of 1024)
+    /// How much memory it may use, in bytes or with k, m, g, t (powers of 1024); and as much of swap
     #[arg(long, value_name = "SIZE", value_parser = size)]
     memory: Option<u64>,
     /// How much CPU time it may use, in CPUs: 0.5 is half of one
@@ -169,7 +169,27 @@ pub struct Limit {
     controller: &'static str,
     home: Home,
     /// File names and values, for the hierarchy that it is in.
-    settings: Vec<(&'static str, String)>,
+    settings: Vec<Setting>,
+}
+
+/// A file of a cgroup, and what is written to it.
+#[derive(Clone, Debug)]
+struct Setting {
+    file: &'static str,
+    value: String,
+    /// Whether it is left out where there is no such file.
+    optional: bool,
+}
+
+impl Setting {
+    fn new(file: &'static str, value: impl ToString) -> Self {
+        Self { file, value: value.to_string(), optional: false }
+    }
+
+    /// Swap is not counted everywhere: not by kernels without it, nor by v1 with swapaccount=0.
+    fn of_swap(file: &'static str, value: u64) -> Self {
+        Self { optional: true, ..Self::new(file, value) }
+    }
 }
 
 impl LimitOptions {
@@ -180,7 +200,7 @@ impl LimitOptions {
     pub fn locate(&self, agent: &Path) -> Result<Vec<Limit>, LimitError> {
         let place = Controllers::read(agent);
         let mut limits = Vec::new();
-        let mut add = |option, controller, unified: Vec<(&'static str, String)>, legacy| {
+        let mut add = |option, controller, unified: Vec<Setting>, legacy| {
             let missing = |why| LimitError::Missing { option, controller, agent: agent.to_owned(), why };
             let home = place.home(controller).map_err(missing)?;
             let settings = if home == Home::Unified { unified } else { legacy };
@@ -188,15 +208,17 @@ impl LimitOptions {
             Ok(())
         };
         if let Some(bytes) = self.memory {
-            let value = bytes.to_string();
-            add("--memory", "memory", vec![("memory.max", value.clone())], vec![("memory.limit_in_bytes", value)])?;
+            let unified = vec![Setting::new("memory.max", bytes), Setting::of_swap("memory.swap.max", bytes)];
+            // Version 1 counts memory and swap together, and takes no less for both than for memory.
+            let both = Setting::of_swap("memory.memsw.limit_in_bytes", bytes.saturating_mul(2));
+            add("--memory", "memory", unified, vec![Setting::new("memory.limit_in_bytes", bytes), both])?;
         }
         if let Some(us) = self.cpus {
-            let legacy = vec![("cpu.cfs_period_us", PERIOD_US.to_string()), ("cpu.cfs_quota_us", us.to_string())];
-            add("--cpus", "cpu", vec![("cpu.max", format!("{us} {PERIOD_US}"))], legacy)?;
+            let legacy = vec![Setting::new("cpu.cfs_period_us", PERIOD_US), Setting::new("cpu.cfs_quota_us", us)];
+            add("--cpus", "cpu", vec![Setting::new("cpu.max", format!("{us} {PERIOD_US}"))], legacy)?;
         }
         if let Some(count) = self.pids_limit {
-            let setting = vec![("pids.max", count.to_string())];
+            let setting = vec![Setting::new("pids.max", count)];
             add("--pids-limit", "pids", setting.clone(), setting)?;
         }
         Ok(limits)
@@ -237,12 +259,13 @@ impl Limit {
     /// # Errors
     /// When the kernel refuses.
     pub fn set(&self, dir: &Path) -> Result<(), LimitError> {
-        for (file, value) in &self.settings {
+        for Setting { file, value, optional } in &self.settings {
             let path = dir.join(file);
-            fs::write(&path, value).map_err(|source| {
-                let value = value.clone();
-                LimitError::Write { option: self.option, value, path: path.clone(), source }
-            })?;
+            if *optional && !path.exists() {
+                continue;
+            }
+            let failed = |source| LimitError::Write { option: self.option, value: value.clone(), path: path.clone(), source };
+            fs::write(&path, value).map_err(failed)?;
         }
         Ok(())
     }
@@ -395,6 +418,7 @@ rdma\t0\t1\t0
         let file = |name: &str| dir.path().join(name);
         fs::write(file("cgroup.controllers"), "cpu memory pids\n").unwrap();
         let options = LimitOptions { memory: Some(64 << 20), cpus: Some(50_000), pids_limit: Some(7) };
+        fs::write(file("memory.swap.max"), "max\n").unwrap();
         let limits = options.locate(dir.path()).unwrap();
         assert!(limits.iter().all(|limit| limit.legacy().is_none()));
         for limit in &limits {
@@ -413,6 +437,7 @@ rdma\t0\t1\t0
             (value("memory.max"), value("cpu.max"), value("pids.max")),
             ("67108864".into(), "50000 100000".into(), "7".into())
         );
+        assert_eq!(value("memory.swap.max"), "67108864");
         fs::write(file("memory.events"), "oom 3\noom_kill 2\n").unwrap();
         assert_eq!(limits.iter().map(|limit| limit.killed(dir.path())).sum::<u64>(), 2);
     }

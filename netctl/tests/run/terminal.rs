@@ -165,8 +165,8 @@ fn input_that_is_no_terminal_is_typed_in_to_its_end() {
 #[test]
 fn the_terminal_has_netctls_size_and_follows_it() {
     let agent = Agent::start();
-    let script = "trap 'stty size' WINCH; stty size; while :; do sleep 0.02; done";
-    let (mut running, desk) = on_terminal(&agent, &["--tty"], &["sh", "-c", script]);
+    let script = "$SIG{WINCH} = sub { system('stty size') }; system('stty size'); sleep 1 while 1";
+    let (mut running, desk) = on_terminal(&agent, &["--tty"], &["perl", "-e", script]);
     assert_eq!(running.line(), "40 100");
     desk.resize(Winsize { ws_row: 50, ws_col: 120, ..SMALL });
     assert_eq!(running.line(), "50 120");
