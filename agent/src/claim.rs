@@ -176,12 +176,12 @@ pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch:
             };
             match todo {
                 Todo::Wait(why) => {
-                    if reason.send_replace(Some(why.clone())).as_ref() != Some(&why) {
+                    if tell(&reason, Some(why.clone())) {
                         info!(reason = why, "no subnet yet");
                     }
                 }
                 Todo::Keep(now, odd) => {
-                    reason.send_replace(odd);
+                    tell(&reason, odd);
                     let before = own.borrow().clone();
                     if before.as_ref() != Some(&now) {
                         warn_if_moved(before.as_ref(), &now);
@@ -216,6 +216,15 @@ pub async fn run(inputs: Inputs, own: watch::Sender<Option<Own>>, reason: watch:
             () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
     }
+}
+
+/// Says what is odd, if that is not what was said last: who listens is woken. Whether it was.
+fn tell(reason: &watch::Sender<Option<String>>, now: Option<String>) -> bool {
+    reason.send_if_modified(|said| {
+        let differs = *said != now;
+        *said = now;
+        differs
+    })
 }
 
 /// What follows from a write. Returns when to look again although nothing has changed.

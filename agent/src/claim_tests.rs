@@ -493,3 +493,12 @@ async fn a_placeholder_beside_a_lease_of_its_subnet_goes() {
     let s = t.sees(|s| s.network().is_some() && !of(s, "10.244.200.0-24")).await;
     assert!(of(&s, "10.244.200.0-24&fd00:10:244:200::-64") && of(&s, "10.244.201.0-24"), "nothing else goes");
 }
+
+#[tokio::test]
+async fn what_was_said_before_wakes_nobody() {
+    let (reason, mut told) = watch::channel(None);
+    assert!(tell(&reason, Some("no subnet".to_owned())) && told.has_changed().unwrap());
+    told.borrow_and_update();
+    assert!(!tell(&reason, Some("no subnet".to_owned())) && !told.has_changed().unwrap());
+    assert!(tell(&reason, None) && told.has_changed().unwrap());
+}

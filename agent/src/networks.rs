@@ -189,6 +189,7 @@ pub async fn run(inputs: claim::Inputs, state: Arc<StateDir>, known: watch::Send
     let mut remembered = known.borrow().to_remember();
     let mut running: BTreeMap<NetworkName, Running> = BTreeMap::new();
     let changed = Arc::new(Notify::new());
+    let mut last: Option<Arc<Snapshot>> = None;
     loop {
         let snapshot = view.borrow_and_update().clone();
         let in_use = networks_of(&published.borrow_and_update());
@@ -208,10 +209,15 @@ pub async fn run(inputs: claim::Inputs, state: Arc<StateDir>, known: watch::Send
             });
             numbers.retain(|name, _| running.contains_key(name) || in_use.contains(name));
             running.keys().for_each(|name| number(&mut numbers, name));
-            // What is removed from the store is not forgotten by those who still are in it.
+            // What is removed from the store is not forgotten by those who still are in it. And nobody is woken for nothing: what
+            // a claimer says wakes this loop.
+            let is_new = last.as_ref().is_none_or(|last| !Arc::ptr_eq(last, &snapshot));
             for (name, running) in running.iter().filter(|(name, _)| snapshot.has_network(name)) {
-                running.view.send_replace(Some(Arc::new(snapshot.in_network(name))));
+                if is_new || running.view.borrow().is_none() {
+                    running.view.send_replace(Some(Arc::new(snapshot.in_network(name))));
+                }
             }
+            last = Some(snapshot);
         }
         // As the last agent knew them, until their claimers say otherwise.
         members.retain(|name, _| numbers.contains_key(name));
