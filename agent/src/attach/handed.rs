@@ -679,3 +679,113 @@ fn device_of(attachment: &Attachment) -> String {
     let digits = name.get(name.len().saturating_sub(10)..).unwrap_or(name);
     format!("{DEVICE}{digits}")
 }
+
+#[cfg(test)]
+mod tests {
+    use weft_model::attachment::Runtime;
+
+    use super::*;
+
+    fn ground() -> Ground {
+        Ground {
+            network: NetworkName::default_network(),
+            range: "10.244.0.0/16".parse().unwrap(),
+            subnet: "10.244.3.0/24".parse().unwrap(),
+            v6: Some(("fd00:10:244::/48".parse().unwrap(), "fd00:10:244:3::/64".parse().unwrap())),
+        }
+    }
+
+    fn end(container: &str, address: &str) -> End {
+        End {
+            owner: Owner { runtime: Runtime::Docker, network: "n".into(), container: container.into() },
+            network: None,
+            address: address.parse().unwrap(),
+            address6: None,
+            mac: Mac([2, 0, 0, 0, 0, 1]),
+            name: None,
+            service: None,
+            port: None,
+            proto: Proto::Tcp,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    fn journal(reserved: &[&str], ends: &[End]) -> Journal {
+        let reserved = reserved.iter().map(|a| a.parse().unwrap()).collect();
+        let ends = ends.iter().map(|end| (end.owner.to_string(), end.clone())).collect();
+        Journal { handed: Handed { boot: "b".into(), reserved, ends }, ..Journal::default() }
+    }
+
+    fn choose(journal: &Journal, family: Family, wanted: Option<&str>) -> Result<String, String> {
+        let wanted = wanted.map(|text| text.parse().unwrap());
+        let chosen = ground().choose(family, wanted, &Used::new(journal));
+        chosen.map(|a| a.to_string()).map_err(|refusal| refusal.message)
+    }
+
+    #[test]
+    fn what_is_reserved_or_an_ends_is_given_to_nobody_else() {
+        let journal = journal(&["10.244.3.2", "10.244.3.9"], &[end("a", "10.244.3.3")]);
+        assert_eq!(choose(&journal, Family::V4, None).unwrap(), "10.244.3.4");
+        assert_eq!(journal.addresses_v4().len(), 3, "attachments keep away from them too");
+        for taken in ["10.244.3.9", "10.244.3.3"] {
+            assert!(choose(&journal, Family::V4, Some(taken)).unwrap_err().contains("in use"), "{taken}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_wanted_is_a_containers_of_this_host() {
+        let nobody = journal(&[], &[]);
+        assert_eq!(choose(&nobody, Family::V4, Some("10.244.3.77")).unwrap(), "10.244.3.77");
+        assert_eq!(choose(&nobody, Family::V6, Some("fd00:10:244:3::77")).unwrap(), "fd00:10:244:3::77");
+        let not_here = ["10.244.3.0", "10.244.3.1", "10.244.3.255", "10.244.4.7", "10.9.0.1", "fd00:10:244:3::7"];
+        for wrong in not_here {
+            assert!(
+                choose(&nobody, Family::V4, Some(wrong)).unwrap_err().contains("10.244.3.0/24") || wrong.contains(':'),
+                "{wrong}"
+            );
+        }
+        for wrong in ["fd00:10:244:3::", "fd00:10:244:3::1", "fd00:10:244:4::7", "10.244.3.7"] {
+            assert!(choose(&nobody, Family::V6, Some(wrong)).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn both_addresses_of_a_container_have_one_number_where_that_can_be() {
+        // Two containers at once: which of the two is asked for is not known, and either will do.
+        let both = journal(&["10.244.3.5", "10.244.3.6"], &[]);
+        assert_eq!(choose(&both, Family::V6, None).unwrap(), "fd00:10:244:3::5");
+        let one_has = journal(&["10.244.3.5", "10.244.3.6", "fd00:10:244:3::5"], &[]);
+        assert_eq!(choose(&one_has, Family::V6, None).unwrap(), "fd00:10:244:3::6");
+        // An end has asked already, or wants none.
+        let ended = journal(&["10.244.3.5"], &[end("a", "10.244.3.5")]);
+        assert_eq!(choose(&ended, Family::V6, None).unwrap(), "fd00:10:244:3::2");
+        let other_has = journal(&["fd00:10:244:3::2"], &[]);
+        assert_eq!(choose(&other_has, Family::V4, None).unwrap(), "10.244.3.3", "whose other address is free");
+    }
+
+    #[test]
+    fn a_full_subnet_says_so() {
+        let all: Vec<String> = (2..=254).map(|n| format!("10.244.3.{n}")).collect();
+        let all: Vec<&str> = all.iter().map(String::as_str).collect();
+        assert!(choose(&journal(&all, &[]), Family::V4, None).unwrap_err().contains("no free address"));
+    }
+
+    #[test]
+    fn an_ends_ids_follow_from_its_owner_and_differ() {
+        let named = End { name: Some("Web_1".into()), ..end("a", "10.244.3.5") };
+        let ids: Vec<EndpointId> = named.ids("h1").collect();
+        assert!(ids[0].as_str().starts_with("web-1-") && ids[0] != ids[1] && ids.len() > 4, "{ids:?}");
+        assert_eq!(ids, named.ids("h1").collect::<Vec<_>>());
+        assert_ne!(ids[0], named.ids("h2").next().unwrap());
+        assert_ne!(ids[0], End { name: named.name.clone(), ..end("b", "10.244.3.5") }.ids("h1").next().unwrap());
+    }
+
+    #[test]
+    fn what_is_held_is_in_the_journal_and_nothing_is_where_there_is_nothing() {
+        let full = journal(&["10.244.3.2", "fd00:10:244:3::2"], &[end("a", "10.244.3.2")]);
+        let text = serde_json::to_string(&full).unwrap();
+        assert_eq!(serde_json::from_str::<Journal>(&text).unwrap(), full);
+        assert!(!serde_json::to_string(&journal(&[], &[])).unwrap().contains("handed"));
+        assert_eq!(serde_json::from_str::<Journal>(r#"{"attachments":{}}"#).unwrap().handed, Handed::default());
+    }
+}

@@ -244,3 +244,142 @@ impl Driver {
 fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, Refusal> {
     serde_json::to_vec(value).map_err(|e| Refusal::internal("write the answer", &e))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+    use tokio::sync::watch;
+
+    use super::*;
+    use crate::attach::Surroundings;
+    use crate::networks::Known;
+    use crate::reconcile::Report;
+    use crate::state::{Journal, StateDir};
+    use crate::view::Health;
+
+    /// A driver of an agent that has not read its store yet.
+    fn driver(dir: &Path) -> Driver {
+        let state = Arc::new(StateDir::open(&dir.join("state"), &dir.join("run")).unwrap());
+        let around = Surroundings {
+            view: watch::channel(None).1,
+            report: watch::channel(Report::default()).1,
+            health: watch::channel(Health::default()).1,
+            cgroup: PathBuf::new(),
+            boot: "b".to_owned(),
+            node: "h1".parse().unwrap(),
+            name_servers: Vec::new(),
+            networks: watch::channel(Arc::new(Known::default())).1,
+        };
+        Driver { attachments: Attachments::new(state, Journal::default(), around).0, ready: Duration::ZERO }
+    }
+
+    async fn ask(socket: &Path, head: &str, body: &[u8]) -> (String, Value) {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+        stream.write_all(format!("{head}\r\nhost: docker\r\nconnection: close\r\n").as_bytes()).await.unwrap();
+        stream.write_all(body).await.unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).await.unwrap();
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        (head.to_owned(), serde_json::from_str(body).unwrap())
+    }
+
+    /// Serves Docker for a test, which gets the socket.
+    fn served(dir: &Path) -> PathBuf {
+        let socket = dir.join("plugins/weft.sock");
+        let listener = bind(&socket).unwrap();
+        tokio::spawn(serve(listener, driver(dir).attachments));
+        socket
+    }
+
+    #[tokio::test]
+    async fn requests_are_read_with_a_length_in_chunks_and_without_a_body() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = served(dir.path());
+        let (head, said) = ask(&socket, "POST /Plugin.Activate HTTP/1.1", b"\r\n").await;
+        assert!(head.contains("200 OK") && head.contains(MEDIA_TYPE), "{head}");
+        assert_eq!(said["Implements"], serde_json::json!(["NetworkDriver", "IpamDriver"]));
+        let length = b"content-length: 25\r\n\r\n{\"PoolID\":\"weft/blue/4\"} ";
+        assert_eq!(ask(&socket, "POST /IpamDriver.ReleasePool HTTP/1.1", length).await.1, serde_json::json!({}));
+        let chunked = b"transfer-encoding: chunked\r\n\r\n8\r\n{\"PoolID\r\n10\r\n\":\"weft/blue/4\"}\r\n0\r\n\r\n";
+        assert_eq!(ask(&socket, "POST /IpamDriver.ReleasePool HTTP/1.1", chunked).await.1, serde_json::json!({}));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_is_said_in_both_members_and_only_what_is_unknown_by_404() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = served(dir.path());
+        let refused = async |head: &str, body: &[u8]| {
+            let (head, said) = ask(&socket, head, body).await;
+            assert!(said["Err"].as_str().is_some_and(|why| !why.is_empty()) && said["Err"] == said["Error"], "{said}");
+            (head, said["Err"].as_str().unwrap().to_owned())
+        };
+        let (head, why) = refused("POST /NetworkDriver.Frobnicate HTTP/1.1", b"\r\n").await;
+        assert!(head.contains("404") && why.contains("Frobnicate"), "{head} {why}");
+        assert!(refused("GET /Plugin.Activate HTTP/1.1", b"\r\n").await.0.contains("404"));
+        let (head, why) = refused("POST /NetworkDriver.Leave HTTP/1.1", b"content-length: 1\r\n\r\n[").await;
+        assert!(head.contains("200") && why.contains("body"), "{head} {why}");
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_a_served_one_is_not_and_both_are_roots_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("docker/plugins/weft.sock");
+        drop(bind(&socket).unwrap());
+        let listener = bind(&socket).unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&socket), mode(socket.parent().unwrap())), (0o600, 0o700));
+        let why = format!("{:#}", bind(&socket).unwrap_err());
+        assert!(why.contains("served by another process"), "{why}");
+        drop(listener);
+    }
+
+    #[test]
+    fn the_hosts_only_agent_is_dockers_and_others_only_if_they_are_told() {
+        let at = |setting: &DockerPlugin, run_dir: &str| socket(setting, Path::new(run_dir));
+        assert_eq!(at(&DockerPlugin::Auto, "/run/weft"), Some(SOCKET.into()));
+        assert_eq!(at(&DockerPlugin::Auto, "/tmp/two/run"), None);
+        assert_eq!(at(&DockerPlugin::Off, "/run/weft"), None);
+        assert_eq!(at(&DockerPlugin::At("/x/y.sock".into()), "/tmp/two/run"), Some("/x/y.sock".into()));
+    }
+
+    /// Bodies as dockerd sends them, and what a caller may make of them. None is carried out by an agent that is not ready.
+    #[tokio::test]
+    async fn no_body_is_too_bad_for_an_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = driver(dir.path());
+        let of = r#"{"NetworkID":"e2af","EndpointID":"733b""#;
+        let calls = BTreeMap::from([
+            ("/NetworkDriver.CreateNetwork", r#"{"NetworkID":"e2af","Options":{"com.docker.network.generic":{"network":"red"}},"IPv4Data":[{"AddressSpace":"weft","Gateway":"10.244.3.1/32"}],"IPv6Data":[]}"#.to_owned()),
+            ("/NetworkDriver.CreateEndpoint", format!(r#"{of},"Interface":{{"Address":"10.244.3.77/32","MacAddress":""}},"Options":null}}"#)),
+            ("/NetworkDriver.Join", format!(r#"{of},"SandboxKey":"/var/run/docker/netns/6cb5","Options":{{}}}}"#)),
+            ("/NetworkDriver.ProgramExternalConnectivity", format!(r#"{of},"Options":{{"com.docker.network.portmap":[{{"Proto":6,"Port":80,"HostPort":8080}}]}}}}"#)),
+            ("/IpamDriver.RequestPool", r#"{"Pool":"","Options":{"network":"blue"},"V6":false}"#.to_owned()),
+            ("/IpamDriver.RequestAddress", r#"{"PoolID":"weft/default/4","Address":"","Options":null}"#.to_owned()),
+        ]);
+        for (path, body) in calls {
+            let said = driver.call(path, body.as_bytes()).await.unwrap_err();
+            assert!(!said.message.is_empty(), "{path}: an agent that is not ready refuses");
+            for at in 0..body.len() {
+                let mut wrong = body.clone().into_bytes();
+                for byte in [0, b'"', b'{', b'9', 0xff] {
+                    wrong[at] = byte;
+                    match driver.call(path, &wrong).await {
+                        Err(refusal) => assert!(!refusal.message.is_empty(), "{path} {at}"),
+                        // An option that was the port map has another name now: there is nothing to publish.
+                        Ok(said) => assert_eq!((path, &*said), ("/NetworkDriver.ProgramExternalConnectivity", &b"{}"[..])),
+                    }
+                }
+                assert!(driver.call(path, &body.as_bytes()[..at]).await.is_err(), "{path} {at}");
+            }
+        }
+        for path in ["/NetworkDriver.Leave", "/NetworkDriver.DeleteEndpoint", "/NetworkDriver.RevokeExternalConnectivity"] {
+            let gone = driver.call(path, format!("{of}}}").as_bytes()).await.unwrap();
+            assert_eq!(gone, b"{}", "{path}: what is not there is gone");
+            assert!(driver.call(path, br#"{"NetworkID":"../..","EndpointID":"733b"}"#).await.is_err());
+        }
+    }
+}
