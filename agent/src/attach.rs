@@ -11,6 +11,7 @@
 mod check;
 mod describe;
 pub mod handed;
+mod learn;
 mod make;
 mod mend;
 mod mtu;

@@ -165,6 +165,27 @@ pub struct Settings {
     #[arg(long, env = "WEFT_DNS_UPSTREAM", value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = socket_53, global = true, help_heading = "Names")]
     pub dns_upstream: Vec<SocketAddr>,
 
+    /// Socket of a Docker engine whose containers' names, labels and SERVICE_* variables become records (repeatable).
+    #[arg(
+        long,
+        env = "WEFT_WATCH_DOCKER",
+        value_name = "SOCKET",
+        value_delimiter = ',',
+        global = true,
+        help_heading = "Containers"
+    )]
+    pub watch_docker: Vec<PathBuf>,
+    /// The same of podman's service, usually /run/podman/podman.sock (repeatable).
+    #[arg(
+        long,
+        env = "WEFT_WATCH_PODMAN",
+        value_name = "SOCKET",
+        value_delimiter = ',',
+        global = true,
+        help_heading = "Containers"
+    )]
+    pub watch_podman: Vec<PathBuf>,
+
     /// Directory of the socket and other things that may go at a reboot.
     #[arg(long, env = "WEFT_RUN_DIR", value_name = "DIR", default_value = "/run/weft", global = true, help_heading = "Places")]
     pub run_dir: PathBuf,

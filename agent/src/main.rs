@@ -23,6 +23,7 @@ mod reconcile;
 mod refusal;
 mod registrar;
 mod run;
+mod runtimes;
 mod session;
 mod state;
 mod subnet_env;

@@ -45,6 +45,7 @@ use crate::networks::{self, Known};
 use crate::placeholders;
 use crate::reconcile::{self, Inputs, Report};
 use crate::registrar::{self, Me};
+use crate::runtimes;
 use crate::session::{self, Kept};
 use crate::state::{StateDir, boot_id};
 use crate::subnet_env;
@@ -119,13 +120,15 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let netlink = Netlink::new().context("netlink")?;
     let firewall = Firewall::new(&settings);
+    let mut reasons = vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1, docker_reason.1];
+    reasons.extend(runtimes::watch(&settings, &attachments, &published));
     let admin = Arc::new(Admin {
         node: node.clone(),
         registry: registry.clone(),
         view: view.clone(),
         health,
         report: report.clone(),
-        reasons: vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1, docker_reason.1],
+        reasons,
         attachments: attachments.clone(),
         names: names.clone(),
         datapath: datapath.clone(),

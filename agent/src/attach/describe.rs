@@ -1,19 +1,28 @@
 //! What an attachment is called and what it serves, said while it is there.
 
+use std::sync::Arc;
+
+use tracing::info;
 use weft_api::{Attached, Description};
 use weft_model::ids::EndpointId;
 
 use super::{Attachments, names};
 use crate::refusal::Refusal;
 use crate::state::{Attachment, Journal};
-use tracing::info;
 
 impl Attachments {
-    /// Describes an attachment anew, in place of what was said of it before; its records follow.
+    /// Describes an attachment anew, in place of what was said of it before; its records follow. Goes on to its end even if
+    /// nobody waits for it any more.
     ///
     /// # Errors
     /// There is none, or something of it cannot be written; nothing is changed then.
-    pub async fn describe(&self, id: &str, said: Description) -> Result<Attached, Refusal> {
+    pub async fn describe(self: &Arc<Self>, id: &str, said: Description) -> Result<Attached, Refusal> {
+        let (me, id) = (Arc::clone(self), id.to_owned());
+        let done = tokio::spawn(async move { me.describe_to_its_end(&id, said).await });
+        done.await.map_err(|e| Refusal::internal("describe", &e))?
+    }
+
+    async fn describe_to_its_end(&self, id: &str, said: Description) -> Result<Attached, Refusal> {
         said.check().map_err(|why| Refusal::invalid(format!("describe {id}: {why}")))?;
         let unknown =
             || Refusal::not_found(format!("describe: {id} is not attached to this host; netctl attachment list shows what is"));

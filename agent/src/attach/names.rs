@@ -66,3 +66,28 @@ pub(super) fn check(op: &str, attachment: &Attachment, snapshot: &Snapshot, node
 fn is_namespace(snapshot: &Snapshot, label: &str) -> bool {
     snapshot.namespaces().any(|n| n.as_str() == label)
 }
+
+/// What of a description can be written in this cluster, and sentences about the rest: one name that cannot be is no reason to
+/// leave out the others. What others hold is the registrar's to tell.
+pub(super) fn writable(mut said: Description, snapshot: &Snapshot) -> (Description, Vec<String>) {
+    let mut left_out = Vec::new();
+    said.instances.retain(|i| {
+        let (service, namespace) = (&i.service, &i.service.namespace);
+        if !snapshot.has_namespace(namespace) {
+            left_out.push(format!("service {service}: there is no namespace {namespace}"));
+        } else if namespace.is_default() && is_namespace(snapshot, service.name.as_str()) {
+            left_out.push(format!("service {service}: {} is a namespace", service.name));
+        } else {
+            return true;
+        }
+        false
+    });
+    said.aliases.retain(|alias| {
+        let clashes = is_namespace(snapshot, alias.as_str());
+        if clashes {
+            left_out.push(format!("name {alias}: it is a namespace"));
+        }
+        !clashes
+    });
+    (said, left_out)
+}
