@@ -1,7 +1,8 @@
 //! What is no container of an engine: namespaces of `ip netns`, systemd's units and nspawn, lxc, bubblewrap. Each is attached as the examples
 //! and docs/attach.md say, resolves names, reaches another host and a virtual IP, is reached, ends, and leaves nothing.
 //!
-//! No systemd runs here, so of the units it is tested that systemd takes them, and that their commands do what they say.
+//! The units as a whole, under a real systemd, are in `e2e_units.rs`; here it is tested that systemd finds nothing to say about them,
+//! and that the commands of one do by hand what they do there.
 #![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
 use std::fs;
