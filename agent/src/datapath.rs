@@ -138,6 +138,7 @@ impl Fast {
             fill(name::FRONTENDS, services.frontends.len(), capacity::FRONTENDS),
             fill(name::SLOTS, services.slots.len(), capacity::SLOTS),
             fill(name::BACKENDS, services.backends.len(), capacity::BACKENDS),
+            fill(name::PORTS, maps.ports.len(), capacity::PORTS),
         ])
     }
 
@@ -439,6 +440,7 @@ fn read_maps(datapath: &Datapath) -> Result<maps::Rows, BpfError> {
         endpoints: maps.endpoints.rows()?,
         endpoints6: maps.endpoints6.rows()?,
         netns: maps.netns.rows()?,
+        ports: maps.ports.rows()?,
     })
 }
 
@@ -467,6 +469,8 @@ fn put_map(datapath: &mut Datapath, action: &maps::Action) -> Result<(), BpfErro
         maps::Action::DeleteEndpoint6(key) => maps.endpoints6.delete(&key),
         maps::Action::PutNetns(cookie, network) => maps.netns.put(cookie, network),
         maps::Action::DeleteNetns(cookie) => maps.netns.delete(&cookie),
+        maps::Action::PutPort(key, to) => maps.ports.put(key, to),
+        maps::Action::DeletePort(key) => maps.ports.delete(&key),
     }
 }
 

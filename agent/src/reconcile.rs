@@ -500,6 +500,7 @@ pub fn attachments(published: &Published, networks: &Known) -> Vec<weft_plan::At
         host_index: index_of(&a.host_ifname),
         netns_cookie: a.netns_cookie,
         network: networks.number(a.network.as_ref()),
+        publish: a.publish.clone(),
     };
     published.by_id.values().map(attachment).collect()
 }

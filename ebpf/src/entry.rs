@@ -3,7 +3,7 @@
 use aya_ebpf::bindings::{
     __sk_buff, BPF_CSUM_LEVEL_DEC, BPF_F_ADJ_ROOM_DECAP_L3_IPV4, BPF_F_ADJ_ROOM_DECAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L2_ETH,
     BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_FIXED_GSO,
-    BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC,
+    BPF_F_ADJ_ROOM_NO_CSUM_RESET, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_adj_room_mode::BPF_ADJ_ROOM_MAC, bpf_sock_addr,
 };
 use aya_ebpf::helpers::generated::{
     bpf_csum_level, bpf_get_hash_recalc, bpf_get_smp_processor_id, bpf_redirect_neigh, bpf_redirect_peer, bpf_set_retval,
@@ -16,6 +16,7 @@ use weft_ebpf::container::{self, Next, Remote};
 use weft_ebpf::deliver::{HandOver, hand_over};
 use weft_ebpf::encap::{self, Stamp};
 use weft_ebpf::packet::Packet;
+use weft_ebpf::published;
 use weft_ebpf::sockets;
 use weft_ebpf::tables::Tables as _;
 use weft_ebpf::uplink::{self, Arrival};
@@ -213,6 +214,10 @@ fn outbound(ctx: SockAddrContext, family: Family, via: u8) -> i32 {
             Err(verdict) => verdict,
         },
     };
+    let verdict = match verdict {
+        Verdict::SocketPassed if maps::is_publishing() && to_container(ctx.sock_addr, family, via) => Verdict::SocketTranslated,
+        verdict => verdict,
+    };
     maps::count(verdict, 1, 0);
     match verdict.action() {
         Action::Drop => {
@@ -246,8 +251,79 @@ fn inbound(ctx: SockAddrContext, family: Family, via: Option<u8>) -> i32 {
             }
         }
     };
+    let verdict = match verdict {
+        Verdict::SocketPassed if maps::is_publishing() && from_port(ctx.sock_addr, family, via) => Verdict::SocketReverse,
+        verdict => verdict,
+    };
     maps::count(verdict, 1, 0);
     1
+}
+
+/// Whether a published port was named by a loopback address; the container stands in its place then. Functions of their own for each
+/// family: a program of one may not so much as mention the fields of the other.
+#[inline(always)]
+fn to_container(ctx: *mut bpf_sock_addr, family: Family, via: u8) -> bool {
+    match family {
+        Family::V4 => to_container4(ctx, via),
+        Family::V6 => to_container6(ctx, via),
+    }
+}
+
+#[inline(never)]
+fn to_container4(ctx: *mut bpf_sock_addr, via: u8) -> bool {
+    publish(&SockAddr::new(ctx, Family::V4), via)
+}
+
+#[inline(never)]
+fn to_container6(ctx: *mut bpf_sock_addr, via: u8) -> bool {
+    publish(&SockAddr::new(ctx, Family::V6), via)
+}
+
+#[inline(always)]
+fn publish(addr: &SockAddr, via: u8) -> bool {
+    let call = addr.any_call(via);
+    let Some(target) = published::outbound(addr, &call) else { return false };
+    // This socket may have come to the container by a virtual address before; the last name counts.
+    if target.addr.is_mapped() {
+        let record = ReverseKey { cookie: call.cookie, addr: target.addr.last(), port: target.port, proto: call.proto, via };
+        if sockets::Tables::recall(addr, &record).is_some() {
+            sockets::Tables::forget(addr, &record);
+        }
+    }
+    addr.set_any(&target);
+    true
+}
+
+/// Whether a container is about to be shown that was named as a published port; that port stands in its place then.
+#[inline(always)]
+fn from_port(ctx: *mut bpf_sock_addr, family: Family, via: Option<u8>) -> bool {
+    match (family, via) {
+        (Family::V4, None) => from_port4(ctx, false),
+        (Family::V4, Some(_)) => from_port4(ctx, true),
+        (Family::V6, None) => from_port6(ctx, false),
+        (Family::V6, Some(_)) => from_port6(ctx, true),
+    }
+}
+
+#[inline(never)]
+fn from_port4(ctx: *mut bpf_sock_addr, connected: bool) -> bool {
+    unpublish(&SockAddr::new(ctx, Family::V4), connected)
+}
+
+#[inline(never)]
+fn from_port6(ctx: *mut bpf_sock_addr, connected: bool) -> bool {
+    unpublish(&SockAddr::new(ctx, Family::V6), connected)
+}
+
+#[inline(always)]
+fn unpublish(addr: &SockAddr, connected: bool) -> bool {
+    let mut call = addr.any_call(ReverseKey::DATAGRAM);
+    if connected || addr.is_connected_to_any(call.addr, call.port) {
+        call.via = ReverseKey::CONNECTED;
+    }
+    let Some(named) = published::inbound(addr, &call) else { return false };
+    addr.set_any(&named);
+    true
 }
 
 #[cgroup_sock_addr(connect4)]

@@ -11,6 +11,7 @@
 //!  uplink ─────▶ from_uplink ─────▶ outer headers off, container    uplink::decide, then deliver::hand_over
 //!                      └─ stack, drop
 //!  connect(), sendmsg() ──▶ a backend instead of the virtual address      sockets::outbound
+//!                         └▶ a container instead of the host's own loopback    published::outbound
 //!  recvmsg(), getpeername() ──▶ the virtual address instead of the backend  sockets::inbound
 //! ```
 //!
@@ -28,6 +29,7 @@ pub mod encap;
 mod mutation_tests;
 pub mod neighbour;
 pub mod packet;
+pub mod published;
 pub mod sockets;
 pub mod tables;
 #[cfg(test)]

@@ -6,8 +6,8 @@ use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray};
 use weft_abi::maps::capacity;
 use weft_abi::{
-    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, Reverse,
-    ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
+    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, PortBackKey,
+    PortKey, PortTarget, Reverse, ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
 use weft_ebpf::tables::Tables;
 
@@ -38,6 +38,10 @@ static SLOTS: HashMap<SlotKey, u32> = HashMap::pinned(capacity::SLOTS, BPF_F_NO_
 static BACKENDS: HashMap<u32, Backend> = HashMap::pinned(capacity::BACKENDS, BPF_F_NO_PREALLOC);
 #[map(name = "weft_reverse")]
 static REVERSE: LruHashMap<ReverseKey, Reverse> = LruHashMap::pinned(capacity::REVERSE, 0);
+#[map(name = "weft_ports")]
+static PORTS: HashMap<PortKey, PortTarget> = HashMap::pinned(capacity::PORTS, BPF_F_NO_PREALLOC);
+#[map(name = "weft_ports_back")]
+static PORTS_BACK: LruHashMap<PortBackKey, PortTarget> = LruHashMap::pinned(capacity::PORTS_BACK, 0);
 #[map(name = "weft_counters")]
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::pinned(Verdict::COUNT, 0);
 
@@ -78,6 +82,12 @@ pub(crate) struct PacketTables;
 fn config() -> Option<&'static Config> {
     // SAFETY: an array's row is there for as long as the map, which outlives the program.
     CONFIG.get_ptr(0).map(|row| unsafe { &*row })
+}
+
+/// Whether ports of the host are published.
+#[inline(always)]
+pub(crate) fn is_publishing() -> bool {
+    config().is_some_and(Config::is_publishing)
 }
 
 impl Tables for PacketTables {
@@ -157,5 +167,23 @@ impl SocketTables {
     pub(crate) fn forget(&self, key: &ReverseKey) {
         // Gone already is as good.
         let _ = REVERSE.remove(key);
+    }
+    #[inline(always)]
+    pub(crate) fn port(&self, key: &PortKey) -> Option<PortTarget> {
+        row!(PORTS, key)
+    }
+    #[inline(always)]
+    pub(crate) fn recall_port(&self, key: &PortBackKey) -> Option<PortTarget> {
+        // As with `recall`: believed only if the port that it names leads to where the packet came from.
+        row!(PORTS_BACK, key)
+    }
+    #[inline(always)]
+    pub(crate) fn remember_port(&self, key: &PortBackKey, value: &PortTarget) -> bool {
+        PORTS_BACK.insert(key, value, 0).is_ok()
+    }
+    #[inline(always)]
+    pub(crate) fn forget_port(&self, key: &PortBackKey) {
+        // Gone already is as good.
+        let _ = PORTS_BACK.remove(key);
     }
 }

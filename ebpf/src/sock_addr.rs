@@ -5,7 +5,10 @@
 
 use aya_ebpf::bindings::bpf_sock_addr;
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_prandom_u32, bpf_get_socket_cookie};
-use weft_abi::{Backend, Be16, Be32, Config, Frontend, FrontendKey, Reverse, ReverseKey, SlotKey};
+use weft_abi::{
+    Backend, Be16, Be32, Be128, Config, Frontend, FrontendKey, PortBackKey, PortKey, PortTarget, Reverse, ReverseKey, SlotKey,
+};
+use weft_ebpf::published;
 use weft_ebpf::sockets::{Call, Tables, Target};
 use weft_ebpf::wire::Family;
 
@@ -43,6 +46,29 @@ impl SockAddr {
         Some(Call { cookie, addr, port: Be16::from_bits(port as u16), proto: proto as u8, via })
     }
 
+    /// The same of either family.
+    #[inline(always)]
+    pub(crate) fn any_call(&self, via: u8) -> published::Call {
+        let addr = match self.family {
+            // SAFETY: the context is valid while the program runs.
+            Family::V4 => Be128::mapped(Be32::from_bits(unsafe { (&raw const (*self.ctx).user_ip4).read_volatile() })),
+            Family::V6 => {
+                // SAFETY: below 4.
+                let words = unsafe { [self.word(0), self.word(1), self.word(2), self.word(3)] };
+                Be128::from_words(words.map(Be32::from_bits))
+            }
+        };
+        // SAFETY: the context is valid while the program runs.
+        let (port, proto, cookie) = unsafe {
+            (
+                (&raw const (*self.ctx).user_port).read_volatile(),
+                (&raw const (*self.ctx).protocol).read_volatile(),
+                bpf_get_socket_cookie(self.ctx.cast()),
+            )
+        };
+        published::Call { cookie, addr, port: Be16::from_bits(port as u16), proto: proto as u8, via }
+    }
+
     #[inline(always)]
     fn addr(&self) -> Option<Be32> {
         // SAFETY: the context is valid while the program runs.
@@ -77,6 +103,46 @@ impl SockAddr {
                 Family::V6 => (&raw mut (*self.ctx).user_ip6).cast::<u32>().add(3).write_volatile(target.addr.bits()),
             }
             (&raw mut (*self.ctx).user_port).write_volatile(u32::from(target.port.bits()));
+        }
+    }
+
+    /// Writes another address of either family, the one that the context's is of.
+    #[inline(always)]
+    pub(crate) fn set_any(&self, target: &PortTarget) {
+        // SAFETY: the context is valid while the program runs.
+        unsafe {
+            match self.family {
+                Family::V4 => (&raw mut (*self.ctx).user_ip4).write_volatile(target.addr.last().bits()),
+                Family::V6 => {
+                    let (words, there) = (target.addr.words(), (&raw mut (*self.ctx).user_ip6).cast::<u32>());
+                    there.write_volatile(words[0].bits());
+                    there.add(1).write_volatile(words[1].bits());
+                    there.add(2).write_volatile(words[2].bits());
+                    there.add(3).write_volatile(words[3].bits());
+                }
+            }
+            (&raw mut (*self.ctx).user_port).write_volatile(u32::from(target.port.bits()));
+        }
+    }
+
+    /// Whether the socket is connected to the address of either family that the context names.
+    #[inline(always)]
+    pub(crate) fn is_connected_to_any(&self, addr: Be128, port: Be16) -> bool {
+        if addr.is_mapped() {
+            return self.is_connected_to(addr.last(), port);
+        }
+        // SAFETY: as in `is_connected_to`.
+        unsafe {
+            let sk = (*self.ctx).__bindgen_anon_1.sk;
+            if sk.is_null() {
+                return false;
+            }
+            let (there, words) = ((&raw const (*sk).dst_ip6).cast::<u32>(), addr.words());
+            (&raw const (*sk).dst_port).read_volatile() == port.bits()
+                && there.read_volatile() == words[0].bits()
+                && there.add(1).read_volatile() == words[1].bits()
+                && there.add(2).read_volatile() == words[2].bits()
+                && there.add(3).read_volatile() == words[3].bits()
         }
     }
 
@@ -135,5 +201,33 @@ impl Tables for SockAddr {
     #[inline(always)]
     fn forget(&self, key: &ReverseKey) {
         SocketTables.forget(key);
+    }
+}
+
+/// The maps of published ports, with this caller's namespace.
+impl published::Tables for SockAddr {
+    #[inline(always)]
+    fn config(&self) -> Option<&Config> {
+        SocketTables.config()
+    }
+    #[inline(always)]
+    fn network(&self) -> Option<u32> {
+        Tables::network(self)
+    }
+    #[inline(always)]
+    fn port(&self, key: &PortKey) -> Option<PortTarget> {
+        SocketTables.port(key)
+    }
+    #[inline(always)]
+    fn recall(&self, key: &PortBackKey) -> Option<PortTarget> {
+        SocketTables.recall_port(key)
+    }
+    #[inline(always)]
+    fn remember(&self, key: &PortBackKey, value: &PortTarget) -> bool {
+        SocketTables.remember_port(key, value)
+    }
+    #[inline(always)]
+    fn forget(&self, key: &PortBackKey) {
+        SocketTables.forget_port(key);
     }
 }

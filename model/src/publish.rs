@@ -11,7 +11,8 @@ use crate::record::Proto;
 /// A port of the host, or several in a row, and the container's ports behind them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Publish {
-    /// The host's address that is listened on; none is every address of the host, of either family.
+    /// The host's address that is listened on; none is every address of the host, of either family. `0.0.0.0` and `::` are every
+    /// address of theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<IpAddr>,
     /// The first port on the host.
@@ -54,7 +55,11 @@ impl Publish {
     #[must_use]
     pub fn collides(&self, other: &Self) -> bool {
         let addresses = match (self.host, other.host) {
-            (Some(one), Some(two)) => one.to_canonical() == two.to_canonical(),
+            (Some(one), Some(two)) => {
+                let (one, two) = (one.to_canonical(), two.to_canonical());
+                let any = one.is_unspecified() || two.is_unspecified();
+                one == two || any && one.is_ipv4() == two.is_ipv4()
+            }
             _ => true,
         };
         let end = |p: &Self| u32::from(p.host_port) + u32::from(p.count);
@@ -185,6 +190,9 @@ mod tests {
             ("8080:80", "8080:80/udp", false),
             ("8000-8080:1-81", "8080:80", true),
             ("8000-8079:1-80", "8080:80", false),
+            ("0.0.0.0:8080:80", "127.0.0.1:8080:80", true),
+            ("0.0.0.0:8080:80", "[::]:8080:80", false),
+            ("[::]:8080:80", "8080:80", true),
         ] {
             assert_eq!(p(one).collides(&p(two)), collides, "{one} {two}");
             assert_eq!(p(two).collides(&p(one)), collides, "{two} {one}");

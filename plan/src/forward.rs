@@ -4,9 +4,9 @@
 //! iptables would drop what containers send and get, a chain of our own is made, [`CHAIN`], and exactly one jump leads into
 //! it: from `DOCKER-USER`, which Docker keeps for that, else from FORWARD. Nothing else of the filter table is touched.
 //!
-//! The chain lets pass what comes from our devices with a source of the network, and answers to it from outside. New
-//! connections from outside stay the owner's to judge. Rules with conditions are not judged here: that a rule drops
-//! *everything* is what can be known.
+//! The chain lets pass what comes from our devices with a source of the network, answers to it from outside, and what reaches
+//! containers by a published port of the host. Other new connections from outside stay the owner's to judge. Rules with conditions
+//! are not judged here: that a rule drops *everything* is what can be known.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -206,7 +206,9 @@ fn rules(network: Ipv4Net) -> Vec<Rule> {
     let ours = format!("{PREFIX}+");
     let from = format!("-s {network} -i {ours} -j ACCEPT");
     let answers = format!("-d {network} -o {ours} -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT");
-    [from, answers].iter().map(|rule| Rule(words(rule))).collect()
+    // Whose destination was another one: published ports.
+    let published = format!("-d {network} -o {ours} -m conntrack --ctstate DNAT -j ACCEPT");
+    [from, answers, published].iter().map(|rule| Rule(words(rule))).collect()
 }
 
 /// The calls that make the filter table as it should be: with our chain and one jump into it if `network` is given and

@@ -81,6 +81,7 @@ fn the_jump_stands_where_docker_leaves_room_else_first_in_forward() {
         "-N WEFT-FORWARD",
         "-A WEFT-FORWARD -s 10.244.0.0/16 -i weft+ -j ACCEPT",
         "-A WEFT-FORWARD -d 10.244.0.0/16 -o weft+ -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT",
+        "-A WEFT-FORWARD -d 10.244.0.0/16 -o weft+ -m conntrack --ctstate DNAT -j ACCEPT",
     ];
     assert_eq!(plan("-P FORWARD DROP\n"), [&chain[..], &["-I FORWARD 1 -j WEFT-FORWARD"]].concat());
     assert_eq!(plan(DOCKER), [&chain[..], &["-I DOCKER-USER 1 -j WEFT-FORWARD"]].concat());

@@ -7,6 +7,7 @@ use weft_abi::ENCAP_OVERHEAD;
 use weft_model::ids::{NetworkName, NodeName};
 use weft_model::mac::Mac;
 use weft_model::network::{BackendKind, NetworkConfig};
+use weft_model::publish::Publish;
 
 /// The name of the loopback device.
 pub const LOOPBACK: &str = "lo";
@@ -145,6 +146,8 @@ pub struct Attachment {
     pub netns_cookie: u64,
     /// The number of its network, as in `weft_netns`.
     pub network: u32,
+    /// Ports of the host that lead to it.
+    pub publish: Vec<Publish>,
 }
 
 impl Attachment {

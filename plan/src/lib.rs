@@ -12,7 +12,7 @@
 //! Read [`host`] for what is taken as given, [`peers`] for which leases count, [`kernel`] for the order of actions. One module
 //! per kernel table says what its rows are: [`links`], [`addresses`], [`routes`], [`neighbors`], [`sysctls`], [`maps`].
 //! [`nft`] is the packet filter's table, [`forward`] the way past other owners' filters. [`ipam`] chooses subnets and addresses.
-//! [`reasons`] says what a row is there for.
+//! [`publish`] says which ports of the host lead to which container. [`reasons`] says what a row is there for.
 
 pub mod addresses;
 pub mod diff;
@@ -25,6 +25,7 @@ pub mod maps;
 pub mod neighbors;
 pub mod nft;
 pub mod peers;
+pub mod publish;
 pub mod reasons;
 pub mod routes;
 pub mod sysctls;

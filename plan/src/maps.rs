@@ -1,7 +1,8 @@
 //! Rows of the fast path's maps that follow from leases and attachments. Frontends and backends follow from services and are
 //! not planned here.
 //!
-//! Order of actions: first the rows that let packets through (`weft_vteps`, `weft_peers`, `weft_endpoints`, `weft_netns`),
+//! Order of actions: first the rows that let packets through (`weft_vteps`, `weft_peers`, `weft_endpoints`, `weft_netns`) and
+//! sockets (`weft_ports`),
 //! then `weft_networks`, `weft_config` and the rows of `weft_vteps` that make a VNI ours, which make the programs ask for
 //! them, then removals, in the opposite order. A peer's packet that arrives before its row would be dropped as from nobody. A row
 //! that both sides have is never taken away on the way.
@@ -11,14 +12,17 @@ use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, SERVICE_CIDRS, capacity, name};
-use weft_abi::{Be16, Be32, Be128, Endpoint, Network, NextHop, Peer, PeerKey, PeerKey6, RangeKey, Vtep, VtepKey};
+use weft_abi::maps::{Cidr4, Config, NETWORK_ALL, NETWORK_DEFAULT, PROTO_UDP, SERVICE_CIDRS, capacity, name};
+use weft_abi::{
+    Be16, Be32, Be128, Endpoint, Network, NextHop, Peer, PeerKey, PeerKey6, PortKey, PortTarget, RangeKey, Vtep, VtepKey,
+};
 use weft_model::cluster::ClusterConfig;
 use weft_model::mac::Mac;
 use weft_model::network::{BackendKind, NetworkConfig};
 
 use crate::host::{Host, Overlay, Uplink};
 use crate::peers::{Peer as HostPeer, Peers, Way};
+use crate::publish;
 
 /// The rows of the maps.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,6 +45,8 @@ pub struct Rows {
     pub endpoints6: BTreeMap<Be128, Endpoint>,
     /// `weft_netns`.
     pub netns: BTreeMap<u64, u32>,
+    /// `weft_ports`.
+    pub ports: BTreeMap<PortKey, PortTarget>,
 }
 
 /// One change of a map.
@@ -80,6 +86,10 @@ pub enum Action {
     PutNetns(u64, u32),
     /// Delete a row of `weft_netns`.
     DeleteNetns(u64),
+    /// Write a row of `weft_ports`.
+    PutPort(PortKey, PortTarget),
+    /// Delete a row of `weft_ports`.
+    DeletePort(PortKey),
 }
 
 impl fmt::Display for Action {
@@ -106,6 +116,8 @@ impl fmt::Display for Action {
             Self::DeleteEndpoint6(address) => write!(f, "delete {} {address}", name::ENDPOINTS6),
             Self::PutNetns(cookie, network) => write!(f, "put {} {cookie} network {network}", name::NETNS),
             Self::DeleteNetns(cookie) => write!(f, "delete {} {cookie}", name::NETNS),
+            Self::PutPort(key, to) => write!(f, "put {} {} to {} {}", name::PORTS, Spelled(key), to.addr, to.port),
+            Self::DeletePort(key) => write!(f, "delete {} {}", name::PORTS, Spelled(key)),
         }
     }
 }
@@ -120,7 +132,8 @@ impl fmt::Display for Spelled<'_, Config> {
         c.ports.iter().filter(|port| port.to_native() != 0).try_for_each(|port| write!(f, " {port}"))?;
         write!(f, " uplink {} mtu {} services", c.uplink, c.uplink_mtu)?;
         let count = usize::try_from(c.service_cidr_count).unwrap_or(SERVICE_CIDRS);
-        c.service_cidrs.iter().take(count).try_for_each(|cidr| write!(f, " {}/{}", cidr.network, length(cidr.mask)))
+        c.service_cidrs.iter().take(count).try_for_each(|cidr| write!(f, " {}/{}", cidr.network, length(cidr.mask)))?;
+        if c.is_publishing() { f.write_str(" published") } else { Ok(()) }
     }
 }
 
@@ -160,6 +173,13 @@ impl fmt::Display for Spelled<'_, RangeKey> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RangeKey { prefix_len, addr } = self.0;
         write!(f, "{addr}/{}", if addr.is_mapped() { prefix_len.saturating_sub(96) } else { *prefix_len })
+    }
+}
+
+impl fmt::Display for Spelled<'_, PortKey> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let PortKey { addr, port, proto, .. } = self.0;
+        write!(f, "{addr} {port}/{}", if *proto == PROTO_UDP { "udp" } else { "tcp" })
     }
 }
 
@@ -218,6 +238,17 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers) -> Rows {
     }
     // Last: were a container in the host's own namespace, its sockets would still be the host's.
     rows.netns.insert(host.netns_cookie, NETWORK_ALL);
+    // No more than there is room for, whatever the journal says: the other rows must not fail with them.
+    let ports = publish::by_loopback(&publish::ports(host)).into_iter().take(capacity::PORTS as usize);
+    rows.ports = ports
+        .map(|((named, proto), to)| {
+            let key = PortKey { addr: named.ip().into(), port: Be16::from_native(named.port()), proto: proto.number(), pad: 0 };
+            (key, PortTarget { addr: to.ip().into(), port: Be16::from_native(to.port()), pad: 0 })
+        })
+        .collect();
+    if !rows.ports.is_empty() {
+        rows.config.flags |= Config::PUBLISHED;
+    }
     rows
 }
 
@@ -330,6 +361,7 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     actions.extend(put(&desired.endpoints, &actual.endpoints).map(|(k, v)| Action::PutEndpoint(k, v)));
     actions.extend(put(&desired.endpoints6, &actual.endpoints6).map(|(k, v)| Action::PutEndpoint6(k, v)));
     actions.extend(put(&desired.netns, &actual.netns).map(|(k, v)| Action::PutNetns(k, v)));
+    actions.extend(put(&desired.ports, &actual.ports).map(|(k, v)| Action::PutPort(k, v)));
     actions.extend(put(&desired.networks, &actual.networks).map(|(k, v)| Action::PutNetwork(k, v)));
     actions.extend(vteps().filter(|(k, _)| makes_ours(k)).map(|(k, v)| Action::PutVtep(k, v)));
     if desired.config != actual.config {
@@ -345,6 +377,7 @@ pub fn diff(desired: &Rows, actual: &Rows) -> Vec<Action> {
     actions.extend(delete(&desired.endpoints, &actual.endpoints).map(Action::DeleteEndpoint));
     actions.extend(delete(&desired.endpoints6, &actual.endpoints6).map(Action::DeleteEndpoint6));
     actions.extend(delete(&desired.netns, &actual.netns).map(Action::DeleteNetns));
+    actions.extend(delete(&desired.ports, &actual.ports).map(Action::DeletePort));
     actions
 }
 
@@ -397,6 +430,8 @@ impl Rows {
             Action::DeleteEndpoint6(key) => drop(self.endpoints6.remove(&key)),
             Action::PutNetns(key, value) => drop(self.netns.insert(key, value)),
             Action::DeleteNetns(key) => drop(self.netns.remove(&key)),
+            Action::PutPort(key, value) => drop(self.ports.insert(key, value)),
+            Action::DeletePort(key) => drop(self.ports.remove(&key)),
         }
     }
 }

@@ -33,10 +33,16 @@ fn rows() -> impl Strategy<Value = Rows> {
         some(|n| VtepKey { vni: n % 2, outer: be128(n / 2) }, |network| Vtep { network, flags: 0 }),
         some(|n| RangeKey { prefix_len: 64, addr: be128(n) }, |n| n),
     );
-    let of_containers = (some(Be32::from_native, endpoint), some(be128, endpoint), some(u64::from, |n| n));
-    (of_network, of_containers).prop_map(|((uplink, networks, peers, peers6, vteps, ranges), (endpoints, endpoints6, netns))| {
-        let config = Config { uplink, ..Config::default() };
-        Rows { config, networks, peers, peers6, vteps, ranges, endpoints, endpoints6, netns }
+    fn port(n: u32) -> PortKey {
+        PortKey { addr: be128(n), ..PortKey::default() }
+    }
+    let ports = some(port, |n| PortTarget { addr: be128(n), ..PortTarget::default() });
+    let of_containers = (some(Be32::from_native, endpoint), some(be128, endpoint), some(u64::from, |n| n), ports);
+    (of_network, of_containers).prop_map(|(of_network, (endpoints, endpoints6, netns, ports))| {
+        let (uplink, networks, peers, peers6, vteps, ranges) = of_network;
+        let flags = if ports.is_empty() { 0 } else { Config::PUBLISHED };
+        let config = Config { uplink, flags, ..Config::default() };
+        Rows { config, networks, peers, peers6, vteps, ranges, endpoints, endpoints6, netns, ports }
     })
 }
 
@@ -66,11 +72,11 @@ fn of_network(rows: &Rows, network: u32) -> BTreeSet<String> {
 
 /// Every row, by its map and key.
 fn keys(rows: &Rows) -> BTreeSet<String> {
-    let Rows { config: _, networks, peers, peers6, vteps, ranges, endpoints, endpoints6, netns } = rows;
+    let Rows { config: _, networks, peers, peers6, vteps, ranges, endpoints, endpoints6, netns, ports } = rows;
     let all = networks.keys().map(|k| format!("networks {k}")).chain(peers.keys().map(|k| format!("peers {k:?}")));
     let all = all.chain(peers6.keys().map(|k| format!("peers6 {k:?}"))).chain(vteps.keys().map(|k| format!("vteps {k:?}")));
     let all = all.chain(ranges.keys().map(|k| format!("ranges {k:?}"))).chain(netns.keys().map(|k| format!("netns {k}")));
-    let all = all.chain(endpoints.keys().map(|k| format!("endpoints {k}")));
+    let all = all.chain(endpoints.keys().map(|k| format!("endpoints {k}"))).chain(ports.keys().map(|k| format!("ports {k:?}")));
     all.chain(endpoints6.keys().map(|k| format!("endpoints6 {k}"))).collect()
 }
 
@@ -85,6 +91,9 @@ proptest! {
                     Action::PutNetwork(network, _) => {
                         let (there, wanted) = (of_network(&actual, *network), of_network(desired, *network));
                         prop_assert!(there.is_superset(&wanted), "{action}: {wanted:?} comes first, there is {there:?}");
+                    }
+                    Action::PutConfig(config) if config.is_publishing() => {
+                        prop_assert!(desired.ports.keys().all(|key| actual.ports.contains_key(key)), "{action}");
                     }
                     Action::PutVtep(key, vtep) if key.outer.is_zero() && desired.networks.contains_key(&vtep.network) => {
                         prop_assert!(actual.networks.get(&vtep.network) == desired.networks.get(&vtep.network), "{action}");
@@ -139,6 +148,7 @@ fn host() -> Host {
             host_index: Some(7),
             netns_cookie: 42,
             network: 1,
+            publish: Vec::new(),
         }],
         netns_cookie: 1,
         networks: Vec::new(),
@@ -400,4 +410,19 @@ fn a_further_network_is_tunnelled_although_the_default_one_is_not_and_without_a_
     assert_eq!(rows.networks.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4, 5, 7]);
     assert_eq!(rows.vteps.keys().map(|key| key.vni).collect::<Vec<_>>(), [2, 3, 4, 5, 7]);
     assert_eq!(rows.ranges.len(), 7, "what is another network's is known of all");
+}
+
+#[test]
+fn published_ports_are_rows_for_the_hosts_own_loopback_and_the_programs_are_told_that_there_are_some() {
+    let mut host = host();
+    assert_eq!(desired(&ClusterConfig::default(), &host, &peers()).config.flags, 0);
+    host.attachments[0].publish = vec!["8080:80".parse().unwrap(), "192.0.2.1:81:81".parse().unwrap()];
+    let rows = desired(&ClusterConfig::default(), &host, &peers());
+    assert!(rows.config.is_publishing());
+    let said: Vec<String> =
+        diff(&rows, &Rows { ports: BTreeMap::new(), ..rows.clone() }).iter().map(ToString::to_string).collect();
+    assert_eq!(said, ["put weft_ports 127.0.0.1 8080/tcp to 10.244.1.2 80"]);
+    // Bound to an address that is not the loopback, a port is not there: nobody need look.
+    host.attachments[0].publish.remove(0);
+    assert_eq!(desired(&ClusterConfig::default(), &host, &peers()).config.flags, 0);
 }

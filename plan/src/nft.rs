@@ -1,12 +1,23 @@
-//! The one nftables table that is ours, `inet weft`: the source checks of the kernel path, and masquerade.
+//! The one nftables table that is ours, `inet weft`: the source checks of the kernel path, masquerade, and published ports.
 //!
 //! ```text
 //!   prerouting (raw)      from a container's device: the source is its own address, and it is no tunnel packet, whatever
 //!                         headers stand before that; link-local sources stay on the link
 //!                         from a VXLAN device: the source lies in a peer's subnet
 //!   input                 tunnel packets of our VNI come from a peer's public address
-//!   postrouting (srcnat)  from our subnet to the outside world: the host's address in place of the container's
+//!   prerouting (dstnat)   to a published port of the host, from anybody: the container's address and port
+//!   output                the same from the host itself, but not to a loopback address
+//!   postrouting (srcnat)  from our subnet to the outside world: the host's address in place of the container's;
+//!                         to a container by a published port from within the overlay: the gateway's in place of the sender's
 //! ```
+//!
+//! # Published ports
+//!
+//! Sources are kept, so a server sees who is outside. A sender within the overlay is answered straight to its own address, by the
+//! fast path or within the subnet, where nobody would give the host's address back to the answer: so such a sender gets the
+//! gateway's address for this, and the answer comes back here. The maps hold one element a port. Chains for this are there
+//! where addresses are rewritten anyway, which is the default; with masquerade off only as long as something is published, so
+//! that a host which does neither pays for no connection tracking.
 //!
 //! The fast path checks the same and never meets these rules; what it hands to the stack does, and everything does where
 //! there are no programs. Nothing is ever accepted on another owner's behalf, and the overlay itself rewrites no source.
@@ -22,14 +33,17 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use weft_model::cluster::ClusterConfig;
+use weft_model::record::Proto;
 
 use crate::host::{Host, LOOPBACK, Membership};
+use crate::ipam;
 use crate::links::{self, PREFIX};
 use crate::peers::{Peer, Peers};
+use crate::publish::{self, At};
 
 /// The family of the table.
 pub const FAMILY: &str = "inet";
@@ -87,6 +101,17 @@ pub struct Shape {
     pub network: Ipv4Net,
     /// Further networks.
     pub others: Vec<OtherNetwork>,
+    /// What published ports need; `None`: addresses are not rewritten on this host.
+    pub published: Option<Published>,
+}
+
+/// What the rules of published ports depend on. Which ports there are is in the maps.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The host's subnets in all networks, with their gateways.
+    pub gateways: Vec<(Ipv4Net, Ipv4Addr)>,
+    /// The same of IPv6, and the whole network.
+    pub gateway6: Option<(Ipv6Net, Ipv6Addr, Ipv6Net)>,
 }
 
 /// A further network, of IPv4 alone inside. Its peers are part of the rules: they change seldom, and each network needs sets
@@ -128,6 +153,14 @@ pub enum Set {
     Inside,
     /// The same of IPv6.
     Inside6,
+    /// A map: ports of all addresses of the host, with the container's address and port behind each.
+    Ports,
+    /// The same of IPv6.
+    Ports6,
+    /// A map: the same of one address.
+    Bound,
+    /// The same of IPv6.
+    Bound6,
 }
 
 /// An element of a set.
@@ -139,6 +172,8 @@ pub enum Element {
     Net(IpNet),
     /// An address.
     Address(IpAddr),
+    /// Of a map: a port of the host, of one address or of all, and what stands behind it.
+    Port(Option<IpAddr>, Proto, u16, SocketAddr),
 }
 
 /// The sets with their elements; every set is a key.
@@ -182,7 +217,7 @@ pub enum Action {
 
 impl Set {
     /// All sets.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 12] = [
         Self::Containers,
         Self::Containers6,
         Self::Peers,
@@ -191,6 +226,10 @@ impl Set {
         Self::Tunnels6,
         Self::Inside,
         Self::Inside6,
+        Self::Ports,
+        Self::Ports6,
+        Self::Bound,
+        Self::Bound6,
     ];
 
     /// Its name in the table.
@@ -205,7 +244,23 @@ impl Set {
             Self::Tunnels6 => "vteps6",
             Self::Inside => "inside",
             Self::Inside6 => "inside6",
+            Self::Ports => "ports",
+            Self::Ports6 => "ports6",
+            Self::Bound => "bound",
+            Self::Bound6 => "bound6",
         }
+    }
+
+    /// Whether a value stands behind each of its elements: nft calls such a map.
+    #[must_use]
+    pub const fn is_map(self) -> bool {
+        matches!(self, Self::Ports | Self::Ports6 | Self::Bound | Self::Bound6)
+    }
+
+    /// nft's word for it.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        if self.is_map() { "map" } else { "set" }
     }
 
     /// What nft is told of it.
@@ -217,6 +272,10 @@ impl Set {
             Self::Peers6 | Self::Inside6 => "type ipv6_addr; flags interval;",
             Self::Tunnels => "type ipv4_addr;",
             Self::Tunnels6 => "type ipv6_addr;",
+            Self::Ports => "type inet_proto . inet_service : ipv4_addr . inet_service;",
+            Self::Ports6 => "type inet_proto . inet_service : ipv6_addr . inet_service;",
+            Self::Bound => "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service;",
+            Self::Bound6 => "type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service;",
         }
     }
 
@@ -233,6 +292,10 @@ impl fmt::Display for Element {
             Self::Source(device, address) => write!(f, "\"{device}\" . {address}"),
             Self::Net(net) => net.fmt(f),
             Self::Address(address) => address.fmt(f),
+            Self::Port(at, proto, port, to) => {
+                at.iter().try_for_each(|at| write!(f, "{at} . "))?;
+                write!(f, "{proto} . {port} : {} . {}", to.ip(), to.port())
+            }
         }
     }
 }
@@ -242,8 +305,10 @@ impl fmt::Display for Action {
         match self {
             Self::Load { why } => write!(f, "load nft table {FAMILY} {TABLE}: {why}"),
             Self::Unload => write!(f, "remove nft table {FAMILY} {TABLE}"),
-            Self::Add(set, element) => write!(f, "add {element} to nft set {FAMILY} {TABLE} {}", set.name()),
-            Self::Remove(set, element) => write!(f, "remove {element} from nft set {FAMILY} {TABLE} {}", set.name()),
+            Self::Add(set, element) => write!(f, "add {element} to nft {} {FAMILY} {TABLE} {}", set.kind(), set.name()),
+            Self::Remove(set, element) => {
+                write!(f, "remove {element} from nft {} {FAMILY} {TABLE} {}", set.kind(), set.name())
+            }
         }
     }
 }
@@ -254,6 +319,11 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
     let (config, subnet) = (host.config.as_ref()?, host.subnet?);
     let backend = &config.backend;
     let subnet6 = host.subnet6;
+    let ports = publish::ports(host);
+    let published = (masquerade.on || !ports.is_empty()).then(|| Published {
+        gateways: [subnet].into_iter().chain(host.networks.iter().map(|of| of.subnet)).map(|s| (s, ipam::gateway(s))).collect(),
+        gateway6: subnet6.zip(config.v6.as_ref()).map(|(subnet, v6)| (subnet, ipam::gateway6(subnet), v6.network)),
+    });
     let shape = Shape {
         devices: [links::vxlan_name(backend.vni), links::vxlan6_name(backend.vni)],
         vni: backend.vni,
@@ -262,6 +332,7 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
         masquerade6: subnet6.filter(|subnet| masquerade.on && UNIQUE_LOCAL.contains(subnet)),
         network: config.network,
         others: host.networks.iter().map(|of| other(of, &peers.in_network(of), masquerade)).collect(),
+        published,
     };
     let networks = [config.network.into()].into_iter().chain(host.networks.iter().map(|of| IpNet::V4(of.config.network)));
     let networks = networks.chain(config.v6.as_ref().map(|v6| IpNet::V6(v6.network)));
@@ -287,6 +358,15 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
     }
     for range in inside {
         add(Set::Inside, Set::Inside6, range.addr().is_ipv4(), Element::Net(range));
+    }
+    for (port, to) in ports {
+        let (v4, v6, at) = match port.at {
+            At::AnyV4 | At::AnyV6 => (Set::Ports, Set::Ports6, None),
+            // Nothing leaves the loopback by its addresses: the programs of sockets see to them.
+            At::One(address) if address.is_loopback() => continue,
+            At::One(address) => (Set::Bound, Set::Bound6, Some(address)),
+        };
+        add(v4, v6, to.is_ipv4(), Element::Port(at, port.proto, port.port, to));
     }
     Some(Ruleset { shape, sets })
 }
@@ -386,7 +466,7 @@ fn unload() -> String {
 
 /// The whole table in nft's own language.
 fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
-    let Shape { devices, vni, port, masquerade, masquerade6, network, others } = &ruleset.shape;
+    let Shape { devices, vni, port, masquerade, masquerade6, network, others, published } = &ruleset.shape;
     let device = devices_of(devices);
     let mut text = format!("table {FAMILY} {TABLE} {{\n");
     let none = BTreeSet::new();
@@ -396,13 +476,15 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
     }
     for set in Set::ALL {
         let elements: Vec<String> = ruleset.sets.get(&set).unwrap_or(&none).iter().map(ToString::to_string).collect();
-        text += &format!("  set {} {{ {}", set.name(), set.declaration());
+        text += &format!("  {} {} {{ {}", set.kind(), set.name(), set.declaration());
         if !elements.is_empty() {
             text += &format!(" elements = {{ {} }};", elements.join(", "));
         }
         text += " }\n";
     }
-    let [containers, containers6, peers, peers6, tunnels, tunnels6, inside, inside6] = Set::ALL.map(Set::name);
+    let [containers, containers6, peers, peers6, tunnels, tunnels6, inside, inside6, ..] = Set::ALL.map(Set::name);
+    let networks: BTreeSet<Ipv4Net> = std::iter::once(*network).chain(others.iter().map(|o| o.network)).collect();
+    let ports = one_or_set(std::iter::once(*port).chain(others.iter().map(|o| o.port)).collect::<BTreeSet<_>>());
     // Offset 96 of the UDP header: behind its 8 bytes and 4 of the VXLAN header (RFC 7348) stands the VNI. Tunnels of others
     // on the same port are theirs.
     //
@@ -434,7 +516,6 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
 {strangers}  }}
 ",
         apart = apart(*network, others),
-        ports = one_or_set(std::iter::once(*port).chain(others.iter().map(|o| o.port)).collect::<BTreeSet<_>>()),
         from_others = others.iter().map(from_other).collect::<String>(),
         strangers = others.iter().map(stranger).collect::<String>(),
     );
@@ -448,7 +529,57 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
         text.extend(v4.into_iter().chain(v6));
         text += "  }\n";
     }
+    if let Some(published) = published {
+        text += &of_published(published, &networks, &ports);
+    }
     text + "}\n"
+}
+
+/// The chains of published ports.
+///
+/// Loopback addresses are left out: with them as its source a packet cannot leave, and which sockets mean the host's own loopback
+/// only the programs know. nft 1.0.6 has a word for the priority of prerouting, but none for that of output.
+fn of_published(published: &Published, networks: &BTreeSet<Ipv4Net>, overlay_ports: &str) -> String {
+    let Published { gateways, gateway6 } = published;
+    let loopback = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
+    let own = one_or_set(networks.iter().copied().chain([loopback]).collect());
+    let own6 = [LINK_LOCAL6, Ipv6Net::from(Ipv6Addr::LOCALHOST)].into_iter().chain(gateway6.map(|(.., network)| network));
+    let own6: Vec<String> = own6.map(|net| net.to_string()).collect();
+    let [.., ports, ports6, bound, bound6] = Set::ALL.map(Set::name);
+    let mut text = format!(
+        "  chain published {{
+    meta l4proto != {{ tcp, udp }} return
+    udp dport {overlay_ports} return
+    ip daddr {own} return
+    ip6 daddr {{ {own6} }} return
+    meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @{bound}
+    meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{bound6}
+    fib daddr type != local return
+    meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @{ports}
+    meta l4proto {{ tcp, udp }} dnat ip6 to meta l4proto . th dport map @{ports6}
+  }}
+  chain arriving {{
+    type nat hook prerouting priority dstnat; policy accept;
+    jump published
+  }}
+  chain leaving {{
+    type nat hook output priority -100; policy accept;
+    jump published
+  }}
+  chain back {{
+    type nat hook postrouting priority srcnat; policy accept;
+",
+        own6 = own6.join(", "),
+    );
+    let networks = one_or_set(networks.clone());
+    let to = format!("    ct status dnat oifname \"{PREFIX}*\"");
+    for (subnet, gateway) in gateways {
+        text += &format!("{to} ip saddr {networks} ip daddr {subnet} snat ip to {gateway}\n");
+    }
+    if let Some((subnet, gateway, network)) = gateway6 {
+        text += &format!("{to} ip6 saddr {network} ip6 daddr {subnet} snat ip6 to {gateway}\n");
+    }
+    text + "  }\n"
 }
 
 /// Packets of a container, or out of a tunnel, never get from one network to another. Their sources are checked to be of their

@@ -27,6 +27,7 @@ fn container(n: u8) -> Attachment {
         host_index: None,
         netns_cookie: 7,
         network: 0,
+        publish: Vec::new(),
     }
 }
 
@@ -77,7 +78,9 @@ fn said(to: &Ruleset, from: &Ruleset) -> Vec<String> {
 
 #[test]
 fn the_table_is_this_text() {
-    let ruleset = world(&[2], &[2, 3], &on());
+    let mut host = host(&[2]);
+    host.attachments[0].publish = ["8080:80", "192.0.2.1:53:5353/udp", "127.0.0.1:1:1"].map(|p| p.parse().unwrap()).into();
+    let ruleset = desired(&ClusterConfig::default(), &host, &peers(&[2, 3]), &on()).unwrap();
     let counts = [("uplink_unknown_peer".to_owned(), (3, 150))].into_iter().collect();
     let text = script(&[Action::Load { why: "" }], Some(&ruleset), &counts);
     let expected = r#"add table inet weft
@@ -96,6 +99,10 @@ table inet weft {
   set vteps6 { type ipv6_addr; elements = { 2001:db8::2, 2001:db8::3 }; }
   set inside { type ipv4_addr; flags interval; elements = { 10.0.0.0/8, 192.168.0.0/16, 224.0.0.0/4 }; }
   set inside6 { type ipv6_addr; flags interval; elements = { fd00:10:244::/48, fd57:6566:7400::/112, fe80::/10, ff00::/8 }; }
+  map ports { type inet_proto . inet_service : ipv4_addr . inet_service; elements = { tcp . 8080 : 10.244.1.2 . 80 }; }
+  map ports6 { type inet_proto . inet_service : ipv6_addr . inet_service; elements = { tcp . 8080 : fd00:10:244:1::2 . 80 }; }
+  map bound { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; elements = { 192.0.2.1 . udp . 53 : 10.244.1.2 . 5353 }; }
+  map bound6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }
   chain hidden {
     meta l4proto != udp return
     udp dport != 8472 return
@@ -123,15 +130,63 @@ table inet weft {
     ip saddr 10.244.1.0/24 ip daddr != @inside oifname != "lo" oifname != "weft*" masquerade fully-random
     ip6 saddr fd00:10:244:1::/64 ip6 daddr != @inside6 oifname != "lo" oifname != "weft*" masquerade fully-random
   }
+  chain published {
+    meta l4proto != { tcp, udp } return
+    udp dport 8472 return
+    ip daddr { 10.244.0.0/16, 127.0.0.0/8 } return
+    ip6 daddr { fe80::/10, ::1/128, fd00:10:244::/48 } return
+    meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @bound
+    meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @bound6
+    fib daddr type != local return
+    meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @ports
+    meta l4proto { tcp, udp } dnat ip6 to meta l4proto . th dport map @ports6
+  }
+  chain arriving {
+    type nat hook prerouting priority dstnat; policy accept;
+    jump published
+  }
+  chain leaving {
+    type nat hook output priority -100; policy accept;
+    jump published
+  }
+  chain back {
+    type nat hook postrouting priority srcnat; policy accept;
+    ct status dnat oifname "weft*" ip saddr 10.244.0.0/16 ip daddr 10.244.1.0/24 snat ip to 10.244.1.1
+    ct status dnat oifname "weft*" ip6 saddr fd00:10:244::/48 ip6 daddr fd00:10:244:1::/64 snat ip6 to fd00:10:244:1::1
+  }
 }
 "#;
     assert_eq!(text, expected);
 }
 
 #[test]
-fn without_masquerade_there_is_no_nat_chain() {
-    let text = script(&[Action::Load { why: "" }], Some(&world(&[], &[], &off())), &BTreeMap::new());
+fn without_masquerade_there_is_no_nat_chain_until_something_is_published() {
+    let load = |ruleset: &Ruleset| script(&[Action::Load { why: "" }], Some(ruleset), &BTreeMap::new());
+    let text = load(&world(&[2], &[], &off()));
     assert!(!text.contains("nat") && text.contains("drop"), "{text}");
+    let mut host = host(&[2]);
+    host.attachments[0].publish = vec!["8080:80".parse().unwrap()];
+    let published = desired(&ClusterConfig::default(), &host, &peers(&[]), &off()).unwrap();
+    let text = load(&published);
+    assert!(text.contains("dnat") && text.contains("snat") && !text.contains("masquerade"), "{text}");
+}
+
+#[test]
+fn a_published_port_costs_its_elements_only() {
+    let before = world(&[2], &[], &on());
+    let mut host = host(&[2]);
+    host.attachments[0].publish = vec!["8080-8081:80-81".parse().unwrap()];
+    let after = desired(&ClusterConfig::default(), &host, &peers(&[]), &on()).unwrap();
+    assert_eq!(
+        said(&after, &before),
+        [
+            "add tcp . 8080 : 10.244.1.2 . 80 to nft map inet weft ports",
+            "add tcp . 8081 : 10.244.1.2 . 81 to nft map inet weft ports",
+            "add tcp . 8080 : fd00:10:244:1::2 . 80 to nft map inet weft ports6",
+            "add tcp . 8081 : fd00:10:244:1::2 . 81 to nft map inet weft ports6",
+        ]
+    );
+    assert_eq!(said(&before, &after).len(), 4);
 }
 
 #[test]

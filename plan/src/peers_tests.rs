@@ -192,6 +192,7 @@ fn a_peer_in_whose_subnet_a_container_of_ours_was_left_is_not_on_the_fast_path()
         host_index: Some(7),
         netns_cookie: 9,
         network: 1,
+        publish: Vec::new(),
     };
     let peers = of(&s, &Host { attachments: vec![left], ..host() });
     assert_eq!(peers.used.iter().map(|p| p.fast).collect::<Vec<_>>(), [false, true]);

@@ -93,6 +93,9 @@ impl Reasons<'_> {
                 Some("this host's own sockets".to_owned())
             }
             Action::PutNetns(cookie, _) | Action::DeleteNetns(cookie) => self.container(|a| a.netns_cookie == *cookie),
+            Action::PutPort(_, to) => self.container(|a| a.addresses().any(|address| Be128::from(address) == to.addr)),
+            // What it leads to is not told, and it is going.
+            Action::DeletePort(_) => None,
         }
     }
 
@@ -194,6 +197,7 @@ mod tests {
                 host_index: Some(7),
                 netns_cookie: 70,
                 network: 1,
+                publish: Vec::new(),
             }],
             netns_cookie: 1,
             networks: Vec::new(),

@@ -180,6 +180,7 @@ fn host(text: &str, snapshot: &Snapshot) -> Host {
                     host_index: index.parse().ok(),
                     netns_cookie: words.after("netns"),
                     network: words.after("network"),
+                    publish: Vec::new(),
                 });
                 if let Some(word) = words.1.next() {
                     assert_eq!(word, "address6");

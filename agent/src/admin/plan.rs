@@ -123,6 +123,7 @@ mod tests {
                 host_index: Some(7),
                 netns_cookie: 70,
                 network: 1,
+                publish: Vec::new(),
             }],
             netns_cookie: 1,
             networks: Vec::new(),

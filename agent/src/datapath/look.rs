@@ -26,7 +26,7 @@ const EVERY: Duration = Duration::from_millis(500);
 const BUDGET: u64 = 350_000;
 
 /// The maps whose rows are looked at in turn; those of the host and of its networks are each time, besides.
-const TABLES: usize = 10;
+const TABLES: usize = 11;
 
 /// Looks from time to time.
 #[derive(Debug)]
@@ -109,7 +109,8 @@ fn look_at_rows(maps: &mut Maps, shadow: &Shadow, turn: &mut usize) -> Result<Op
             5 => (name::RANGES, maps.ranges.look(&rows.ranges, &mut budget)?),
             6 => (name::NETNS, maps.netns.look(&rows.netns, &mut budget)?),
             7 => (name::FRONTENDS, maps.frontends.look(&services.frontends, &mut budget)?),
-            8 => (name::SLOTS, maps.slots.look(&services.slots, &mut budget)?),
+            8 => (name::PORTS, maps.ports.look(&rows.ports, &mut budget)?),
+            9 => (name::SLOTS, maps.slots.look(&services.slots, &mut budget)?),
             _ => (name::BACKENDS, maps.backends.look(&services.backends, &mut budget)?),
         };
         if let Some(what) = found {

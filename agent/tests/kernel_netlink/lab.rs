@@ -170,6 +170,7 @@ impl Machine {
             host_ifname: spec.host_ifname,
             netns_cookie: netns.cookie(),
             network: 1,
+            publish: Vec::new(),
         });
         self.follow(&self.desired(snapshot).kernel).await;
         (place, address)

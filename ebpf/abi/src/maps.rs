@@ -16,6 +16,8 @@
 //!  weft_slots       SlotKey                u32 id      socket hooks: the n-th backend of a frontend
 //!  weft_backends    u32 id                 Backend     socket hooks: where it is
 //!  weft_reverse     ReverseKey             Reverse     written by connect and sendmsg, read by recvmsg and getpeername
+//!  weft_ports       PortKey                PortTarget  socket hooks of the host itself: a published port at a loopback address
+//!  weft_ports_back  PortBackKey            PortTarget  written by connect and sendmsg, read by recvmsg and getpeername
 //!  weft_counters    Verdict as u32         Counter     every program, once per run
 //! ```
 //!
@@ -66,13 +68,17 @@ pub mod name {
     pub const BACKENDS: &str = "weft_backends";
     /// LRU hash of [`ReverseKey`](super::ReverseKey) to [`Reverse`](super::Reverse).
     pub const REVERSE: &str = "weft_reverse";
+    /// Hash of [`PortKey`](super::PortKey) to [`PortTarget`](super::PortTarget).
+    pub const PORTS: &str = "weft_ports";
+    /// LRU hash of [`PortBackKey`](super::PortBackKey) to [`PortTarget`](super::PortTarget).
+    pub const PORTS_BACK: &str = "weft_ports_back";
     /// Per-CPU array of [`Counter`](super::Counter), indexed by [`Verdict`](crate::Verdict).
     pub const COUNTERS: &str = "weft_counters";
 
     /// All of them.
-    pub const ALL: [&str; 14] = [
-        CONFIG, NETWORKS, ENDPOINTS, ENDPOINTS6, PEERS, PEERS6, VTEPS, RANGES, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE,
-        COUNTERS,
+    pub const ALL: [&str; 16] = [
+        CONFIG, NETWORKS, ENDPOINTS, ENDPOINTS6, PEERS, PEERS6, VTEPS, RANGES, NETNS, FRONTENDS, SLOTS, BACKENDS, REVERSE, PORTS,
+        PORTS_BACK, COUNTERS,
     ];
 }
 
@@ -98,6 +104,10 @@ pub mod capacity {
     pub const BACKENDS: u32 = 524_288;
     /// Remembered (socket, backend) pairs; the oldest make room.
     pub const REVERSE: u32 = 131_072;
+    /// Published ports at loopback addresses: 8,192 of each family.
+    pub const PORTS: u32 = 16_384;
+    /// Remembered (socket, container) pairs of published ports; the oldest make room.
+    pub const PORTS_BACK: u32 = 16_384;
 }
 
 /// Number of the network that is always there: flannel's.
@@ -154,7 +164,7 @@ pub struct Config {
     /// The UDP ports of all overlays of this host; zero where there are fewer. A container never sends to them, and what
     /// arrives at them is looked into. The most used one comes first.
     pub ports: [Be16; PORTS],
-    /// Reserved; zero.
+    /// [`Config::PUBLISHED`] or zero.
     pub flags: u32,
     /// How many of `service_cidrs` count, at most [`SERVICE_CIDRS`].
     pub service_cidr_count: u32,
@@ -163,6 +173,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// There are rows in `weft_ports`; without it nobody looks there.
+    pub const PUBLISHED: u32 = 1;
+
+    /// Whether ports of the host are published.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_publishing(&self) -> bool {
+        self.flags & Self::PUBLISHED != 0
+    }
+
     /// Whether a UDP port is an overlay's.
     #[inline(always)]
     #[must_use]
@@ -452,6 +472,50 @@ pub struct Reverse {
     pub service: u32,
 }
 
+/// A published port, as a process of the host names it by a loopback address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortKey {
+    /// The loopback address, of either family: IPv4 as [`Be128::mapped`].
+    pub addr: Be128,
+    /// The port.
+    pub port: Be16,
+    /// [`PROTO_TCP`] or [`PROTO_UDP`].
+    pub proto: u8,
+    /// Zero.
+    pub pad: u8,
+}
+
+/// An address and port: a container's in `weft_ports`, what the application named in `weft_ports_back`. Both of one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortTarget {
+    /// The address, of either family: IPv4 as [`Be128::mapped`].
+    pub addr: Be128,
+    /// The port.
+    pub port: Be16,
+    /// Zero.
+    pub pad: u16,
+}
+
+/// A socket and a container that it was sent to by a published port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct PortBackKey {
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The container's address, of either family: IPv4 as [`Be128::mapped`].
+    pub addr: Be128,
+    /// The container's port.
+    pub port: Be16,
+    /// [`PROTO_TCP`] or [`PROTO_UDP`].
+    pub proto: u8,
+    /// [`ReverseKey::CONNECTED`] or [`ReverseKey::DATAGRAM`], for the same reason as there.
+    pub via: u8,
+    /// Zero.
+    pub pad: u32,
+}
+
 /// How often a verdict was reached, on one CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C)]
@@ -480,6 +544,9 @@ const _: () = {
     assert!(size_of::<Backend>() == 8);
     assert!(size_of::<ReverseKey>() == 16);
     assert!(size_of::<Reverse>() == 12);
+    assert!(size_of::<PortKey>() == 20);
+    assert!(size_of::<PortTarget>() == 20);
+    assert!(size_of::<PortBackKey>() == 32);
     assert!(size_of::<Counter>() == 16);
     let mut i = 0;
     while i < name::ALL.len() {
@@ -514,6 +581,9 @@ pod!(
     Backend,
     ReverseKey,
     Reverse,
+    PortKey,
+    PortTarget,
+    PortBackKey,
     Counter
 );
 

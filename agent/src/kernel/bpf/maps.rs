@@ -1,6 +1,6 @@
 //! The pinned maps as typed tables: read whole, write and delete rows, sum counters.
 //!
-//! The agent is the only writer of all tables but `reverse`, which the programs write. The order in which rows that refer
+//! The agent is the only writer of all tables but `reverse` and `ports_back`, which the programs write. The order in which rows that refer
 //! to one another are written is the caller's (see `weft_abi::maps`).
 
 use std::borrow::Borrow;
@@ -14,8 +14,8 @@ use aya::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, MapInfo, MapType, PerCpuArray};
 use weft_abi::maps::{capacity, name};
 use weft_abi::{
-    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, RangeKey, Reverse,
-    ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
+    Backend, Be32, Be128, Config, Counter, Endpoint, Frontend, FrontendKey, Network, Peer, PeerKey, PeerKey6, PortBackKey,
+    PortKey, PortTarget, RangeKey, Reverse, ReverseKey, SlotKey, Verdict, Vtep, VtepKey,
 };
 
 use super::glance::{Budget, Glance};
@@ -45,6 +45,10 @@ pub struct Maps {
     pub backends: Table<u32, Backend>,
     /// What sockets were sent where; written by the programs.
     pub reverse: Table<ReverseKey, Reverse>,
+    /// Published port at a loopback address to container.
+    pub ports: Table<PortKey, PortTarget>,
+    /// What sockets named that were sent to a container by a published port; written by the programs.
+    pub ports_back: Table<PortBackKey, PortTarget>,
     config: Array<MapData, Config>,
     networks: Array<MapData, Network>,
     counters: PerCpuArray<MapData, Counter>,
@@ -73,6 +77,8 @@ impl Maps {
             slots: Table::open(pins, name::SLOTS)?,
             backends: Table::open(pins, name::BACKENDS)?,
             reverse: Table::open(pins, name::REVERSE)?,
+            ports: Table::open(pins, name::PORTS)?,
+            ports_back: Table::open(pins, name::PORTS_BACK)?,
             config: open(pins, name::CONFIG, |data| Map::Array(data).try_into())?,
             networks: open(pins, name::NETWORKS, |data| Map::Array(data).try_into())?,
             counters: open(pins, name::COUNTERS, |data| Map::PerCpuArray(data).try_into())?,
@@ -111,6 +117,7 @@ impl Maps {
         self.frontends.settle();
         self.slots.settle();
         self.backends.settle();
+        self.ports.settle();
     }
 
     /// Whether each map has as many rows as when they were settled.
@@ -126,6 +133,7 @@ impl Maps {
             && self.frontends.has_as_many_rows()
             && self.slots.has_as_many_rows()
             && self.backends.has_as_many_rows()
+            && self.ports.has_as_many_rows()
     }
 
     /// The host's own row; all zero before it is written for the first time.
@@ -211,7 +219,7 @@ impl<K: Pod, V: Pod> fmt::Debug for Table<K, V> {
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
     fn open(pins: &Path, name: &'static str) -> Result<Self, BpfError> {
         let map =
-            open(pins, name, |data| if name == name::REVERSE { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
+            open(pins, name, |data| if is_lru(name) { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
         let (_, descriptor) = descriptor(pins, name)?;
         let info = MapInfo::from_pin(pins.join(name)).map_err(failed("open", name))?;
         let is_hash = matches!(info.map_type(), Ok(MapType::Hash));
@@ -299,6 +307,11 @@ impl<K: Pod + Ord, V: Pod> Table<K, V> {
     }
 }
 
+/// Whether the oldest rows of a map make room for new ones.
+fn is_lru(map: &str) -> bool {
+    [name::REVERSE, name::PORTS_BACK].contains(&map)
+}
+
 /// Key size, value size and rows of every map.
 const LAYOUT: [(&str, usize, usize, u32); name::ALL.len()] = [
     (name::CONFIG, 4, size_of::<Config>(), 1),
@@ -314,6 +327,8 @@ const LAYOUT: [(&str, usize, usize, u32); name::ALL.len()] = [
     (name::SLOTS, size_of::<SlotKey>(), 4, capacity::SLOTS),
     (name::BACKENDS, 4, size_of::<Backend>(), capacity::BACKENDS),
     (name::REVERSE, size_of::<ReverseKey>(), size_of::<Reverse>(), capacity::REVERSE),
+    (name::PORTS, size_of::<PortKey>(), size_of::<PortTarget>(), capacity::PORTS),
+    (name::PORTS_BACK, size_of::<PortBackKey>(), size_of::<PortTarget>(), capacity::PORTS_BACK),
     (name::COUNTERS, 4, size_of::<Counter>(), Verdict::COUNT),
 ];
 

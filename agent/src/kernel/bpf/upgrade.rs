@@ -43,7 +43,11 @@ pub struct Group {
 /// them last, and 50,000 services are not written again.
 ///
 /// A map that has become larger is begun anew. Newer layouts share nothing: what they mean is not known.
-pub const SHARED: [Group; 1] = [Group { since: 1, maps: &[name::FRONTENDS, name::SLOTS, name::BACKENDS, name::REVERSE] }];
+pub const SHARED: [Group; 2] = [
+    Group { since: 1, maps: &[name::FRONTENDS, name::SLOTS, name::BACKENDS, name::REVERSE] },
+    // Later agents of layout 2 have them.
+    Group { since: 2, maps: &[name::PORTS, name::PORTS_BACK] },
+];
 
 /// The folder of another layout.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,10 +1,11 @@
 //! What `nft -j list` prints, understood as far as it concerns us.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use serde_json::{Map, Value};
+use weft_model::record::Proto;
 use weft_plan::nft::{Element, FAMILY, Set, Sets, TABLE};
 
 /// Our table.
@@ -27,7 +28,7 @@ impl Listing {
             object.remove("handle");
             match kind {
                 "metainfo" => continue,
-                "set" => listing.set(object.remove("elem").as_ref(), object.get("name")),
+                "set" | "map" => listing.set(object.remove("elem").as_ref(), object.get("name")),
                 "counter" => {
                     let number = |value: Option<Value>| value.and_then(|v| v.as_u64()).unwrap_or_default();
                     let count = (number(object.remove("packets")), number(object.remove("bytes")));
@@ -74,6 +75,7 @@ fn element(set: Set, value: &Value) -> Option<Vec<Element>> {
             [device, source] => Some(vec![Element::Source(device.as_str()?.to_owned(), address(source)?)]),
             _ => None,
         },
+        Set::Ports | Set::Ports6 | Set::Bound | Set::Bound6 => Some(vec![port(value)?]),
         Set::Tunnels | Set::Tunnels6 => Some(vec![Element::Address(address(value)?)]),
         Set::Peers | Set::Peers6 | Set::Inside | Set::Inside6 => {
             if let Some(one) = address(value) {
@@ -95,6 +97,30 @@ fn element(set: Set, value: &Value) -> Option<Vec<Element>> {
                 _ => None,
             }
         }
+    }
+}
+
+/// An element of a map of published ports: a key and its value.
+fn port(value: &Value) -> Option<Element> {
+    let [key, to] = value.as_array()?.as_slice() else { return None };
+    // With a comment, which others may have given it.
+    let key = key.get("elem").and_then(|elem| elem.get("val")).unwrap_or(key);
+    let concat = |value: &'_ Value| value.get("concat").and_then(Value::as_array).cloned();
+    let number = |value: &Value| u16::try_from(value.as_u64()?).ok();
+    let address = |value: &Value| value.as_str()?.parse::<IpAddr>().ok();
+    // nft has the names of protocols from /etc/protocols; without that file it prints numbers.
+    let proto = |value: &Value| {
+        let is = |proto: &Proto| value.as_str() == Some(proto.as_str()) || value.as_u64() == Some(proto.number().into());
+        [Proto::Tcp, Proto::Udp].into_iter().find(is)
+    };
+    let to = match concat(to)?.as_slice() {
+        [to, port] => SocketAddr::new(address(to)?, number(port)?),
+        _ => return None,
+    };
+    match concat(key)?.as_slice() {
+        [protocol, port] => Some(Element::Port(None, proto(protocol)?, number(port)?, to)),
+        [at, protocol, port] => Some(Element::Port(Some(address(at)?), proto(protocol)?, number(port)?, to)),
+        _ => None,
     }
 }
 
@@ -138,6 +164,12 @@ mod tests {
             {"set": {"family": "inet", "name": "vteps", "table": "weft", "handle": 8}},
             {"set": {"family": "inet", "name": "peers6", "table": "weft", "flags": ["interval"], "handle": 10,
                      "elem": [{"prefix": {"addr": "fd00:10:244:2::", "len": 64}}, {"range": ["fd00::", "fd00::2"]}]}},
+            {"map": {"family": "inet", "name": "ports", "table": "weft", "type": ["inet_proto", "inet_service"], "handle": 11,
+                     "map": "ipv4_addr . inet_service", "elem": [[{"concat": ["tcp", 8080]}, {"concat": ["10.244.1.2", 80]}],
+                                                                 [{"concat": [17, 53]}, {"concat": ["10.244.1.2", 5353]}]]}},
+            {"map": {"family": "inet", "name": "bound6", "table": "weft", "handle": 12,
+                     "map": "ipv6_addr . inet_service",
+                     "elem": [[{"elem": {"val": {"concat": ["2001:db8::1", "udp", 53]}, "comment": "mine"}}, {"concat": ["fd00::2", 53]}]]}},
             {"rule": {"family": "inet", "table": "weft", "chain": "sources", "handle": 9, "expr": [{"drop": null}]}},
         ]})
     }
@@ -149,6 +181,8 @@ mod tests {
         assert_eq!(said(Set::Containers), ["\"weft0123456789\" . 10.244.1.2"]);
         assert_eq!(said(Set::Peers), ["10.0.0.0/31", "10.0.0.2/32", "10.244.2.0/24", "10.244.5.7/32"]);
         assert_eq!(said(Set::Tunnels), Vec::<String>::new());
+        assert_eq!(said(Set::Ports), ["tcp . 8080 : 10.244.1.2 . 80", "udp . 53 : 10.244.1.2 . 5353"]);
+        assert_eq!(said(Set::Bound6), ["2001:db8::1 . udp . 53 : fd00::2 . 53"]);
         assert_eq!(said(Set::Peers6), ["fd00::/127", "fd00::2/128", "fd00:10:244:2::/64"]);
     }
 
