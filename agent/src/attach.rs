@@ -16,6 +16,7 @@ mod make;
 mod mend;
 mod mtu;
 mod names;
+mod publish;
 mod queue;
 mod request;
 mod take;

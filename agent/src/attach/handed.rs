@@ -537,12 +537,7 @@ impl Attachments {
             if there.publish == publish {
                 return Ok(());
             }
-            let others = journal.attachments.values().filter(|a| a.id != there.id);
-            let collision =
-                others.flat_map(|a| a.publish.iter().map(|p| (&a.id, p))).find(|(_, p)| publish.iter().any(|q| p.collides(q)));
-            if let Some((id, port)) = collision {
-                return Err(Refusal::conflict(format!("publish: {port} is published by {id}")));
-            }
+            me.check_ports(&there, &publish, &journal).await?;
             let set = |next: &mut Journal| {
                 if let Some(entry) = next.attachments.get_mut(&there.id) {
                     entry.publish = publish;

@@ -119,6 +119,7 @@ impl Attachments {
                 }
                 There::Nothing => {
                     let attachment = self.new_attachment(request, netns, &journal)?;
+                    self.check_ports(&attachment, &attachment.publish, &journal).await?;
                     let making = self.under_way.make(&attachment.id);
                     // First the journal: a crash after this leaves an entry that is made true or given up, never an address used
                     // twice. And published before it is made: a pair that nobody lists is swept away. But quietly, for there is
