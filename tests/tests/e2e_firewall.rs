@@ -178,7 +178,7 @@ fn past_a_forward_chain_that_drops(iptables: &str, user: bool) {
     eventually("the jump is back", SOON, || {
         let rules = rules(h1, iptables);
         anyhow::ensure!(rules.lines().filter(|line| line.contains("-j WEFT-FORWARD")).count() == 1, "{rules}");
-        anyhow::ensure!(rules.lines().filter(|line| line.starts_with("-A WEFT-FORWARD")).count() == 2, "{rules}");
+        anyhow::ensure!(rules.lines().filter(|line| line.starts_with("-A WEFT-FORWARD")).count() == 3, "{rules}");
         Ok(())
     })
     .unwrap();

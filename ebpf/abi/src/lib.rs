@@ -15,8 +15,8 @@ pub mod order;
 pub mod verdict;
 
 pub use maps::{
-    Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Network, NextHop, Peer, PeerKey, PeerKey6, PortBackKey,
-    PortKey, PortTarget, RangeKey, Reverse, ReverseKey, SlotKey, Vtep, VtepKey,
+    Backend, Cidr4, Config, Counter, Endpoint, Frontend, FrontendKey, Mac, Network, NextHop, Peer, PeerKey, PeerKey6,
+    PortBackKey, PortKey, PortTarget, RangeKey, Reverse, ReverseKey, SlotKey, Vtep, VtepKey,
 };
 pub use order::{Be16, Be32, Be128};
 pub use verdict::{Action, Hook, Verdict};

@@ -218,8 +218,7 @@ impl<K: Pod, V: Pod> fmt::Debug for Table<K, V> {
 
 impl<K: Pod + Ord, V: Pod> Table<K, V> {
     fn open(pins: &Path, name: &'static str) -> Result<Self, BpfError> {
-        let map =
-            open(pins, name, |data| if is_lru(name) { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
+        let map = open(pins, name, |data| if is_lru(name) { Map::LruHashMap(data) } else { Map::HashMap(data) }.try_into())?;
         let (_, descriptor) = descriptor(pins, name)?;
         let info = MapInfo::from_pin(pins.join(name)).map_err(failed("open", name))?;
         let is_hash = matches!(info.map_type(), Ok(MapType::Hash));

@@ -23,21 +23,9 @@ struct Args {
 #[derive(Subcommand)]
 enum What {
     /// Answers TCP connections with a line, then gives back every line that comes
-    ServeTcp {
-        /// Where to listen
-        listen: SocketAddr,
-        /// The first line of every connection
-        #[arg(long)]
-        say: String,
-    },
+    ServeTcp(server::Server),
     /// Answers every datagram with a text and what came
-    ServeUdp {
-        /// Where to listen
-        listen: SocketAddr,
-        /// What every answer begins with
-        #[arg(long)]
-        say: String,
-    },
+    ServeUdp(server::Server),
     /// Connects once, reads the first line, and reports how it went
     Connect(client::Connect),
     /// Keeps one TCP connection busy with numbered lines until SIGTERM or the end of its time, and reports what came back
@@ -71,8 +59,8 @@ enum What {
 
 fn main() -> Result<()> {
     match Args::parse().what {
-        What::ServeTcp { listen, say } => server::tcp(listen, &say),
-        What::ServeUdp { listen, say } => server::udp(listen, &say),
+        What::ServeTcp(args) => server::tcp(&args),
+        What::ServeUdp(args) => server::udp(&args),
         What::Connect(args) => args.run(),
         What::Stream(args) => args.run(),
         What::Datagrams(args) => args.run(),

@@ -5,12 +5,34 @@ use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 
 use anyhow::{Context, Result};
 
+/// A server.
+#[derive(clap::Args)]
+pub struct Server {
+    /// Where to listen
+    listen: SocketAddr,
+    /// What every connection, or every answer, begins with
+    #[arg(long)]
+    say: String,
+    /// Add the address that the client has here
+    #[arg(long)]
+    say_client: bool,
+}
+
+impl Server {
+    fn greeting(&self, client: SocketAddr) -> String {
+        let Self { say, say_client, .. } = self;
+        if *say_client { format!("{say} {}", client.ip().to_canonical()) } else { say.clone() }
+    }
+}
+
 /// Serves TCP for ever, a thread per connection.
-pub fn tcp(listen: SocketAddr, say: &str) -> Result<()> {
+pub fn tcp(server: &Server) -> Result<()> {
+    let listen = server.listen;
     let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
     for stream in listener.incoming() {
         let stream = stream.context("accept a connection")?;
-        let say = say.to_owned();
+        let Ok(client) = stream.peer_addr() else { continue };
+        let say = server.greeting(client);
         // A client that goes away is no matter of ours.
         std::thread::spawn(move || drop(talk(&stream, &say)));
     }
@@ -27,13 +49,14 @@ fn talk(mut stream: &TcpStream, say: &str) -> std::io::Result<()> {
 }
 
 /// Serves UDP for ever.
-pub fn udp(listen: SocketAddr, say: &str) -> Result<()> {
+pub fn udp(server: &Server) -> Result<()> {
+    let listen = server.listen;
     let socket = UdpSocket::bind(listen).with_context(|| format!("listen on {listen}"))?;
     let mut buffer = [0; 2048];
     loop {
         // A port-unreachable for an earlier answer shows up here; the next client is none the worse.
         let Ok((length, from)) = socket.recv_from(&mut buffer) else { continue };
-        let mut answer = format!("{say} ").into_bytes();
+        let mut answer = format!("{} ", server.greeting(from)).into_bytes();
         answer.extend_from_slice(&buffer[..length]);
         let _ = socket.send_to(&answer, from);
     }
