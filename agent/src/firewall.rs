@@ -83,6 +83,8 @@ pub struct Outcome {
     pub done: u64,
     /// Changes that went wrong and are to be tried again soon.
     pub failed: u64,
+    /// Why published ports lead nowhere.
+    pub unpublished: Option<String>,
 }
 
 impl Firewall {
@@ -188,7 +190,9 @@ impl Firewall {
                 // What is not installed is looked for at the next resync.
                 outcome.failed += u64::from(!matches!(e, NftError::NotInstalled | NftError::Generation { .. }));
                 let lost = "sources are not checked on the kernel path and containers do not reach the outside";
-                outcome.problems.push(format!("nft table {} {}: {}: {lost}", nft::FAMILY, nft::TABLE, chain(&e)));
+                let why = format!("nft table {} {}: {}", nft::FAMILY, nft::TABLE, chain(&e));
+                outcome.problems.push(format!("{why}: {lost}"));
+                outcome.unpublished = Some(format!("its ports cannot be published: {why}"));
             }
         }
     }

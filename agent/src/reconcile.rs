@@ -369,6 +369,10 @@ async fn round(
     let filter = inputs.firewall.sync(&snapshot.cluster(), &host, &desired.peers).await;
     count(&inputs.metrics, filter.done, filter.failed);
     problems.extend(filter.problems);
+    if let Some(why) = filter.unpublished {
+        let publishing = published.by_id.values().filter(|a| !a.publish.is_empty());
+        unapplied.extend(publishing.map(|a| (a.id.clone(), why.clone())));
+    }
     match observed {
         // As it was made before.
         None => addressed = true,
@@ -400,7 +404,12 @@ async fn round(
     let desired = planned_again(&snapshot, desired, &before, &host);
     problems.extend(desired.warnings.iter().map(ToString::to_string));
     problems.extend(too_narrow(&host));
+    let by_loopback = !desired.maps.ports.is_empty();
     let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps).await;
+    if by_loopback && !outcome.sockets {
+        let why = outcome.why_not.as_deref().unwrap_or("the programs of sockets are not attached");
+        problems.push(format!("published ports are not reached by localhost: {why}; name an address of the host instead"));
+    }
     unapplied.extend(outcome.unattached.iter().filter_map(|(id, why)| Some((id.parse().ok()?, why.clone()))));
     count(&inputs.metrics, outcome.done, outcome.failed);
     problems.extend(outcome.problems.iter().cloned());

@@ -282,6 +282,75 @@ async fn the_outside_sees_the_hosts_ipv6_address_and_the_overlay_the_containers(
     assert!(seen6(&two.0.place), "masquerade although it is off");
 }
 
+/// A server on port 80, of both families, that tells every client its address.
+struct Server(String);
+
+impl Server {
+    fn start(place: &Place) -> Self {
+        let script = "import socket; s=socket.socket(socket.AF_INET6); s.bind((str(),80)); s.listen(9); \
+                      [(c.sendall(a[0].encode()),c.close()) for c,a in iter(s.accept,None)]";
+        Self(place.run(&format!("python3 -c '{script}' >/dev/null 2>&1 & echo $!")).trim().to_owned())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("kill").arg(&self.0).output();
+    }
+}
+
+/// Whom the server that answers takes us for; empty if none answers.
+fn ask(place: &Place, address: &str, port: u16) -> String {
+    let script = "import socket,sys; print(socket.create_connection((sys.argv[1],int(sys.argv[2])),10).recv(99).decode())";
+    let output = place.try_run(&format!("python3 -c '{script}' {address} {port}"));
+    String::from_utf8(output.stdout).unwrap().trim().trim_start_matches("::ffff:").to_owned()
+}
+
+#[tokio::test]
+async fn a_published_port_costs_its_elements_and_leads_to_the_container() {
+    for masquerade in [true, false] {
+        let (mut hosts, [(near, _), _far]) = dual_cluster(masquerade).await;
+        let view = snapshot(&[dual_lease(1, true, true, true), dual_lease(2, true, true, false)]);
+        let (mut one, nft) = hosts.remove(0);
+        let two = &hosts[0].0;
+        let _server = Server::start(&near);
+        let address = one.host.attachments[0].address;
+        while ask(&one.place, &address.to_string(), 80).is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        one.host.attachments[0].publish = ["8080:80", "192.0.2.1:8081:80", "8082-8083:79-80"].map(|p| p.parse().unwrap()).into();
+        let wanted = table(&one, &view, masquerade);
+        let actions = sync(&nft, &wanted).await;
+        let loads = actions.iter().any(|action| matches!(action, Action::Load { .. }));
+        assert_eq!(loads, !masquerade, "where addresses are rewritten anyway elements are enough: {actions:?}");
+        assert_eq!(sync(&nft, &wanted).await, []);
+        for (address, port, seen) in [
+            ("192.0.2.1", 8080, "192.0.2.2"),
+            ("192.0.2.1", 8081, "192.0.2.2"),
+            ("192.0.2.1", 8083, "192.0.2.2"),
+            ("2001:db8::1", 8080, "2001:db8::2"),
+            ("2001:db8::1", 8083, "2001:db8::2"),
+            // Bound to the other address; no server behind this one of the range; one beside it.
+            ("2001:db8::1", 8081, ""),
+            ("192.0.2.1", 8082, ""),
+            ("192.0.2.1", 8084, ""),
+        ] {
+            assert_eq!(ask(&two.place, address, port), seen, "{address} {port}");
+        }
+        // What others do to a map is undone like all the rest, and found by a listing that knows all elements.
+        one.place
+            .run("nft flush map inet weft ports && nft add element inet weft bound '{ 192.0.2.9 . udp . 9 : 10.0.0.1 . 9 }'");
+        let mut undone: Vec<String> = sync(&nft, &wanted).await.iter().map(ToString::to_string).collect();
+        undone.sort();
+        let first = format!("add tcp . 8080 : {address} . 80 to nft map inet weft ports");
+        assert_eq!((undone.len(), &undone[0]), (4, &first), "{undone:?}");
+        assert_eq!(ask(&two.place, "192.0.2.1", 8080), "192.0.2.2");
+        one.host.attachments[0].publish.clear();
+        sync(&nft, &table(&one, &view, masquerade)).await;
+        assert_eq!(ask(&two.place, "192.0.2.1", 8080), "", "nothing is published any more");
+    }
+}
+
 #[tokio::test]
 async fn what_others_do_to_the_table_is_found_and_undone() {
     let (mut hosts, snapshot, ..) = cluster().await;

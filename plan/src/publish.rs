@@ -1,5 +1,7 @@
 //! Ports of the host that lead to containers: which address and port becomes which.
 //!
+//! A socket that is bound to 127.0.0.1 before it names a loopback address does not get there: from it nothing leaves either.
+//!
 //! Packets are sent there by the nft table ([`crate::nft`]), but for those of the host's own sockets to its loopback
 //! addresses: they are translated when the socket is connected (rows of `weft_ports`, [`crate::maps`]), because a packet that
 //! bears 127.0.0.1 cannot leave the host's own loopback.

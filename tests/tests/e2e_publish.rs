@@ -227,17 +227,26 @@ fn without_programs_and_past_a_forward_chain_that_drops_ports_lead_to_containers
     };
     eventually("the jump is there", SOON, jump).unwrap();
     let web = published(h1);
-    let sibling = idle(h1, &[]).unwrap();
+    let (sibling, far) = (idle(h1, &[]).unwrap(), idle(h2, &[]).unwrap());
     let _servers = serve(&web, &[80, 81, 83]);
+    let known = |status: &Value| {
+        let reasons = status.to_string();
+        reasons.contains("published ports are not reached by localhost")
+    };
+    h1.agent.wait_status("it says that localhost does not reach them", known).unwrap();
+    is_closed(h1.place(), SocketAddr::from(([127, 0, 0, 1], 8080)));
     for (place, source) in [
         (t.fabric(), FABRIC.into()),
         (h2.place(), h2.address().into()),
         (h1.place(), h1.address().into()),
         (sibling.place(), gateways(h1)[0]),
         (web.place(), gateways(h1)[0]),
+        // It comes beside the tunnel under its own address, and the answer must not go straight back to it.
+        (far.place(), gateways(h1)[0]),
     ] {
         reaches(place, SocketAddr::new(h1.address().into(), 8080), 80, source);
     }
+    reaches(far.place(), SocketAddr::new(h1.address6().into(), 8080), 80, gateways(h1)[1]);
     // Ports that are not published stay the other owner's to judge: the container itself is not to be had from outside.
     let subnet = h1.agent.status().unwrap()["subnet"].as_str().unwrap().to_owned();
     let via = h1.address().to_string();

@@ -54,7 +54,7 @@ def refused(what, call):
         raise AssertionError(what + ': not refused')
 "#;
 
-struct Server(Child);
+pub struct Server(Child);
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Drop for Server {
     }
 }
 
-fn serve(netns: &Netns, addr: Ipv4Addr) -> Server {
+pub fn serve(netns: &Netns, addr: Ipv4Addr) -> Server {
     let mut command = netns.command("python3");
     let child = command.args(["-c", SERVER, &addr.to_string()]).stdout(Stdio::piped()).spawn().unwrap();
     let mut server = Server(child);
@@ -90,7 +90,7 @@ fn in_cgroup<'a>(command: &'a mut Command, cgroup: &Path) -> &'a mut Command {
 }
 
 /// Runs a script against the virtual addresses, in a namespace and in the host's cgroup.
-fn client(host: &Host, netns: &Netns, backends: &[Ipv4Addr], script: &str) {
+pub fn client(host: &Host, netns: &Netns, backends: &[Ipv4Addr], script: &str) {
     let backends: Vec<String> = backends.iter().map(ToString::to_string).collect();
     let mut command = netns.command("python3");
     command.args(["-c", &format!("{PRELUDE}{script}"), &backends.join(",")]);
