@@ -315,7 +315,10 @@ async fn a_published_port_costs_its_elements_and_leads_to_the_container() {
         let two = &hosts[0].0;
         let _server = Server::start(&near);
         let address = one.host.attachments[0].address;
+        let mut tries = 0;
         while ask(&one.place, &address.to_string(), 80).is_empty() {
+            tries += 1;
+            assert!(tries < 1000, "the server never answered");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         one.host.attachments[0].publish = ["8080:80", "192.0.2.1:8081:80", "8082-8083:79-80"].map(|p| p.parse().unwrap()).into();
