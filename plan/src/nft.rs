@@ -102,7 +102,7 @@ pub struct Shape {
     /// Further networks.
     pub others: Vec<OtherNetwork>,
     /// What published ports need; `None`: addresses are not rewritten on this host.
-    pub published: Option<Published>,
+    pub published: Option<Box<Published>>,
 }
 
 /// What the rules of published ports depend on. Which ports there are is in the maps.
@@ -320,9 +320,15 @@ pub fn desired(cluster: &ClusterConfig, host: &Host, peers: &Peers, masquerade: 
     let backend = &config.backend;
     let subnet6 = host.subnet6;
     let ports = publish::ports(host);
-    let published = (masquerade.on || !ports.is_empty()).then(|| Published {
-        gateways: [subnet].into_iter().chain(host.networks.iter().map(|of| of.subnet)).map(|s| (s, ipam::gateway(s))).collect(),
-        gateway6: subnet6.zip(config.v6.as_ref()).map(|(subnet, v6)| (subnet, ipam::gateway6(subnet), v6.network)),
+    let published = (masquerade.on || !ports.is_empty()).then(|| {
+        Box::new(Published {
+            gateways: [subnet]
+                .into_iter()
+                .chain(host.networks.iter().map(|of| of.subnet))
+                .map(|s| (s, ipam::gateway(s)))
+                .collect(),
+            gateway6: subnet6.zip(config.v6.as_ref()).map(|(subnet, v6)| (subnet, ipam::gateway6(subnet), v6.network)),
+        })
     });
     let shape = Shape {
         devices: [links::vxlan_name(backend.vni), links::vxlan6_name(backend.vni)],
