@@ -49,6 +49,9 @@ const ALWAYS: &[Package] = &[
     package("bpftool", Sign::Program("bpftool")),
     // Root file systems of containers.
     package("busybox-static", Sign::Program("busybox")),
+    // Tools that start containers.
+    package("podman", Sign::Program("podman")),
+    package("runc", Sign::Program("runc")),
     // Plain processes: nspawn (and systemd-analyze, of the systemd that it depends on), lxc, bubblewrap.
     package("systemd-container", Sign::Program("systemd-nspawn")),
     package("lxc", Sign::Program("lxc-execute")),
