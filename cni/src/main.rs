@@ -30,7 +30,7 @@ use crate::error::{DECODING, Fault, IO, NEWEST};
 /// The largest input that is read, bytes: 65,535 published ports are 5 MB.
 const MAX_INPUT: u64 = 64 << 20;
 
-/// For a person who starts it by hand.
+/// For a person who starts it by hand. By its first sentence `netctl cni` knows a plugin of ours from others.
 const USAGE: &str = "\
 weft-cni attaches containers to Weft. Container runtimes start it:
   as a CNI plugin (0.3.1, 0.4.0, 1.0.0, 1.1.0): CNI_COMMAND and the other variables, configuration on standard input

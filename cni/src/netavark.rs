@@ -108,7 +108,9 @@ pub async fn run(lookup: Lookup<'_>, args: &[OsString], stdin: &[u8]) -> Result<
     let patience = patience(&options)?;
     let request = input.request(owner, &options)?;
     let namespace = Namespace::open(netns)?;
-    let attached = attach(&agent, Attach { netns: namespace.path(), ..request }, &namespace, patience).await?;
+    // As in `verbs`: unless it is told, ours is not the second way out.
+    let default_route = request.default_route && (options.contains_key("default_route") || !namespace.has_default_route());
+    let attached = attach(&agent, Attach { netns: namespace.path(), default_route, ..request }, &namespace, patience).await?;
     Ok(Some(status_block(&attached, input.network.network_dns_servers.as_deref().unwrap_or_default())))
 }
 

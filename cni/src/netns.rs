@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
 use crate::error::{ENVIRONMENT, Fault, UNKNOWN_CONTAINER};
@@ -60,11 +61,34 @@ impl Namespace {
         }
     }
 
+    /// Whether somebody has given the container a way to everywhere already. What cannot be found out is not so: the agent
+    /// refuses a second one.
+    #[must_use]
+    pub fn has_default_route(&self) -> bool {
+        let visit = || -> io::Result<bool> {
+            // This thread alone changes its namespace, and ends with its visit.
+            setns(&self.file, CloneFlags::CLONE_NEWNET)?;
+            Ok(has_default(&fs::read_to_string("/proc/thread-self/net/route")?))
+        };
+        std::thread::scope(|scope| {
+            let visitor = std::thread::Builder::new().spawn_scoped(scope, visit);
+            visitor.is_ok_and(|visitor| visitor.join().is_ok_and(|found| found.unwrap_or_default()))
+        })
+    }
+
     /// The path of our own open file: good in every mount namespace while the plugin runs.
     #[must_use]
     pub fn own_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
+}
+
+/// Whether `/proc/net/route` (destination and mask in columns 2 and 8, hexadecimal) has a default route.
+fn has_default(routes: &str) -> bool {
+    routes.lines().skip(1).any(|line| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        matches!((columns.get(1), columns.get(7)), (Some(&"00000000"), Some(&"00000000")))
+    })
 }
 
 /// Whether a path means the same to others, and still does when its giver has closed its files.
@@ -100,6 +124,15 @@ mod tests {
         ] {
             assert_eq!(lasts(Path::new(path)), stays, "{path}");
         }
+    }
+
+    #[test]
+    fn a_default_route_is_found_among_others() {
+        let head = "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+        let line = |to: &str, mask: &str| format!("eth0\t{to}\t0100000A\t0003\t0\t0\t0\t{mask}\t0\t0\t0\n");
+        assert!(!has_default("") && !has_default(head) && !has_default(&(head.to_owned() + &line("0000F40A", "0000FFFF"))));
+        assert!(!has_default(&(head.to_owned() + &line("00000000", "00000080"))));
+        assert!(has_default(&(head.to_owned() + &line("0000F40A", "0000FFFF") + &line("00000000", "00000000"))));
     }
 
     #[test]

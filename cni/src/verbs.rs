@@ -76,7 +76,9 @@ async fn add(env: &Environment, head: &Head, input: &Input, agent: &Agent) -> Re
         Some(_) if fault.code == UNKNOWN_CONTAINER => Fault { code: crate::error::ENVIRONMENT, ..fault },
         _ => fault,
     })?;
-    let attached = attach(agent, Attach { netns: netns.path(), ..checked }, &netns, head.patience).await?;
+    // A container in several networks has one way out; unless it is told, ours is not the second.
+    let default_route = checked.default_route && (body.default_route.is_some() || !netns.has_default_route());
+    let attached = attach(agent, Attach { netns: netns.path(), default_route, ..checked }, &netns, head.patience).await?;
     if attached.record == "pending" {
         log(&format!("{}: attached; the store is away, and its record follows", env.container));
     }

@@ -188,7 +188,7 @@ fn publish(mappings: &[PortMapping]) -> Result<Vec<Publish>, Fault> {
     Ok(merged(all))
 }
 
-/// An address of the host; none is all, and so is an unspecified one.
+/// An address of the host; none is all, and an unspecified one all of its family.
 ///
 /// # Errors
 /// It is no address.
@@ -197,7 +197,7 @@ pub fn host(text: &str) -> Result<Option<IpAddr>, Fault> {
         return Ok(None);
     }
     let address: IpAddr = text.parse().map_err(|_| refuse("portMappings", format!("hostIP {text:?} is no address")))?;
-    Ok(Some(address).filter(|address| !address.is_unspecified()))
+    Ok(Some(address))
 }
 
 /// A protocol, in any case; none is TCP.

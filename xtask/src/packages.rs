@@ -56,6 +56,8 @@ const ALWAYS: &[Package] = &[
     package("systemd-container", Sign::Program("systemd-nspawn")),
     package("lxc", Sign::Program("lxc-execute")),
     package("bubblewrap", Sign::Program("bwrap")),
+    // Plugins of others, in one list with ours.
+    package("containernetworking-plugins", Sign::File("/usr/lib/cni/portmap")),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
 ];
