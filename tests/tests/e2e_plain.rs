@@ -309,17 +309,25 @@ fn systemd_takes_the_units() {
         names.push(name.replace('@', "@x"));
     }
     assert!(names.len() >= 5, "{names:?}");
+    // What it says of units; of the machine's own, which are read as well, it may say what it likes.
     let verify = |name: &str| {
         let mut command = Command::new("systemd-analyze");
-        command.args(["verify", "--man=no"]).arg(dir.path().join(name));
+        command.args(["verify", "--man=no", "--recursive-errors=no"]).arg(dir.path().join(name));
         // The trailing colon: systemd's own units are looked for as well.
-        command.env("SYSTEMD_UNIT_PATH", format!("{}:", dir.path().display())).output().unwrap()
+        let told = command.env("SYSTEMD_UNIT_PATH", format!("{}:", dir.path().display())).output().unwrap();
+        let text = String::from_utf8_lossy(&told.stderr).into_owned();
+        let here = dir.path().display().to_string();
+        let lines: Vec<String> =
+            text.lines().filter(|l| l.contains(&here) || names.iter().any(|n| l.contains(n))).map(str::to_owned).collect();
+        (told.status.success(), lines)
     };
     for name in &names {
-        let told = verify(name);
-        assert!(told.status.success() && told.stderr.is_empty(), "{name}: {}", String::from_utf8_lossy(&told.stderr));
+        assert_eq!(verify(name), (true, Vec::new()), "{name}");
     }
     // It does look.
-    fs::write(dir.path().join("bad.service"), "[Service]\nExecStart=/bin/true\nNetworkNamespacePth=/x\n").unwrap();
-    assert!(!verify("bad.service").stderr.is_empty());
+    for bad in ["ExecStart=/bin/true\nNetworkNamespacePth=/x", "ExecStart=/no/such/program"] {
+        fs::write(dir.path().join("bad.service"), format!("[Service]\n{bad}\n")).unwrap();
+        let (done, said) = verify("bad.service");
+        assert!(!done || !said.is_empty(), "{bad}");
+    }
 }
