@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
+use crate::clients::Home;
 use crate::etcd::endpoint_at;
 use crate::eventually::{SOON, eventually};
 use crate::host::UPLINK;
@@ -46,13 +47,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
 #[derive(Debug)]
 pub struct Node {
     name: String,
-    place: Place,
     dir: PathBuf,
     state: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct State {
+    place: Place,
     process: Option<Daemon>,
     /// Without the leading hyphens; what has no value is a plain switch.
     flags: BTreeMap<String, String>,
@@ -83,12 +84,24 @@ impl Node {
         ];
         let flags = flags.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
         let state =
-            Mutex::new(State { process: None, flags, more: Vec::new(), env: BTreeMap::new(), wrapper: Vec::new(), binary: None });
-        Self { name: name.to_owned(), place, dir, state }
+            State { place, process: None, flags, more: Vec::new(), env: BTreeMap::new(), wrapper: Vec::new(), binary: None };
+        Self { name: name.to_owned(), dir, state: Mutex::new(state) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self) -> Place {
+        self.state().place.clone()
+    }
+
+    /// Has it and `netctl` run in the host's home from the next start on, where they see what tools there see: namespaces that
+    /// are mounted in `/run/netns`, say. There its socket is at the default path, `/run/weft/weft.sock`, too.
+    pub fn live_in(&self, home: &Home) {
+        let mut state = self.state();
+        state.place = home.place().clone();
+        state.flags.insert("cgroup".to_owned(), "/sys/fs/cgroup".to_owned());
     }
 
     /// Sets a flag (named without hyphens) for the next start.
@@ -178,7 +191,7 @@ impl Node {
         let args = self.command_line()?;
         let mut state = self.state();
         ensure!(state.process.is_none(), "weftd of {} is running", self.name);
-        state.process = Some(self.place.spawn(&self.dir, "weftd", args)?);
+        state.process = Some(state.place.spawn(&self.dir, "weftd", args)?);
         Ok(())
     }
 
@@ -210,7 +223,7 @@ impl Node {
         self.stop()?;
         let mut words = self.command_line()?;
         words.push("cleanup".into());
-        self.place.exec(words)?.success().map(drop)
+        self.place().exec(words)?.success().map(drop)
     }
 
     /// Waits for an end that comes by itself, as of an agent that refuses to start.
@@ -249,7 +262,7 @@ impl Node {
     pub fn netctl<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<Output> {
         let words = self.netctl_line(args)?;
         let spelled: Vec<_> = words.iter().skip(3).map(|w| w.to_string_lossy()).collect();
-        let mut command = self.place.command(&words[0])?;
+        let mut command = self.place().command(&words[0])?;
         command.args(&words[1..]);
         finish(command, &format!("netctl {} (on {})", spelled.join(" "), self.name), COMMAND_BOUND)
     }

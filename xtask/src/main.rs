@@ -91,17 +91,19 @@ fn run(what: What) -> Result<bool> {
             if check { setup::check(extent) } else { setup::install(extent, Voice::Full).map(|()| true) }
         }
         What::BuildEbpf => {
-            setup::install(Extent::Tests, Voice::Quiet)?;
+            setup::install(Extent::Build, Voice::Quiet)?;
             ebpf::build().map(|()| true)
         }
         What::Test { rungs, filter } => {
-            setup::install(Extent::Tests, Voice::Quiet)?;
-            let counts = rungs::run(&rungs::Rung::chosen(&rungs), filter.as_deref())?;
+            let rungs = rungs::Rung::chosen(&rungs);
+            let extent = if rungs.contains(&rungs::Rung::E2e) { Extent::Tests } else { Extent::Build };
+            setup::install(extent, Voice::Quiet)?;
+            let counts = rungs::run(&rungs, filter.as_deref())?;
             println!("{counts}");
             Ok(counts.all_passed())
         }
         What::Demo { keep } => {
-            setup::install(Extent::Tests, Voice::Quiet)?;
+            setup::install(Extent::Build, Voice::Quiet)?;
             rungs::demo(keep)
         }
         What::Bench { names, quick } => {

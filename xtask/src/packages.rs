@@ -47,17 +47,10 @@ const ALWAYS: &[Package] = &[
     package("curl", Sign::Program("curl")),
     package("tcpdump", Sign::Program("tcpdump")),
     package("bpftool", Sign::Program("bpftool")),
-    // Root file systems of containers.
-    package("busybox-static", Sign::Program("busybox")),
-    // Tools that start containers.
-    package("podman", Sign::Program("podman")),
-    package("runc", Sign::Program("runc")),
     // Plain processes: nspawn (and systemd-analyze, of the systemd that it depends on), lxc, bubblewrap.
     package("systemd-container", Sign::Program("systemd-nspawn")),
     package("lxc", Sign::Program("lxc-execute")),
     package("bubblewrap", Sign::Program("bwrap")),
-    // Plugins of others, in one list with ours.
-    package("containernetworking-plugins", Sign::File("/usr/lib/cni/portmap")),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
 ];

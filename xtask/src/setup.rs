@@ -5,14 +5,18 @@
 //! * rustup's nightly with `rust-src`, and any bpf-linker: taken when both are there;
 //! * Debian's `rustc-web`, which comes with its sources and stands in /usr/bin beside rustup's, made known to rustup as the
 //!   toolchain `weft-ebpf`; and bpf-linker built against Debian's LLVM of the same release.
+//!
+//! The tests of whole hosts drive netavark, podman's network program, which Debian 12 has in no version that knows plugins: it is
+//! built once, into `target/tools`, and installed nowhere.
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::metadata::Workspace;
 use crate::{packages, sh};
 
 /// bpf-linker must speak the LLVM of the compiler: this one, LLVM 22, which is rustc-web's.
@@ -22,10 +26,15 @@ const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 /// The toolchain by which rustup knows Debian's compiler; the agent's build script asks for it.
 const TOOLCHAIN: &str = "weft-ebpf";
 
-/// What the machine is to be able to do.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The netavark that the tests drive: plugins came with 1.6.
+const NETAVARK_VERSION: &str = "2.1.0";
+
+/// What the machine is to be able to do; each can do what those before it can.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Extent {
-    /// Build and test.
+    /// Build, and run the tests that make no hosts.
+    Build,
+    /// Run all tests.
     Tests,
     /// Run benchmarks as well.
     Benchmarks,
@@ -74,25 +83,30 @@ struct Missing {
     packages: BTreeSet<&'static str>,
     linker: bool,
     toolchain: bool,
+    /// The directory below which netavark is to be installed.
+    netavark: Option<PathBuf>,
 }
 
 impl Missing {
     fn look(extent: Extent) -> Result<Self> {
         let way = Way::find()?;
         let with_bench = extent == Extent::Benchmarks;
+        let netavark = if extent >= Extent::Tests { netavark_missing()? } else { None };
         if way == Way::Nightly {
-            return Ok(Self { way, packages: packages::missing(false, with_bench), linker: false, toolchain: false });
+            let packages = packages::missing(false, with_bench);
+            return Ok(Self { way, packages, linker: false, toolchain: false, netavark });
         }
         Ok(Self {
             way,
             packages: packages::missing(true, with_bench),
             linker: linker_version() != Some(format!("bpf-linker {LINKER_VERSION}")),
             toolchain: !toolchains()?.join(TOOLCHAIN).join("bin/rustc").exists(),
+            netavark,
         })
     }
 
     fn nothing(&self) -> bool {
-        self.packages.is_empty() && !self.linker && !self.toolchain
+        self.packages.is_empty() && !self.linker && !self.toolchain && self.netavark.is_none()
     }
 
     /// The commands that would install it, in order.
@@ -107,6 +121,9 @@ impl Missing {
         }
         if self.toolchain {
             commands.push(format!("rustup toolchain link {TOOLCHAIN} /usr"));
+        }
+        if let Some(root) = &self.netavark {
+            commands.push(format!("cargo {}", netavark_words(root).join(" ")));
         }
         commands
     }
@@ -154,6 +171,13 @@ pub fn install(extent: Extent, voice: Voice) -> Result<()> {
         rustup.args(["toolchain", "link", TOOLCHAIN, "/usr"]);
         sh::quiet(&format!("make /usr/bin/rustc known to rustup as {TOOLCHAIN}"), &mut rustup)?;
     }
+    if let Some(root) = &missing.netavark {
+        let mut cargo = sh::cargo();
+        cargo.args(netavark_words(root)).env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+        // Half of the time and nine tenths of the size would be for a debugger.
+        cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        sh::quiet(&format!("build netavark {NETAVARK_VERSION} for the tests (some minutes, once)"), &mut cargo)?;
+    }
     let still = Missing::look(extent)?;
     if !still.nothing() {
         bail!("setup ran, and this is still missing:\n  {}", still.commands().join("\n  "));
@@ -200,6 +224,20 @@ fn linker_words() -> Vec<&'static str> {
     let mut words = vec!["install", "bpf-linker", "--version", LINKER_VERSION];
     words.extend(["--no-default-features", "--features", "llvm-22", "--force"]);
     words
+}
+
+/// Where netavark is to be installed, if it is not there in this version.
+fn netavark_missing() -> Result<Option<PathBuf>> {
+    let root = Workspace::read()?.target.join("tools");
+    let said = sh::read(Command::new(root.join("bin/netavark")).arg("--version")).unwrap_or_default();
+    Ok((said.trim() != format!("netavark {NETAVARK_VERSION}")).then_some(root))
+}
+
+/// Not optimised: it is started a few times only.
+fn netavark_words(root: &Path) -> Vec<String> {
+    let root = root.to_string_lossy();
+    let words = ["install", "netavark", "--version", NETAVARK_VERSION, "--locked", "--debug", "--force", "--root", &root];
+    words.map(str::to_owned).to_vec()
 }
 
 /// Whether rustup's nightly has its sources and there is a bpf-linker.

@@ -6,6 +6,7 @@
 //! | path | what is there |
 //! |---|---|
 //! | `/run` | an empty directory, `<host's directory>/home/run` from outside |
+//! | `/run/weft` | the run directory of the host's agent |
 //! | `/etc`, `/opt`, `/var/lib` | the machine's, and over it (overlayfs, in memory) whatever is changed |
 //! | `/sys/fs/cgroup` | cgroup v2 alone, with the host's group as its root; no controllers where the machine has them in v1 |
 //! | all else | the machine's |
@@ -24,7 +25,7 @@ use crate::eventually::{SOON, eventually};
 use crate::host::Host;
 use crate::place::{Daemon, Output, Place, tail};
 
-/// Makes the mounts and stays. `$1` is a directory of ours, `$2` the host's cgroup.
+/// Makes the mounts and stays. `$1` is a directory of ours, `$2` the host's cgroup, `$3` its agent's run directory.
 ///
 /// What is changed lies in memory, because an upper layer may not lie within its lower one, nor on another overlay: the
 /// directory of the tests is below `/`, which is an overlay where the tests run in a container.
@@ -35,6 +36,7 @@ for d in etc opt var/lib; do
     mount -t overlay -o "lowerdir=/$d,upperdir=$1/layers/$d/upper,workdir=$1/layers/$d/work" weft-home "/$d"
 done
 mount --bind "$1/run" /run
+mount --bind "$3" /run/weft
 mount --bind "$2" /sys/fs/cgroup
 echo ready
 exec sleep infinity
@@ -62,11 +64,12 @@ impl Home {
             }
             _ => {}
         }
-        for name in ["run", "layers"] {
-            fs::create_dir_all(dir.join(name)).with_context(|| format!("create {}/{name}", dir.display()))?;
+        let agents = host.agent.run_dir();
+        for path in [dir.join("run/weft"), dir.join("layers"), agents.clone()] {
+            fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
         }
         let unshare = ["unshare", "--mount", "--cgroup", "--propagation", "private", "--", "sh", "-ec", KEEPER, "sh"];
-        let words = unshare.iter().map(Path::new).chain([dir.as_path(), host.place().cgroup()]);
+        let words = unshare.iter().map(Path::new).chain([dir.as_path(), host.place().cgroup(), &agents]);
         // Its output tells when it is ready, and a former one's is still there after a loss of power.
         let said = host.dir().join("home-keeper.out");
         fs::write(&said, "").with_context(|| format!("empty {}", said.display()))?;
