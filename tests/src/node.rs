@@ -43,6 +43,17 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     }
 }
 
+/// Finds a tool of others' that `cargo xtask setup` has built: in `tools/bin` beside the directory of our binaries.
+///
+/// # Errors
+/// When it is not there; the error names the command that builds it.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    let target = binary("weftd")?.ancestors().nth(2).map(Path::to_owned).context("our binaries are in no target directory")?;
+    let path = target.join("tools/bin").join(name);
+    ensure!(path.is_file(), "no {}; `cargo xtask setup` builds it", path.display());
+    Ok(path)
+}
+
 /// The agent of one host.
 #[derive(Debug)]
 pub struct Node {
