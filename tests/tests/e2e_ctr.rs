@@ -1,6 +1,5 @@
 //! containerd 1.6 and `ctr run --cni`: containers of two hosts, through their whole life.
 
-use serde_json::json;
 use weft_tests::Topology;
 use weft_tests::clients::rootfs::{ask, serve};
 use weft_tests::clients::{Ctr, cluster_at_home, install_cni, nothing_left, resolves, says};
@@ -12,8 +11,8 @@ fn containers_of_two_hosts_meet_by_address_name_and_virtual_ip_and_leave_nothing
     let homes = cluster_at_home(&t).unwrap();
     let [h1, h2] = [t.host(1), t.host(2)];
     // ctr says no name, so the name is a service's, which the network's configuration says.
-    install_cni(&homes[0], &[("weft", json!({ "service": "one:8080" }))]).unwrap();
-    install_cni(&homes[1], &[("weft", json!({ "service": "two:8080" }))]).unwrap();
+    install_cni(h1, &homes[0], &[("weft", &["--service", "one:8080"])]).unwrap();
+    install_cni(h2, &homes[1], &[("weft", &["--service", "two:8080"])]).unwrap();
     let [one, two] = [1, 2].map(|n| Ctr::start(t.host(n), &homes[n - 1]).unwrap());
     let [dns1, dns2] = [h1, h2].map(|host| server_of(&host.agent.status().unwrap()).unwrap());
 

@@ -1,10 +1,11 @@
 //! podman 4.3.1 with runc, over CNI: containers of two hosts, through their whole life.
 
-use serde_json::json;
 use weft_tests::clients::rootfs::{ask, serve};
 use weft_tests::clients::{Podman, ask_dns, cluster_at_home, install_cni, nothing_left, resolves, says};
 use weft_tests::eventually::SOON;
 use weft_tests::{Topology, eventually};
+
+const LIST: &str = "/etc/cni/net.d/10-weft.conflist";
 
 const IDLE: [&str; 2] = ["/bin/sleep", "100000"];
 
@@ -18,9 +19,9 @@ fn containers_of_two_hosts_meet_by_address_name_and_virtual_ip_through_restarts_
     let homes = cluster_at_home(&t).unwrap();
     let [h1, h2] = [t.host(1), t.host(2)];
     h1.netctl(["network", "create", "blue", "--cidr", "10.245.0.0/16", "--vni", "2"]).unwrap().success().unwrap();
-    let lists = [("weft", json!({})), ("web", json!({ "service": "web:8080" })), ("blue", json!({ "network": "blue" }))];
-    for home in &homes {
-        install_cni(home, &lists).unwrap();
+    let lists: [(&str, &[&str]); 3] = [("weft", &[]), ("web", &["--service", "web:8080"]), ("blue", &["--network", "blue"])];
+    for (host, home) in t.hosts().iter().zip(&homes) {
+        install_cni(host, home, &lists).unwrap();
     }
     let [one, two] = [1, 2].map(|n| Podman::new(t.host(n), &homes[n - 1]).unwrap());
 
@@ -89,7 +90,10 @@ fn without_an_agent_a_run_says_so_and_a_removal_is_made_up_for() {
     let t = Topology::new(1).unwrap();
     let homes = cluster_at_home(&t).unwrap();
     let (host, home) = (t.host(1), &homes[0]);
-    install_cni(home, &[("weft", json!({ "timeout": 1 }))]).unwrap();
+    install_cni(host, home, &[("weft", &[])]).unwrap();
+    // Not for half a minute.
+    let list = home.exec(["cat", LIST]).unwrap().success().unwrap().stdout;
+    home.write(LIST, &list.replace(r#""type": "weft""#, r#""type": "weft", "timeout": 1"#)).unwrap();
     let podman = Podman::new(host, home).unwrap();
     podman.run("one", "weft", &[], &words(&IDLE)).unwrap().success().unwrap();
     resolves(host, "one.skydns.local", &[&podman.address("one", "weft").unwrap()]).unwrap();
@@ -97,7 +101,7 @@ fn without_an_agent_a_run_says_so_and_a_removal_is_made_up_for() {
     host.agent.kill9().unwrap();
     let refused = podman.run("two", "weft", &[], &words(&IDLE)).unwrap();
     assert!(!refused.status.success(), "{refused:?}");
-    for word in ["/run/weft/weft.sock", "weftd"] {
+    for word in ["weft.sock", "is weftd running"] {
         assert!(refused.stderr.contains(word), "no word of {word}: {refused:?}");
     }
     podman.podman(["rm", "--all", "--force", "--time", "0"]).unwrap().success().unwrap();

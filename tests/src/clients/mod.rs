@@ -13,14 +13,12 @@ pub mod rootfs;
 use std::fs;
 use std::io;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, ensure};
 
 use crate::dns::{Answer, dig, server_of};
 use crate::etcd::EtcdHandle;
 use crate::eventually::{SOON, eventually};
 use crate::host::Host;
-use crate::node::binary;
 use crate::place::Output;
 use crate::topology::Topology;
 
@@ -42,24 +40,16 @@ pub fn cluster_at_home(topology: &Topology) -> Result<Vec<Home>> {
     Ok(homes)
 }
 
-/// Puts the CNI plugin in place under its type's name, and one list per entry: name, and further members of the plugin's
-/// configuration.
+/// Puts the CNI plugin in place as an administrator does, with `netctl cni install`, and one list per entry: its name, and
+/// further options of that command.
 ///
 /// # Errors
-/// When the plugin was not built, or the kernel refuses.
-pub fn install_cni(home: &Home, lists: &[(&str, Value)]) -> Result<()> {
-    let plugin = home.outside("/opt/cni/bin/weft");
-    home.empty("/opt/cni/bin")?;
-    let built = binary("weft-cni")?;
-    std::os::unix::fs::symlink(&built, &plugin).with_context(|| format!("link {}", plugin.display()))?;
+/// When `netctl` refuses.
+pub fn install_cni(host: &Host, home: &Home, lists: &[(&str, &[&str])]) -> Result<()> {
     // The network that podman's package brings is none of ours, and ctr takes the first of all lists.
     home.empty("/etc/cni/net.d")?;
-    for (number, (name, more)) in lists.iter().enumerate() {
-        let mut plugin = serde_json::json!({ "type": "weft", "capabilities": { "portMappings": true, "aliases": true } });
-        let (Some(plugin), Some(more)) = (plugin.as_object_mut(), more.as_object()) else { bail!("{more} is no object") };
-        plugin.extend(more.clone());
-        let list = serde_json::json!({ "cniVersion": "1.0.0", "name": name, "plugins": [plugin] });
-        home.write(&format!("/etc/cni/net.d/{}-{name}.conflist", 10 + number), &list.to_string())?;
+    for (name, options) in lists {
+        host.netctl([&["cni", "install", "--name", name], *options].concat())?.success()?;
     }
     Ok(())
 }
