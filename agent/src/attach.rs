@@ -26,11 +26,12 @@ mod wait;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use ipnet::IpNet;
-use tokio::sync::{Mutex, watch};
-use tracing::info;
+use tokio::sync::{Mutex, Notify, watch};
+use tracing::{info, warn};
 use weft_agent::kernel::netns::NetNs;
 use weft_agent::kernel::veth::VethSpec;
 use weft_api::{Attached, Code};
@@ -42,8 +43,12 @@ use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
 use crate::registrar::records;
+use crate::state::journal::{Delta, Log};
 use crate::state::{Attachment, Journal, StateDir};
-use crate::view::{Health, View};
+use crate::view::{Health, View, chain};
+
+/// How often the disk is asked to take the journal.
+const SYNC_PAUSE: Duration = Duration::from_secs(1);
 
 /// The attachments as the loops see them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,6 +85,8 @@ pub struct Surroundings {
 pub struct Attachments {
     state: Arc<StateDir>,
     journal: Mutex<Journal>,
+    /// Where the journal is written; locked by who holds the journal.
+    log: Arc<std::sync::Mutex<Log>>,
     published: watch::Sender<Arc<Published>>,
     around: Surroundings,
     /// Devices that could not be made anew.
@@ -92,6 +99,8 @@ pub struct Attachments {
     under_way: under_way::UnderWay,
     /// What was asked while no agent answered.
     queue: queue::Queue,
+    /// Told when an attachment is in the journal whose device is about to be made.
+    begun: Notify,
 }
 
 /// Whether a change is one to act on.
@@ -106,7 +115,12 @@ enum Change {
 impl Attachments {
     /// The attachments that the journal knows. Those of an earlier boot are over, and so are those that were being detached.
     #[must_use]
-    pub fn new(state: Arc<StateDir>, mut journal: Journal, around: Surroundings) -> (Arc<Self>, watch::Receiver<Arc<Published>>) {
+    pub fn new(
+        state: Arc<StateDir>,
+        (mut journal, mut log): (Journal, Log),
+        around: Surroundings,
+    ) -> (Arc<Self>, watch::Receiver<Arc<Published>>) {
+        let before = journal.clone();
         let over: Vec<Attachment> =
             journal.attachments.values().filter(|a| a.boot != around.boot || a.withdrawing).cloned().collect();
         for attachment in &over {
@@ -119,11 +133,16 @@ impl Attachments {
         if !over.is_empty() {
             info!(over = over.len(), "attachments of an earlier boot, or half detached, are over");
         }
+        if journal != before
+            && let Err(e) = log.write(&Delta::between(&before, &journal), &journal)
+        {
+            warn!(error = chain(&e), "what is over is still in the journal; the next agent finds it there again");
+        }
         let (published, rx) = watch::channel(Arc::new(Published { generation: 1, by_id: journal.attachments.clone() }));
-        let journal = Mutex::new(journal);
+        let (journal, log) = (Mutex::new(journal), Arc::new(std::sync::Mutex::new(log)));
         let (unmended, followed) = Default::default();
-        let (idle, under_way, queue) = Default::default();
-        (Arc::new(Self { state, journal, published, around, unmended, followed, idle, under_way, queue }), rx)
+        let (idle, under_way, queue, begun) = Default::default();
+        (Arc::new(Self { state, journal, log, published, around, unmended, followed, idle, under_way, queue, begun }), rx)
     }
 
     /// All of them.
@@ -149,11 +168,38 @@ impl Attachments {
     async fn change_as(&self, journal: &mut Journal, change: Change, how: impl FnOnce(&mut Journal)) -> Result<u64, Refusal> {
         let mut next = journal.clone();
         how(&mut next);
-        let (state, copy) = (self.state.clone(), next.clone());
-        let written = tokio::task::spawn_blocking(move || state.write_journal(&copy)).await;
-        written.map_err(|e| Refusal::internal("attachments", &e))?.map_err(|e| Refusal::internal("attachments", &e))?;
-        *journal = next;
+        let delta = Delta::between(journal, &next);
+        let log = self.log.clone();
+        let write = move || {
+            let written = log.lock().unwrap_or_else(PoisonError::into_inner).write(&delta, &next);
+            written.map(|()| next)
+        };
+        let written = tokio::task::spawn_blocking(write).await;
+        *journal =
+            written.map_err(|e| Refusal::internal("attachments", &e))?.map_err(|e| Refusal::internal("attachments", &e))?;
         Ok(self.publish(change, Some(&journal.attachments)))
+    }
+
+    /// Has the disk take what was written of the journal, once a second. Nobody waits for it: see [`crate::state::journal`].
+    pub async fn sync_journal(self: Arc<Self>) {
+        let mut said = None;
+        loop {
+            tokio::time::sleep(SYNC_PAUSE).await;
+            let log = self.log.clone();
+            let synced = tokio::task::spawn_blocking(move || log.lock().unwrap_or_else(PoisonError::into_inner).sync()).await;
+            let error = synced.map_err(|e| chain(&e)).and_then(|synced| synced.map_err(|e| chain(&e))).err();
+            if error != said
+                && let Some(error) = &error
+            {
+                warn!(error, "the journal of attachments is not on the disk");
+            }
+            said = error;
+        }
+    }
+
+    /// Returns once an attachment has begun: its address is known and its device is not there yet.
+    pub async fn begun(&self) {
+        self.begun.notified().await;
     }
 
     /// Tells all that there is something to do for the attachments as they are. Returns the generation that says it is done.
@@ -235,6 +281,7 @@ impl Attachment {
             gateway: self.gateway,
             routes: self.routes.clone(),
             mtu: self.mtu,
+            further: self.further,
         }
     }
 }

@@ -8,7 +8,7 @@ use weft_plan::kernel;
 
 use crate::config::Settings;
 use crate::firewall::Firewall;
-use crate::state::{Journal, StateDir};
+use crate::state::StateDir;
 use crate::subnet_env;
 
 /// Removes programs, maps, packet filter rules, devices, addresses and routes. The store is left alone: the subnet stays this host's.
@@ -35,7 +35,7 @@ pub async fn run(settings: &Settings) -> anyhow::Result<()> {
     if let Some(path) = subnet_env::remove(settings).context("remove the subnet file")? {
         println!("remove file {}", path.display());
     }
-    state.write_journal(&Journal::default())?;
+    state.forget_attachments()?;
     state.forget_uplink()?;
     mounts::release_cgroup2(&settings.run_dir)?;
     info!(removed = actions.len(), "nothing of Weft's is left in the kernel");

@@ -5,6 +5,7 @@
 //! something. Pins of maps are looked at before each change, and every link is. If the programs cannot be loaded the kernel
 //! path carries everything, and [`Outcome::why_not`] says why.
 
+mod fill;
 pub mod look;
 pub mod preview;
 
@@ -20,7 +21,7 @@ use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
 use weft_model::ids::NetworkName;
 use weft_model::snapshot::Snapshot;
 use weft_plan::{Host, maps};
-use weft_proxy::{Context, Ids, Limits, rows};
+use weft_proxy::{Ids, rows};
 
 use crate::view::chain;
 
@@ -160,23 +161,22 @@ impl Fast {
         }
         self.settled = false;
         let has_bpffs = self.sync_pins(&mut outcome);
-        let rows_are_right = match self.sync_rows(snapshot, host, wanted, &mut outcome) {
-            Ok(()) => true,
-            Err(e) => {
-                outcome.problems.push(format!("datapath: {}", chain(&e)));
-                self.shadow = None;
-                false
-            }
-        };
+        let filled = self.fill_maps(snapshot, host, wanted, &mut outcome);
+        let rows_are_right = filled.is_ok();
+        let refused = filled.unwrap_or_else(|e| {
+            outcome.problems.push(format!("datapath: {}", chain(&e)));
+            self.shadow = None;
+            fill::Refused::default()
+        });
         // A program on rows that are not right would drop what it does not know.
         if rows_are_right && has_bpffs {
             let failed_before = (outcome.failed, outcome.problems.len());
-            self.sync_links(host, &mut outcome);
-            if (outcome.failed, outcome.problems.len()) == failed_before {
+            self.sync_links(host, &refused.without_endpoint, &mut outcome);
+            if !refused.any && (outcome.failed, outcome.problems.len()) == failed_before {
                 self.retire_others(&mut outcome);
             }
         }
-        self.settled = rows_are_right && has_bpffs;
+        self.settled = rows_are_right && !refused.any && has_bpffs;
         outcome.sockets = self.sockets;
         let uplink = host.uplink.as_ref();
         outcome.fast = self.attached.contains_key(UPLINK) && rows_are_right;
@@ -242,43 +242,7 @@ impl Fast {
         false
     }
 
-    fn sync_rows(
-        &mut self,
-        snapshot: &Snapshot,
-        host: &Host,
-        wanted: &maps::Rows,
-        outcome: &mut Outcome,
-    ) -> Result<(), BpfError> {
-        let Some(datapath) = self.open.as_mut() else { return Ok(()) };
-        // A row more or less would not be seen any more once they are counted anew.
-        let mut shadow = match self.shadow.take().filter(|_| datapath.maps().have_as_many_rows()) {
-            Some(shadow) => shadow,
-            None => Shadow { maps: read_maps(datapath)?, services: read_services(datapath)? },
-        };
-        for action in maps::diff(wanted, &shadow.maps) {
-            debug!(%action, "datapath");
-            put_map(datapath, &action).inspect_err(|_| outcome.failed += 1)?;
-            outcome.done += 1;
-        }
-        shadow.maps.clone_from(wanted);
-
-        let ids = self.ids.get_or_insert_with(|| Ids::seeded(&shadow.services));
-        let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
-        let desired =
-            weft_proxy::desired(&weft_proxy::wanted(&services, &numbers(host)), &shadow.services, ids, &Limits::default());
-        outcome.problems.extend(desired.unprogrammed.iter().map(ToString::to_string));
-        for action in weft_proxy::diff(&desired.rows, &shadow.services) {
-            debug!(%action, "datapath");
-            put_service(datapath, &action).inspect_err(|_| outcome.failed += 1)?;
-            shadow.services.apply(&action);
-            outcome.done += 1;
-        }
-        self.shadow = Some(shadow);
-        datapath.maps_mut().settle();
-        Ok(())
-    }
-
-    fn sync_links(&mut self, host: &Host, outcome: &mut Outcome) {
+    fn sync_links(&mut self, host: &Host, without_endpoint: &BTreeSet<String>, outcome: &mut Outcome) {
         let Some(datapath) = self.open.as_ref() else { return };
         let there: BTreeMap<String, LinkState> = match datapath.links() {
             Ok(links) => links.into_iter().map(|l| (l.name.clone(), l)).collect(),
@@ -288,6 +252,10 @@ impl Fast {
             }
         };
         for step in self.link_steps(host, &there) {
+            // A program without the row would drop all that comes from there.
+            if matches!(&step, LinkStep::Container { id, .. } if without_endpoint.contains(id)) {
+                continue;
+            }
             self.take_link_step(&step, outcome);
         }
     }

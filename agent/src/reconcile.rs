@@ -156,7 +156,10 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             break tokio::select! {
             Ok(()) = inputs.view.changed() => false,
             Ok(()) = inputs.own.changed() => true,
-            Ok(()) = inputs.published.changed() => true,
+            // What a new attachment needs is another plan than was carried out last; what became of a device the kernel tells.
+            Ok(()) = inputs.published.changed() => false,
+            // Its rows that need no device are written while that is being made.
+            () = inputs.attachments.begun() => false,
             Ok(()) = inputs.networks.changed() => true,
             () = inputs.events.changed() => true,
             () = inputs.firewall.changed() => false,
@@ -500,6 +503,7 @@ fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &P
 
 /// Attachments as plans have them, with the numbers that their devices have now.
 pub fn attachments(published: &Published, networks: &Known) -> Vec<weft_plan::Attachment> {
+    let first = |a: &Attachment| !a.further || !published.by_id.values().any(|b| !b.further && b.netns_cookie == a.netns_cookie);
     let attachment = |a: &Attachment| weft_plan::Attachment {
         id: a.id.to_string(),
         address: a.address,
@@ -507,7 +511,8 @@ pub fn attachments(published: &Published, networks: &Known) -> Vec<weft_plan::At
         mac: a.mac,
         host_ifname: a.host_ifname.clone(),
         host_index: index_of(&a.host_ifname),
-        netns_cookie: a.netns_cookie,
+        // Sockets follow the network of the namespace's first interface.
+        netns_cookie: if first(a) { a.netns_cookie } else { 0 },
         network: networks.number(a.network.as_ref()),
         publish: a.publish.clone(),
     };

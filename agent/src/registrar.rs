@@ -333,6 +333,7 @@ mod tests {
             port: Some(8080),
             proto: Proto::Udp,
             labels: BTreeMap::new(),
+            further: false,
             withdrawing: false,
             owner: None,
             aliases: Vec::new(),

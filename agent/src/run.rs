@@ -141,6 +141,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     // First what could not be asked for while no agent was here: whoever asks now may ask for what that frees.
     attachments.replay().await;
     tokio::spawn(attachments.clone().follow_queue());
+    tokio::spawn(attachments.clone().sync_journal());
     tokio::spawn(admin::serve(listener, admin.clone()));
     let docker_socket = serve_docker(&settings, &attachments, &docker_reason.0)?;
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));

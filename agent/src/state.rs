@@ -4,13 +4,15 @@
 //! |---|---|
 //! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
 //! | `networks.json` | further networks: the numbers that rows know them by, and the subnet last had in each |
-//! | `attachments.json` | who has which address, and when an address was last given back |
+//! | `attachments.log` | who has which address, and when an address was last given back: see [`journal`] |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
 //!
-//! Files are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
+//! Files but the log are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
 //! are read back from the store, and attachments from a copy in the run directory, which lasts as long as they can: until
 //! the next boot. The run directory also has `uplink.json`, the uplink of the last agent (`last_uplink`).
+
+pub mod journal;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -30,6 +32,7 @@ use weft_model::record::Proto;
 use crate::attach::handed::Handed;
 use crate::last_uplink::LastUplink;
 use crate::networks::Remembered;
+use journal::Log;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,6 +145,9 @@ pub struct Attachment {
     /// Labels for selectors.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// Whether its namespace had an interface of ours before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub further: bool,
     /// Whether it is being detached: nobody is sent there any more, and a new agent makes an end of it.
     #[serde(default)]
     pub withdrawing: bool,
@@ -257,23 +263,20 @@ impl StateDir {
         write(&self.path.join("networks.json"), networks, true)
     }
 
-    /// The attachments.
+    /// The attachments, and the log that goes on with them.
     ///
     /// # Errors
-    /// The file cannot be read.
-    pub fn journal(&self) -> Result<Journal, StateError> {
-        let lost = || read(&self.run_dir.join("attachments.json"));
-        Ok(read(&self.path.join("attachments.json"))?.map_or_else(lost, |journal| Ok(Some(journal)))?.unwrap_or_default())
+    /// A file cannot be read, is damaged, or cannot be written.
+    pub fn journal(&self) -> Result<(Journal, Log), StateError> {
+        Log::open(&self.path, &self.run_dir)
     }
 
-    /// Remembers the attachments.
+    /// Forgets all attachments, whatever is known of them.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn write_journal(&self, journal: &Journal) -> Result<(), StateError> {
-        write(&self.path.join("attachments.json"), journal, true)?;
-        // It need not survive a crash of the host: what it names does not either.
-        write(&self.run_dir.join("attachments.json"), journal, false)
+    /// A file cannot be written.
+    pub fn forget_attachments(&self) -> Result<(), StateError> {
+        Log::anew(&self.path, &self.run_dir, &Journal::default()).map(drop)
     }
 
     /// The uplink of the last agent.
@@ -344,16 +347,6 @@ fn random<const N: usize>() -> Result<[u8; N], StateError> {
     Ok(bytes)
 }
 
-impl Journal {
-    /// The IPv4 addresses that are given to somebody.
-    pub fn addresses_v4(&self) -> std::collections::BTreeSet<Ipv4Addr> {
-        let attached = self.attachments.values().map(|a| a.address);
-        attached
-            .chain(self.handed.addresses().filter_map(|a| if let std::net::IpAddr::V4(v4) = a { Some(v4) } else { None }))
-            .collect()
-    }
-}
-
 /// The kernel's id of this boot.
 ///
 /// # Errors
@@ -384,16 +377,6 @@ mod tests {
         assert_eq!((first.instance.as_str(), first.vtep_mac.to_string().as_str()), ("i", "02:00:00:00:00:01"));
         assert!(first.vtep_mac6 != unset() && first.vtep_mac6 != first.vtep_mac);
         assert_eq!(open(), first);
-    }
-
-    #[test]
-    fn attachments_outlive_the_state_directory() {
-        let (state, run) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let mut journal = Journal::default();
-        journal.released.insert(Ipv4Addr::new(10, 244, 3, 9), 7);
-        StateDir::open(state.path(), run.path()).unwrap().write_journal(&journal).unwrap();
-        let anew = tempfile::tempdir().unwrap();
-        assert_eq!(StateDir::open(anew.path(), run.path()).unwrap().journal().unwrap(), journal);
     }
 
     #[test]

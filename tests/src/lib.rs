@@ -9,6 +9,7 @@
 //! Read [`topology`] first: it draws what is built. Then [`node`] (agents), [`container`], [`traffic`] and [`dns`] (what goes on
 //! in them), [`wire`] (what is seen of it between hosts), [`clients`] (podman and the like on a host), [`mod@eventually`] (how to wait) and [`teardown`] (how nothing stays behind).
 
+pub mod api;
 pub mod bridge;
 pub mod cgroup;
 pub mod clients;
@@ -20,6 +21,7 @@ pub mod flannel;
 pub mod host;
 pub mod node;
 pub mod place;
+pub mod plugin;
 pub mod signals;
 pub mod teardown;
 pub mod topology;

@@ -14,11 +14,13 @@ use crate::sh;
 pub enum Name {
     /// Packets between containers, beside flannel's layout and the bare wire
     Overlay,
+    /// Attaching and detaching, beside the bridge plugin with host-local
+    Attach,
 }
 
 impl Name {
     /// All of them.
-    const ALL: [Self; 1] = [Self::Overlay];
+    const ALL: [Self; 2] = [Self::Overlay, Self::Attach];
 
     /// Those that were asked for, or all.
     pub fn chosen(asked: &[Self]) -> Vec<Self> {
@@ -28,6 +30,7 @@ impl Name {
     fn word(self) -> &'static str {
         match self {
             Self::Overlay => "overlay",
+            Self::Attach => "attach",
         }
     }
 }

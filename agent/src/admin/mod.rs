@@ -3,6 +3,7 @@
 //! [`route`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
 //! changes the kernel. A request is small, an answer is whole, and a refusal is a sentence.
 
+mod caller;
 mod cluster;
 mod drops;
 mod endpoints;
@@ -14,6 +15,7 @@ mod reservations;
 mod services;
 mod status;
 
+pub use caller::Caller;
 pub use networks::IN_USE;
 
 use std::collections::HashMap;
@@ -162,8 +164,9 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
             }
         };
         let admin = admin.clone();
+        let caller = Caller::of(&stream);
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request| answer(admin.clone(), request));
+            let service = hyper::service::service_fn(|request| answer(admin.clone(), caller.clone(), request));
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
             // Without it a caller who sends a request and goes away at once has it read, and dropped before it is looked at
@@ -177,7 +180,7 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(admin: Arc<Admin>, caller: Caller, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let query = parse_query(request.uri().query().unwrap_or_default());
@@ -186,7 +189,7 @@ async fn answer(admin: Arc<Admin>, request: Request<Incoming>) -> Result<Respons
         Err(e) => return Ok(refuse(&Refusal::invalid(format!("read the request: {e}")))),
     };
     debug!(%method, path, "request");
-    Ok(match route(&admin, &method, &path, &query, &body).await {
+    Ok(match route(&admin, &caller, &method, &path, &query, &body).await {
         Ok(response) => response,
         Err(refusal) => {
             if refusal.code == Code::Internal {
@@ -202,6 +205,7 @@ type Query = HashMap<String, String>;
 /// Everything that can be asked.
 async fn route(
     admin: &Arc<Admin>,
+    caller: &Caller,
     method: &Method,
     path: &str,
     query: &Query,
@@ -236,7 +240,7 @@ async fn route(
         (&Method::GET, ["v1", "services", namespace, name]) => json(&admin.service(namespace, name)?),
         (&Method::DELETE, ["v1", "services", namespace, name]) => json(&admin.service_rm(namespace, name).await?),
         (&Method::GET, ["v1", "attachments"]) => json(&admin.attachments.list()),
-        (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach(parse(body)?).await?),
+        (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach_for(parse(body)?, caller.clone()).await?),
         (&Method::PATCH, ["v1", "attachments", id]) => json(&admin.attachments.describe(id, parse(body)?).await?),
         (&Method::POST, ["v1", "attachments", "release"]) => json(&admin.attachments.release(parse(body)?).await?),
         (&Method::POST, ["v1", "attachments", "gc"]) => json(&admin.attachments.gc(parse(body)?).await?),

@@ -194,12 +194,12 @@ impl Ground {
     }
 
     /// The IPv6 address that goes with an address.
-    fn twin(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
+    pub(super) fn twin(&self, address: Ipv4Addr) -> Option<Ipv6Addr> {
         self.v6.and_then(|(_, subnet6)| ipam::address6(address, self.subnet, subnet6))
     }
 
     /// An address for a container: the one that is wanted, or any.
-    fn choose(&self, family: Family, wanted: Option<IpAddr>, used: &Used<'_>) -> Result<IpAddr, Refusal> {
+    pub(super) fn choose(&self, family: Family, wanted: Option<IpAddr>, used: &Used<'_>) -> Result<IpAddr, Refusal> {
         let Some(wanted) = wanted else { return self.choose_any(family, used) };
         let (could_be, subnet) = match (wanted, self.v6) {
             (IpAddr::V4(v4), _) => (ipam::container_addresses(self.subnet).any(|a| a == v4), IpNet::V4(self.subnet)),
@@ -241,7 +241,7 @@ impl Ground {
 }
 
 /// What is in use on this host.
-struct Used<'a> {
+pub(super) struct Used<'a> {
     /// Addresses in use.
     all: BTreeSet<IpAddr>,
     /// Reserved IPv4 addresses that nothing uses yet.
@@ -251,7 +251,7 @@ struct Used<'a> {
 }
 
 impl<'a> Used<'a> {
-    fn new(journal: &'a Journal) -> Self {
+    pub(super) fn new(journal: &'a Journal) -> Self {
         let attached: BTreeSet<IpAddr> = journal.attachments.values().flat_map(Attachment::addresses).collect();
         let busy: BTreeSet<IpAddr> = journal.handed.ends.values().map(|end| end.address.into()).collect();
         let lone = journal.handed.reserved.iter().filter(|a| !attached.contains(a) && !busy.contains(a));
@@ -487,6 +487,7 @@ impl Attachments {
             port: end.port,
             proto: end.proto,
             labels: end.labels.clone(),
+            further: false,
             withdrawing: false,
             owner: Some(end.owner.clone()),
             aliases: Vec::new(),
@@ -721,7 +722,7 @@ mod tests {
     fn what_is_reserved_or_an_ends_is_given_to_nobody_else() {
         let journal = journal(&["10.244.3.2", "10.244.3.9"], &[end("a", "10.244.3.3")]);
         assert_eq!(choose(&journal, Family::V4, None).unwrap(), "10.244.3.4");
-        assert_eq!(journal.addresses_v4().len(), 3, "attachments keep away from them too");
+        assert_eq!(Used::new(&journal).all.iter().filter(|a| a.is_ipv4()).count(), 3, "attachments keep away from them too");
         for taken in ["10.244.3.9", "10.244.3.3"] {
             assert!(choose(&journal, Family::V4, Some(taken)).unwrap_err().contains("in use"), "{taken}");
         }

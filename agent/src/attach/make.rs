@@ -1,21 +1,23 @@
 //! An attach, step by step.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{info, warn};
 use weft_agent::kernel::netns::NetNs;
 use weft_agent::kernel::veth;
 use weft_api::{Attach, Attached, Code};
-use weft_model::ids::EndpointId;
+use weft_model::ids::{EndpointId, NetworkName};
 use weft_model::mac::Mac;
-use weft_plan::host::MIN_MTU_V6;
 use weft_plan::ipam;
 
+use super::handed::Used;
 use super::mend::{Fate, fate};
-use super::request::{check, host_ifname, ids, no_subnet, own_networks, refuse_netns};
+use super::request::{check, choose_addresses, host_ifname, ids, no_subnet, own_networks, ranges, refuse_netns};
 use super::under_way::{Held, Making};
 use super::wait::READY_TIMEOUT;
 use super::{Attachments, Change, device_exists, names};
+use crate::admin::Caller;
 use crate::refusal::Refusal;
 use crate::state::{Attachment, Journal, everywhere};
 use crate::view::chain;
@@ -38,13 +40,22 @@ impl Attachments {
     ///
     /// # Errors
     /// Why not; nothing is left behind then.
-    pub async fn attach(self: &std::sync::Arc<Self>, request: Attach) -> Result<Attached, Refusal> {
-        let me = std::sync::Arc::clone(self);
-        let done = tokio::spawn(async move { me.attach_to_its_end(request).await });
+    pub async fn attach(self: &Arc<Self>, request: Attach) -> Result<Attached, Refusal> {
+        self.attach_for(request, Caller::default()).await
+    }
+
+    /// As [`Attachments::attach`]. A tool that has gone away before its container had an address is not attached: it, or whoever
+    /// killed it, has asked for the release meanwhile, perhaps before this was read.
+    ///
+    /// # Errors
+    /// As [`Attachments::attach`].
+    pub async fn attach_for(self: &Arc<Self>, request: Attach, caller: Caller) -> Result<Attached, Refusal> {
+        let me = Arc::clone(self);
+        let done = tokio::spawn(async move { me.attach_to_its_end(request, &caller).await });
         done.await.map_err(|e| Refusal::internal("attach", &e))?
     }
 
-    async fn attach_to_its_end(&self, request: Attach) -> Result<Attached, Refusal> {
+    async fn attach_to_its_end(&self, request: Attach, caller: &Caller) -> Result<Attached, Refusal> {
         check(&request)?;
         // What a plugin wanted taken back while the agent was away comes before what is asked now of the same container.
         self.replay().await;
@@ -58,7 +69,7 @@ impl Attachments {
         let netns = tokio::task::spawn_blocking(move || NetNs::open(&path)).await;
         let netns = netns.map_err(|e| Refusal::internal("attach", &e))?.map_err(|e| refuse_netns(&e))?;
 
-        let (attachment, making) = self.claim(&request, &netns, &held).await?;
+        let (attachment, making) = self.claim(&request, &netns, &held, caller).await?;
         let id = &attachment.id;
         if let Some(making) = making {
             self.make(&attachment, &netns).await?;
@@ -90,10 +101,20 @@ impl Attachments {
 
     /// Puts an attachment into the journal, or finds the one that the same request made before. Its device is to be made as
     /// long as there is a [`Making`].
-    async fn claim(&self, request: &Attach, netns: &NetNs, held: &Held<'_>) -> Result<(Attachment, Option<Making<'_>>), Refusal> {
+    async fn claim(
+        &self,
+        request: &Attach,
+        netns: &NetNs,
+        held: &Held<'_>,
+        caller: &Caller,
+    ) -> Result<(Attachment, Option<Making<'_>>), Refusal> {
         loop {
             let mut journal = self.journal.lock().await;
             held.go_on()?;
+            // Asked while a release would wait for us: who is there now has not asked for one yet.
+            if request.owner.is_some() && caller.is_gone() {
+                return Err(Refusal::conflict("attach: whoever asked for it went away before it was attached"));
+            }
             match self.look_for(&journal, request, netns) {
                 There::Same(there) => {
                     // Somebody may have removed it, or an agent was killed before it made it.
@@ -118,15 +139,16 @@ impl Attachments {
                     self.detach_to_its_end(&there.id).await?;
                 }
                 There::Nothing => {
-                    let attachment = self.new_attachment(request, netns, &journal)?;
+                    let attachment = self.new_attachment(request, netns, &journal).await?;
                     self.check_ports(&attachment, &attachment.publish, &journal).await?;
                     let making = self.under_way.make(&attachment.id);
                     // First the journal: a crash after this leaves an entry that is made true or given up, never an address used
-                    // twice. And published before it is made: a pair that nobody lists is swept away. But quietly, for there is
-                    // nothing to do before it is made.
+                    // twice. And published before it is made: a pair that nobody lists is swept away. But quietly: its
+                    // record waits for the device, and the reconcile loop alone has something to do before.
                     let id = attachment.id.clone();
                     let add = |next: &mut Journal| drop(next.attachments.insert(id, attachment.clone()));
                     self.change_as(&mut journal, Change::Quiet, add).await?;
+                    self.begun.notify_one();
                     return Ok((attachment, Some(making)));
                 }
             }
@@ -152,10 +174,13 @@ impl Attachments {
         if same { There::Same(there) } else { There::Elsewhere(there) }
     }
 
-    fn new_attachment(&self, request: &Attach, netns: &NetNs, journal: &Journal) -> Result<Attachment, Refusal> {
+    async fn new_attachment(&self, request: &Attach, netns: &NetNs, journal: &Journal) -> Result<Attachment, Refusal> {
         let network = request.network.clone().filter(|name| !name.is_default());
-        let beside = journal.attachments.values().find(|a| a.is_of(netns) && device_exists(&a.host_ifname));
-        if let Some(other) = beside {
+        let beside: Vec<&Attachment> =
+            journal.attachments.values().filter(|a| a.is_of(netns) && device_exists(&a.host_ifname)).collect();
+        let same_network = beside.iter().find(|a| a.network == network);
+        // A tool that asks for a second one knows what it does.
+        if let Some(other) = same_network.filter(|_| request.owner.is_none()) {
             return Err(Refusal::conflict(format!(
                 "attach: {} is attached already, as {} by {}; a namespace has one interface in a network",
                 request.netns.display(),
@@ -164,22 +189,18 @@ impl Attachments {
             )));
         }
         let snapshot = self.snapshot()?;
-        let report = self.around.report.borrow().clone();
-        let subnet = match &network {
-            None => report.subnet,
-            Some(name) => self.around.networks.borrow().subnet(name),
-        };
-        let (Some(subnet), Some(mtu)) = (subnet, report.mtu) else { return Err(no_subnet()) };
-        let in_use = journal.addresses_v4();
-        let address = ipam::choose_address(subnet, &in_use, &journal.released)
-            .map_err(|full| Refusal::new(Code::Full, format!("attach: {full}")))?;
-        // On a link that is too narrow for IPv6 there is none, and status says so; further networks have none.
-        let wide = mtu >= MIN_MTU_V6 && network.is_none();
-        let address6 = report.subnet6.filter(|_| wide).and_then(|subnet6| ipam::address6(address, subnet, subnet6));
-        let routes = if request.default_route {
-            everywhere()
-        } else {
-            own_networks(&network.as_ref().map_or_else(|| (*snapshot).clone(), |name| snapshot.in_network(name)))
+        let grounds = self.grounds(Duration::ZERO).await?;
+        let name = network.clone().unwrap_or_else(NetworkName::default_network);
+        let ground = grounds.into_iter().find(|ground| ground.network == name).ok_or_else(no_subnet)?;
+        let mtu = self.around.report.borrow().mtu.ok_or_else(no_subnet)?;
+        let (address, address6) = choose_addresses(request, &ground, &Used::new(journal))?;
+        let in_network = || network.as_ref().map_or_else(|| (*snapshot).clone(), |name| snapshot.in_network(name));
+        let routes = match (beside.is_empty(), same_network) {
+            (true, _) if request.default_route => everywhere(),
+            (true, _) => own_networks(&in_network()),
+            (false, None) => ranges(&in_network()),
+            // All of it is reached by the first one.
+            (false, Some(_)) => Vec::new(),
         };
         let attachment = |id: EndpointId| Attachment {
             host_ifname: host_ifname(&id, &request.ifname, journal),
@@ -191,8 +212,8 @@ impl Attachments {
             network: network.clone(),
             address,
             address6,
-            mac: Mac::of_container(address),
-            gateway: ipam::gateway(subnet),
+            mac: request.mac.unwrap_or_else(|| Mac::of_container(address)),
+            gateway: ipam::gateway(ground.subnet),
             routes: routes.clone(),
             mtu,
             boot: self.around.boot.clone(),
@@ -201,6 +222,7 @@ impl Attachments {
             port: request.port,
             proto: request.proto,
             labels: request.labels.clone(),
+            further: !beside.is_empty(),
             withdrawing: false,
             owner: request.owner.clone(),
             aliases: request.aliases.clone(),

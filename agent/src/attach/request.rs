@@ -1,13 +1,17 @@
 //! What is asked of a request to attach, and what is made up where it says nothing.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
 use ipnet::IpNet;
 use weft_agent::kernel::netns::{NetNs, NetnsError};
 use weft_api::{Attach, Code};
 use weft_model::hash::fnv1a;
 use weft_model::ids::{EndpointId, MAX_LABEL, NodeName, check_ifname, sanitise_label};
+use weft_model::mac::Mac;
 use weft_model::snapshot::Snapshot;
 use weft_plan::links;
 
+use super::handed::{Family, Ground, Used};
 use super::names;
 use crate::refusal::Refusal;
 use crate::state::Journal;
@@ -20,18 +24,54 @@ const HASH_DIGITS: usize = 6;
 pub(super) fn check(request: &Attach) -> Result<(), Refusal> {
     let ifname = &request.ifname;
     check_ifname(ifname).map_err(|why| Refusal::invalid(format!("--ifname {ifname:?}: {why}")))?;
+    if let Some(mac) = request.mac.filter(|mac| mac.0[0] & 1 == 1 || *mac == Mac([0; 6])) {
+        return Err(Refusal::invalid(format!(
+            "attach: {mac} is no one interface's Ethernet address; its first byte must be even"
+        )));
+    }
+    for (is_v4, family) in [(true, "IPv4"), (false, "IPv6")] {
+        if request.addresses.iter().filter(|address| address.is_ipv4() == is_v4).count() > 1 {
+            return Err(Refusal::invalid(format!("attach: an interface has one {family} address; give one")));
+        }
+    }
     names::check_request(request)
+}
+
+/// The addresses of a new attachment: those that are asked for, or free ones. The IPv6 address is the one that goes with the
+/// other, while that is free.
+pub(super) fn choose_addresses(
+    request: &Attach,
+    ground: &Ground,
+    used: &Used<'_>,
+) -> Result<(Ipv4Addr, Option<Ipv6Addr>), Refusal> {
+    let about = |refusal: Refusal| Refusal::new(refusal.code, format!("attach: {}", refusal.message));
+    let wanted = |is_v4: bool| request.addresses.iter().find(|address| address.is_ipv4() == is_v4).copied();
+    let IpAddr::V4(address) = ground.choose(Family::V4, wanted(true), used).map_err(about)? else { return Err(no_subnet()) };
+    let twin = ground.twin(address).map(IpAddr::V6);
+    let six = match (wanted(false), twin) {
+        (Some(wanted), _) => Some(ground.choose(Family::V6, Some(wanted), used).map_err(about)?),
+        (None, None) => None,
+        (None, Some(twin)) => {
+            Some(ground.choose(Family::V6, Some(twin), used).or_else(|_| ground.choose(Family::V6, None, used)).map_err(about)?)
+        }
+    };
+    Ok((address, six.and_then(|six| if let IpAddr::V6(six) = six { Some(six) } else { None })))
+}
+
+/// The network's own ranges.
+pub(super) fn ranges(snapshot: &Snapshot) -> Vec<IpNet> {
+    let config = snapshot.network();
+    let both = config.into_iter().flat_map(|config| {
+        let v6 = config.v6.as_ref().map(|range| IpNet::V6(range.network));
+        [Some(IpNet::V4(config.network)), v6].into_iter().flatten()
+    });
+    both.collect()
 }
 
 /// What the overlay leads to, for a namespace that has another way to everywhere else. Virtual IPs are translated before they
 /// meet a route; those that no service has must not go out by the other way.
 pub(super) fn own_networks(snapshot: &Snapshot) -> Vec<IpNet> {
-    let config = snapshot.network();
-    let networks = config.into_iter().flat_map(|config| {
-        let v6 = config.v6.as_ref().map(|range| IpNet::V6(range.network));
-        [Some(IpNet::V4(config.network)), v6].into_iter().flatten()
-    });
-    networks.chain(snapshot.cluster().service_cidrs.iter().copied()).collect()
+    ranges(snapshot).into_iter().chain(snapshot.cluster().service_cidrs.iter().copied()).collect()
 }
 
 pub(super) fn no_subnet() -> Refusal {

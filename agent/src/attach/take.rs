@@ -8,9 +8,11 @@ use weft_agent::kernel::veth;
 use weft_api::{Attached, Gc, Kept, Release};
 use weft_model::ids::EndpointId;
 
+use super::mend::{Fate, fate};
 use super::{Attachments, release};
 use crate::refusal::Refusal;
 use crate::state::{Attachment, Journal};
+use crate::view::chain;
 
 impl Attachments {
     /// Takes everything back that an attach gave. Goes on to its end even if nobody waits for it any more.
@@ -117,6 +119,14 @@ impl Attachments {
         if journal.attachments.get(id).is_none_or(|a| a.netns_cookie != attachment.netns_cookie) {
             // Somebody else detached it meanwhile, and the id may be another's by now.
             return Ok(Some(attached));
+        }
+        if attachment.further
+            && let Fate::There(netns) = fate(&attachment).await
+        {
+            // What is left of them does nothing, and goes with the namespace.
+            if let Err(e) = veth::forget_rules(&attachment.veth(), &netns).await {
+                warn!(%id, error = chain(&e), "rules of a further interface are left");
+            }
         }
         veth::remove(&attachment.host_ifname).await.map_err(|e| Refusal::internal(&format!("detach {id}"), &e))?;
         let forget = |next: &mut Journal| {

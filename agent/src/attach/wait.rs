@@ -14,7 +14,10 @@ use crate::state::Attachment;
 /// How long an attach waits for the agent to be ready, unless the request says.
 pub(super) const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an attach waits for kernel and store to follow.
+/// How long an attach waits for the kernel to follow. What it refuses is told at once; this is for a crowd on a busy host.
+const APPLY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an attach waits for the store to follow.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Attachments {
@@ -53,7 +56,7 @@ impl Attachments {
         let mut report = self.around.report.clone();
         let applied = report.wait_for(|r| r.generation >= generation);
         let refuse = |why: &str| Refusal::new(Code::Internal, format!("attach {id}: {why}"));
-        match tokio::time::timeout(FOLLOW_TIMEOUT, applied).await {
+        match tokio::time::timeout(APPLY_TIMEOUT, applied).await {
             Ok(Ok(report)) => match report.unapplied.get(id) {
                 Some(why) => Err(refuse(why)),
                 None => Ok(()),

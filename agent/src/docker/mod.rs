@@ -256,7 +256,7 @@ mod tests {
     use crate::attach::Surroundings;
     use crate::networks::Known;
     use crate::reconcile::Report;
-    use crate::state::{Journal, StateDir};
+    use crate::state::StateDir;
     use crate::view::Health;
 
     /// A driver of an agent that has not read its store yet.
@@ -272,7 +272,8 @@ mod tests {
             name_servers: Vec::new(),
             networks: watch::channel(Arc::new(Known::default())).1,
         };
-        Driver { attachments: Attachments::new(state, Journal::default(), around).0, ready: Duration::ZERO }
+        let journal = state.journal().unwrap();
+        Driver { attachments: Attachments::new(state, journal, around).0, ready: Duration::ZERO }
     }
 
     async fn ask(socket: &Path, head: &str, body: &[u8]) -> (String, Value) {

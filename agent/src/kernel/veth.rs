@@ -14,6 +14,7 @@
 //! The end inside is made in its namespace and under its name, so no other namespace ever sees it. What the host has beside
 //! (route, neighbour, forwarding) is planned, not made here. Read `veth/inside.rs` for what the container's own end gets.
 
+mod beside;
 mod handed;
 mod inside;
 mod look;
@@ -36,6 +37,7 @@ use super::netlink::{
 };
 use super::netns::NetNs;
 use super::sysctl::SysctlError;
+pub use beside::forget as forget_rules;
 pub use handed::{find_handed, make_handed, settle};
 pub use inside::Mtu;
 pub use look::{look, look_from};
@@ -59,6 +61,8 @@ pub struct VethSpec {
     pub routes: Vec<IpNet>,
     /// MTU of both ends, in bytes.
     pub mtu: u32,
+    /// Whether the namespace had an interface of ours before: then what bears this one's address leaves by this one.
+    pub further: bool,
 }
 
 /// Why there is no veth pair.

@@ -199,6 +199,7 @@ mod tests {
             port: None,
             proto: Proto::Tcp,
             labels: BTreeMap::new(),
+            further: false,
             withdrawing: false,
             owner: None,
             aliases: Vec::new(),

@@ -159,6 +159,7 @@ impl Machine {
             address6: None,
             routes: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
             mtu: self.host.container_mtu(),
+            further: false,
         };
         veth::create_from(&self.netlink, &spec, &netns).await.unwrap();
         self.host.attachments.push(Attachment {

@@ -1,6 +1,6 @@
 //! Veth pairs: whole, or not at all.
 
-use weft_agent::kernel::veth::{Mtu, VethError, VethSpec, create_from, follow_mtu_from};
+use weft_agent::kernel::veth::{Mtu, VethError, VethSpec, create_from, follow_mtu_from, forget_rules, look_from};
 use weft_model::mac::Mac;
 use weft_plan::links;
 
@@ -16,6 +16,7 @@ fn spec() -> VethSpec {
         address6: None,
         routes: vec![ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()],
         mtu: 1450,
+        further: false,
     }
 }
 
@@ -214,4 +215,66 @@ async fn a_name_no_device_can_have_is_refused_by_the_kernel_and_told() {
     let said = chain(&error);
     assert!(said.starts_with(&format!("make veth {} and a/b: ", spec().host_ifname)), "{said}");
     assert!(!host.run("ip link").contains("weft"));
+}
+
+#[tokio::test]
+async fn a_further_interface_leaves_the_way_out_alone_and_answers_by_itself() {
+    let (host, container) = (Place::new(), Place::new());
+    create_from(&host.netlink(), &dual(), &container.netns()).await.unwrap();
+    let further = VethSpec {
+        host_ifname: links::veth_name("web-1", "eth1"),
+        ifname: "eth1".into(),
+        address: [10, 244, 1, 7].into(),
+        address6: Some("fd00:10:244:1::7".parse().unwrap()),
+        mac: Mac([2, 0, 0, 0, 0, 7]),
+        routes: vec!["10.245.0.0/16".parse().unwrap()],
+        further: true,
+        ..spec()
+    };
+    create_from(&host.netlink(), &further, &container.netns()).await.unwrap();
+    let by = |how: &str| container.run(&format!("ip route get {how}"));
+    assert!(by("192.0.2.1").contains("dev eth0") && by("10.245.0.9").contains("dev eth1"));
+    for (from, to) in [("10.244.1.7", "192.0.2.1"), ("fd00:10:244:1::7", "2001:db8::1")] {
+        assert!(by(&format!("{to} from {from}")).contains("dev eth1"), "{}", by(&format!("{to} from {from}")));
+    }
+    assert!(by("192.0.2.1 from 10.244.1.2").contains("dev eth0"));
+    assert!(container.run("ip -o link show eth1").contains("02:00:00:00:00:07"));
+
+    // Host and container reach each other by both.
+    be_gateway(&host);
+    let device = &further.host_ifname;
+    host.run("ip addr add 10.244.1.1/32 dev lo");
+    host.run(&format!("ip route add 10.244.1.7/32 dev {device} && ip route add 10.244.1.2/32 dev {}", spec().host_ifname));
+    host.run("ping -c 1 -W 5 10.244.1.7 && ping -c 1 -W 5 10.244.1.2");
+
+    forget_rules(&further, &container.netns()).await.unwrap();
+    forget_rules(&further, &container.netns()).await.unwrap();
+    host.netlink().remove_device(device).await.unwrap();
+    for family in ["-4", "-6"] {
+        assert!(!container.run(&format!("ip {family} rule")).contains("32000"), "a rule is left");
+    }
+}
+
+#[tokio::test]
+async fn a_pair_is_whole_until_something_of_it_is_not_and_that_is_said() {
+    let (host, container) = (Place::new(), Place::new());
+    let (spec, netns) = (dual(), container.netns());
+    create_from(&host.netlink(), &spec, &netns).await.unwrap();
+    be_gateway(&host);
+    host.run(&format!("ip route add 10.244.1.2/32 dev {}", spec.host_ifname));
+    let look = async || look_from(&host.netlink(), &spec, &netns).await.unwrap();
+    assert_eq!(look().await, Vec::<String>::new());
+    container.run("ip route add 192.0.2.0/24 via 10.244.1.1 dev eth0 onlink && ip link set eth0 mtu 1400");
+    assert_eq!(look().await, Vec::<String>::new(), "what others add is theirs");
+    for (harm, said, mend) in [
+        ("ip route del default", "no route to 0.0.0.0/0 by eth0", "ip route add default via 10.244.1.1 dev eth0 onlink"),
+        ("ip link set eth0 mtu 9000", "the MTU of eth0 is 9000, and 1450 is what passes", "ip link set eth0 mtu 1450"),
+        ("ip -6 addr del fd00:10:244:1::2/128 dev eth0", "no address fd00:10:244:1::2 on eth0", "true"),
+        ("ip link del eth0", "there is no ", "true"),
+    ] {
+        container.run(harm);
+        let wrong = look().await.join("; ");
+        assert!(wrong.contains(said), "{harm}: {wrong}");
+        container.run(mend);
+    }
 }

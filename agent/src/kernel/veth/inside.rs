@@ -19,7 +19,7 @@ use weft_plan::links::veth_mac;
 use weft_plan::routes::{PROTOCOL, Route, Via};
 use weft_plan::sysctls::Sysctl;
 
-use super::{VethError, VethSpec};
+use super::{VethError, VethSpec, beside};
 use crate::kernel::netlink::{
     Answer, Socket, add_address, add_neighbor, add_route, device_by_name, list_routes, no_autoconf, set_link, unless_without_ipv6,
 };
@@ -70,10 +70,13 @@ pub(super) fn furnish(spec: &VethSpec, host_mac: Mac, inside: &mut Socket, netns
             Err(answer) if answer.code() == libc::EEXIST && destination.prefix_len() == 0 => {
                 return Err(VethError::DefaultRoute { ifname: ifname.clone(), netns: netns.path().to_owned() });
             }
+            // Two interfaces of one network have one gateway; a further one reaches it by its own table.
+            Err(answer) if answer.code() == libc::EEXIST && spec.further => {}
             done => done.map_err(step(format!("add {row}")))?,
         }
     }
-    furnish6(spec, spec.mtu, host_mac, inside, netns)
+    furnish6(spec, spec.mtu, host_mac, inside, netns)?;
+    if spec.further { beside::furnish(spec, far.index, inside) } else { Ok(()) }
 }
 
 /// Gives the end inside what it has of IPv6, if it is to have any; what is there already stays. It is up.

@@ -8,6 +8,7 @@
 //! Begin with [`overlay`] (what is measured), then [`stage`] (on what), [`measure`] and [`ends`] (how). Traffic goes between
 //! network namespaces of [`weft_tests::topology`] only, which are taken down at the end, also after Ctrl-C.
 
+mod attach;
 mod death;
 mod ends;
 mod heal;
@@ -39,6 +40,8 @@ struct Args {
 enum What {
     /// Packets between containers: Weft, flannel's layout, the bare wire
     Overlay(Options),
+    /// Attaching and detaching: the agent's socket, weft-cni, the bridge plugin; two hundred at once
+    Attach(Options),
     /// One end of a measurement; started by the others
     #[command(subcommand, hide = true)]
     End(ends::End),
@@ -58,7 +61,8 @@ struct Options {
 fn main() -> ExitCode {
     let outcome = match Args::parse().what {
         What::End(end) => return report(end.run()),
-        What::Overlay(options) => bench(&options),
+        What::Overlay(options) => bench(&options, overlay::run),
+        What::Attach(options) => bench(&options, attach::run),
     };
     // Whatever failed after Ctrl-C failed because everything was being taken down.
     if signals::ending() {
@@ -67,9 +71,9 @@ fn main() -> ExitCode {
     report(outcome)
 }
 
-fn bench(options: &Options) -> Result<()> {
+fn bench(options: &Options, run: fn(bool) -> Result<report::Report>) -> Result<()> {
     std::fs::create_dir_all(&options.out).with_context(|| format!("create {}", options.out.display()))?;
-    let report = overlay::run(options.quick)?;
+    let report = run(options.quick)?;
     print!("{}", report.table());
     let written = report.write(&options.out)?;
     println!("\nwritten: {}", written.join(" "));

@@ -124,6 +124,19 @@ impl Row {
         Self::new(what, q.unit, q.samples(ours).and_then(Quartiles::of))
     }
 
+    /// A variant whose own figures are what the goal is about.
+    pub fn itself(what: &str, q: &Quantity, ours: &str) -> Self {
+        let own = q.samples(ours).and_then(Quartiles::of);
+        Self { against: ours.to_owned(), figure: own, ..Self::new(what, q.unit, own) }
+    }
+
+    /// The smallest and the largest sample of a variant.
+    pub fn bounds(what: &str, q: &Quantity, of: &str, (low, high): (f64, f64)) -> Self {
+        let median = q.samples(of).and_then(Quartiles::of).map(|q| q.median);
+        let ours = median.map(|median| Quartiles { low, median, high });
+        Self { against: format!("{of} (least…most)"), ..Self::new(what, q.unit, ours) }
+    }
+
     /// A number that was counted once.
     pub fn count(what: &str, number: f64, of: &str) -> Self {
         let once = Quartiles::of(&[number]);

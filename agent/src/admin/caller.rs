@@ -1,0 +1,51 @@
+//! Who asks, as far as it matters: whether he is still there.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::net::UnixStream;
+
+/// The other end of a connection.
+#[derive(Clone, Debug, Default)]
+pub struct Caller {
+    /// None if there is no such thing, or none that can be asked.
+    stream: Option<Arc<OwnedFd>>,
+}
+
+impl Caller {
+    /// Who is at the other end.
+    pub fn of(stream: &UnixStream) -> Self {
+        Self { stream: stream.as_fd().try_clone_to_owned().ok().map(Arc::new) }
+    }
+
+    /// Whether he has closed the connection, or was killed. One who only has no more to say is there: he waits for the answer.
+    pub fn is_gone(&self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        // POLLHUP, which is always looked for, means both directions (`unix_poll`).
+        let mut asked = [PollFd::new(stream.as_fd(), PollFlags::empty())];
+        let [asked] = match poll(&mut asked, PollTimeout::ZERO) {
+            Ok(_) => asked,
+            Err(_) => return false,
+        };
+        asked.revents().is_some_and(|seen| seen.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_closed_is_gone_and_who_only_said_all_he_had_to_say_is_not() {
+        use tokio::io::AsyncWriteExt;
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let caller = Caller::of(&ours);
+        assert!(!caller.is_gone() && !Caller::default().is_gone());
+        theirs.write_all(b"POST").await.unwrap();
+        theirs.shutdown().await.unwrap();
+        assert!(!caller.is_gone());
+        drop(theirs);
+        assert!(caller.is_gone(), "although there is something to read");
+    }
+}
