@@ -51,6 +51,15 @@ const ALWAYS: &[Package] = &[
     package("systemd-container", Sign::Program("systemd-nspawn")),
     package("lxc", Sign::Program("lxc-execute")),
     package("bubblewrap", Sign::Program("bwrap")),
+    // The tools that start containers. runc is named with podman, so that apt takes it and not crun, podman's first choice.
+    package("podman", Sign::Program("podman")),
+    package("conmon", Sign::Program("conmon")),
+    package("runc", Sign::Program("runc")),
+    package("containerd", Sign::Program("ctr")),
+    // Plugins of others, in one list with ours.
+    package("containernetworking-plugins", Sign::File("/usr/lib/cni/portmap")),
+    // Root file systems of containers. The dynamic one of package busybox would not run in an empty one.
+    package("busybox-static", Sign::Installed),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
 ];
