@@ -571,7 +571,7 @@ impl Attachments {
             }
             if tick.elapsed() >= NOW_AND_THEN {
                 tick = Instant::now();
-                self.forget_idle().await;
+                self.forget_idle(tick).await;
             }
             let starting = since.values().any(|since| since.elapsed() < STARTING);
             tokio::select! {
@@ -609,19 +609,12 @@ impl Attachments {
     }
 
     /// Forgets ends that are in no namespace and addresses that nothing has, after a while.
-    async fn forget_idle(&self) {
+    async fn forget_idle(&self, now: Instant) {
         let mut journal = self.journal.lock().await;
         if journal.handed.is_empty() {
             return;
         }
-        let attached: BTreeSet<IpAddr> = journal.attachments.values().flat_map(Attachment::addresses).collect();
-        let owners: BTreeSet<String> =
-            journal.attachments.values().filter_map(|a| a.owner.as_ref()).map(Owner::to_string).collect();
-        let ends: Vec<String> = journal.handed.ends.keys().filter(|key| !owners.contains(*key)).cloned().collect();
-        let busy: BTreeSet<IpAddr> = Handed { reserved: BTreeSet::new(), ..journal.handed.clone() }.addresses().collect();
-        let lone: Vec<IpAddr> =
-            journal.handed.reserved.iter().filter(|a| !attached.contains(a) && !busy.contains(a)).copied().collect();
-        let (ends, lone) = self.past_idle(ends, lone, Instant::now());
+        let (ends, lone) = past(&mut self.idle.lock().unwrap_or_else(PoisonError::into_inner), unused(&journal), now);
         if ends.is_empty() && lone.is_empty() {
             return;
         }
@@ -633,16 +626,6 @@ impl Attachments {
             Ok(()) => info!(?ends, ?lone, "nobody has used these for a while; forgotten"),
             Err(refusal) => warn!(error = refusal.message, "what nobody uses is not forgotten"),
         }
-    }
-
-    /// Those that are unused for too long, of all that are unused.
-    fn past_idle(&self, ends: Vec<String>, lone: Vec<IpAddr>, now: Instant) -> (Vec<String>, Vec<IpAddr>) {
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        let keys: BTreeSet<String> = ends.iter().cloned().chain(lone.iter().map(ToString::to_string)).collect();
-        idle.retain(|key, _| keys.contains(key));
-        let mut is_past = |key: &str| now.duration_since(*idle.entry(key.to_owned()).or_insert(now)) > IDLE;
-        let ends = ends.into_iter().filter(|key| is_past(key)).collect();
-        (ends, lone.into_iter().filter(|address| is_past(&address.to_string())).collect())
     }
 
     async fn change_handed(
@@ -666,6 +649,25 @@ impl Attachments {
         let done = tokio::spawn(work(Arc::clone(self))).await;
         done.map_err(|e| Refusal::internal("driver call", &e))?
     }
+}
+
+/// Ends that are in no namespace, and addresses that nothing has.
+fn unused(journal: &Journal) -> (Vec<String>, Vec<IpAddr>) {
+    let attached: BTreeSet<IpAddr> = journal.attachments.values().flat_map(Attachment::addresses).collect();
+    let owners: BTreeSet<String> = journal.attachments.values().filter_map(|a| a.owner.as_ref()).map(Owner::to_string).collect();
+    let ends = journal.handed.ends.keys().filter(|key| !owners.contains(*key)).cloned().collect();
+    let busy: BTreeSet<IpAddr> = Handed { reserved: BTreeSet::new(), ..journal.handed.clone() }.addresses().collect();
+    let lone = journal.handed.reserved.iter().filter(|a| !attached.contains(a) && !busy.contains(a)).copied().collect();
+    (ends, lone)
+}
+
+/// Those that have been unused for too long, of all that are.
+fn past(idle: &mut Idle, (ends, lone): (Vec<String>, Vec<IpAddr>), now: Instant) -> (Vec<String>, Vec<IpAddr>) {
+    let keys: BTreeSet<String> = ends.iter().cloned().chain(lone.iter().map(ToString::to_string)).collect();
+    idle.retain(|key, _| keys.contains(key));
+    let mut is_past = |key: &str| now.duration_since(*idle.entry(key.to_owned()).or_insert(now)) > IDLE;
+    let ends = ends.into_iter().filter(|key| is_past(key)).collect();
+    (ends, lone.into_iter().filter(|address| is_past(&address.to_string())).collect())
 }
 
 /// The name that a container's end has while it is in the host's namespace.
@@ -764,6 +766,33 @@ mod tests {
         let all: Vec<String> = (2..=254).map(|n| format!("10.244.3.{n}")).collect();
         let all: Vec<&str> = all.iter().map(String::as_str).collect();
         assert!(choose(&journal(&all, &[]), Family::V4, None).unwrap_err().contains("no free address"));
+    }
+
+    #[test]
+    fn what_was_asked_for_and_is_not_used_is_forgotten_after_a_while_an_address_not_before_its_end() {
+        let mut journal = journal(&["10.244.3.2", "10.244.3.3"], &[end("a", "10.244.3.3")]);
+        let (mut idle, start) = (Idle::new(), Instant::now());
+        let mut look = |journal: &mut Journal, after: Duration| {
+            let (ends, lone) = past(&mut idle, unused(journal), start + after);
+            journal.handed.ends.retain(|key, _| !ends.contains(key));
+            journal.handed.reserved.retain(|address| !lone.contains(address));
+            (journal.handed.ends.len(), journal.handed.reserved.len())
+        };
+        assert_eq!(look(&mut journal, Duration::ZERO), (1, 2));
+        assert_eq!(look(&mut journal, IDLE), (1, 2), "not yet");
+        assert_eq!(look(&mut journal, IDLE + NOW_AND_THEN), (0, 1), "the end's own address is unused only now");
+        assert_eq!(look(&mut journal, IDLE + 2 * NOW_AND_THEN), (0, 1));
+        assert_eq!(look(&mut journal, 2 * IDLE + 4 * NOW_AND_THEN), (0, 0));
+        // Used in between: the time begins anew.
+        journal.handed.reserved.insert("10.244.3.9".parse().unwrap());
+        let later = 3 * IDLE;
+        assert_eq!(look(&mut journal, later), (0, 1));
+        let user = end("b", "10.244.3.9");
+        journal.handed.ends.insert(user.owner.to_string(), user.clone());
+        assert_eq!(look(&mut journal, later + IDLE), (1, 1));
+        journal.handed.ends.clear();
+        assert_eq!(look(&mut journal, later + IDLE + NOW_AND_THEN), (0, 1));
+        assert_eq!(look(&mut journal, later + 2 * IDLE), (0, 1));
     }
 
     #[test]
