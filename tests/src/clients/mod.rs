@@ -5,6 +5,7 @@
 //! [`install_cni`] does what an administrator does on each host, and [`nothing_left`] looks whether all is gone again.
 
 pub mod ctr;
+pub mod docker;
 pub mod home;
 pub mod netavark;
 pub mod podman;
@@ -23,6 +24,7 @@ use crate::place::Output;
 use crate::topology::Topology;
 
 pub use ctr::Ctr;
+pub use docker::Docker;
 pub use home::Home;
 pub use netavark::Netavark;
 pub use podman::Podman;
