@@ -52,6 +52,7 @@ const ALWAYS: &[Package] = &[
     package("lxc", Sign::Program("lxc-execute")),
     package("bubblewrap", Sign::Program("bwrap")),
     // The tools that start containers. runc is named with podman, so that apt takes it and not crun, podman's first choice.
+    package("docker.io", Sign::File("/usr/sbin/dockerd")),
     package("podman", Sign::Program("podman")),
     package("conmon", Sign::Program("conmon")),
     package("runc", Sign::Program("runc")),
