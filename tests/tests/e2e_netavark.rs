@@ -67,14 +67,17 @@ fn containers_of_two_hosts_meet_by_address_name_and_virtual_ip_and_leave_nothing
     let vip = format!("{}:80", created["vip"].as_str().unwrap());
     answers(&inside1, &vip, "second");
 
-    // Restarted in a namespace of its own: the same names, and DNS knows the address that there is now.
+    // Restarted in a namespace of its own, with addresses that it asks for: the same names, and DNS knows the address of now.
     drop(servers);
     one.teardown(&plain, "one", &uno).unwrap().success().unwrap();
     one.remove_namespace("one").unwrap();
     nothing_left(h1, &homes[0], t.etcd()).unwrap();
     let inside1 = one.namespace("one").unwrap();
+    let now = format!("{}.88", a.rsplit_once('.').unwrap().0);
+    let uno = json!({ "aliases": ["uno"], "static_ips": [now], "static_mac": "02:11:22:33:44:66" });
     let status1 = one.setup(&plain, "one", &uno).unwrap().json().unwrap();
-    let now = address(&status1, "weft");
+    assert_eq!(address(&status1, "weft"), now);
+    assert_eq!(status1["weft"]["interfaces"]["eth0"]["mac_address"], "02:11:22:33:44:66", "{status1}");
     resolves(h2, "uno.skydns.local", &[&now]).unwrap();
     let servers = [serve(&inside1, h1.dir(), "again"), serve(&inside2, h2.dir(), "second")];
     answers(&inside2, &format!("{now}:8080"), "again");

@@ -1,5 +1,6 @@
 //! podman 4.3.1 with runc, over CNI: containers of two hosts, through their whole life.
 
+use serde_json::json;
 use weft_tests::clients::rootfs::{ask, serve};
 use weft_tests::clients::{Podman, ask_dns, cluster_at_home, install_cni, nothing_left, resolves, says};
 use weft_tests::eventually::SOON;
@@ -49,6 +50,43 @@ fn containers_of_two_hosts_meet_by_address_name_and_virtual_ip_through_restarts_
     }
     two.run("near", "weft", &[], &words(&IDLE)).unwrap().success().unwrap();
     says("from its own host", "second", || two.exec("near", &ask("web"))).unwrap();
+
+    // An address and an Ethernet address of one's own.
+    let fixed = format!("{}.77", a.rsplit_once('.').unwrap().0);
+    let options = ["--ip", &fixed, "--mac-address", "02:11:22:33:44:55", "-p", "18080:8080", "-p", "127.0.0.1:18081:8080"];
+    one.run("fixed", "weft", &options, &serve(8080, "fixed")).unwrap().success().unwrap();
+    let seen = one.network("fixed", "weft").unwrap();
+    assert_eq!((&seen["IPAddress"], &seen["MacAddress"]), (&json!(fixed), &json!("02:11:22:33:44:55")), "{seen}");
+    resolves(h2, "fixed.skydns.local", &[&fixed]).unwrap();
+    says("the fixed address", "fixed", || two.exec("two", &ask(&format!("{fixed}:8080")))).unwrap();
+    let again = one.run("again", "weft", &["--ip", &fixed], &words(&IDLE)).unwrap();
+    assert!(!again.status.success() && again.stderr.contains(&fixed), "an address that is taken: {again:?}");
+    one.podman(["rm", "--force", "again"]).unwrap().success().unwrap();
+
+    // Ports of the host, from the other host and from the host itself.
+    let publishes = |from: usize, to: String| {
+        says(&to, "fixed", || homes[from].exec(["curl", "-sS", "--max-time", "5", &format!("http://{to}/")])).unwrap();
+    };
+    publishes(1, format!("{}:18080", h1.address()));
+    for to in [format!("{}:18080", h1.address()), "127.0.0.1:18080".to_owned(), "127.0.0.1:18081".to_owned()] {
+        publishes(0, to);
+    }
+    for _ in 0..2 {
+        one.podman(["restart", "--time", "0", "fixed"]).unwrap().success().unwrap();
+        publishes(1, format!("{}:18080", h1.address()));
+    }
+
+    // A further network comes and goes while they run.
+    one.podman(["network", "connect", "blue", "one"]).unwrap().success().unwrap();
+    two.run("far", "blue", &[], &words(&IDLE)).unwrap().success().unwrap();
+    let blue = one.address("one", "blue").unwrap();
+    assert!(blue.starts_with("10.245."), "{blue}");
+    says("by the further network", "first", || two.exec("far", &ask(&format!("{blue}:8080")))).unwrap();
+    says("and still by the first", "first", || two.exec("two", &ask(&format!("{a}:8080")))).unwrap();
+    one.podman(["network", "disconnect", "blue", "one"]).unwrap().success().unwrap();
+    let links = one.exec("one", &words(&["ip", "-o", "link"])).unwrap().success().unwrap().stdout;
+    assert_eq!(links.lines().count(), 2, "lo and eth0: {links}");
+    says("the first network is untouched", "first", || two.exec("two", &ask("one:8080"))).unwrap();
 
     // A further network is apart from the default one.
     two.run("four", "blue", &[], &words(&IDLE)).unwrap().success().unwrap();
