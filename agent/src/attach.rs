@@ -10,6 +10,7 @@
 
 mod check;
 mod describe;
+pub mod ground;
 pub mod handed;
 mod learn;
 mod make;

@@ -11,7 +11,7 @@ use weft_model::ids::{EndpointId, NetworkName};
 use weft_model::mac::Mac;
 use weft_plan::ipam;
 
-use super::handed::Used;
+use super::ground::Used;
 use super::mend::{Fate, fate};
 use super::request::{check, choose_addresses, host_ifname, ids, no_subnet, own_networks, ranges, refuse_netns};
 use super::under_way::{Held, Making};

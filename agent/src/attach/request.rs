@@ -11,7 +11,7 @@ use weft_model::mac::Mac;
 use weft_model::snapshot::Snapshot;
 use weft_plan::links;
 
-use super::handed::{Family, Ground, Used};
+use super::ground::{Family, Ground, Used};
 use super::names;
 use crate::refusal::Refusal;
 use crate::state::Journal;

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use weft_model::ids::NetworkName;
 
 use super::wire::{GATEWAY, Given, OfPool, Pool, REQUEST_TYPE, RequestPool};
-use crate::attach::handed::{Family, Ground};
+use crate::attach::ground::{Family, Ground};
 use crate::refusal::Refusal;
 
 /// What a pool's id begins with.

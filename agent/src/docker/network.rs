@@ -21,7 +21,8 @@ use super::wire::{
     CreateEndpoint, CreateNetwork, DOCKERS, ENABLE_IPV6, GENERIC, INTERNAL, InterfaceName, Joined, OfEndpoint, PORT_MAP,
     PortBinding, StaticRoute,
 };
-use crate::attach::handed::{End, Family, Ground, HandedOut};
+use crate::attach::ground::{Family, Ground};
+use crate::attach::handed::{End, HandedOut};
 use crate::refusal::Refusal;
 
 /// What interfaces in containers are called: `eth0`, `eth1`, …
