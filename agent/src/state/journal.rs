@@ -19,10 +19,12 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 use weft_model::ids::EndpointId;
 
 use super::{Attachment, Journal, StateError};
 use crate::attach::handed::Handed;
+use crate::view::chain;
 
 /// The log's name.
 pub(super) const NAME: &str = "attachments.log";
@@ -119,14 +121,37 @@ impl Log {
     /// The journal of these directories, and the log that goes on with it, written anew.
     ///
     /// # Errors
-    /// A file cannot be read, is damaged, or cannot be written.
+    /// A file cannot be read or is damaged. One that cannot be written is tried again with the next change.
     pub fn open(state_dir: &Path, run_dir: &Path) -> Result<(Journal, Self), StateError> {
-        let journal = match read_newest(state_dir)? {
+        // The run directory is empty after a boot. What is in the other one is over then, and no reason not to start: of lines
+        // that were not synced, later ones may have reached the disk and earlier ones not.
+        let is_over = [NAME, WHOLE].iter().all(|name| !run_dir.join(name).exists());
+        let journal = match read_newest(state_dir, is_over)? {
             Some(journal) => journal,
-            None => read_newest(run_dir)?.unwrap_or_default(),
+            None => read_newest(run_dir, false)?.unwrap_or_default(),
         };
-        let log = Self::anew(state_dir, run_dir, &journal)?;
+        let mut log = Self::closed(state_dir, run_dir);
+        if let Err(e) = log.begin(state_dir, run_dir, &journal) {
+            warn!(
+                error = chain(&e),
+                "the journal of attachments cannot be written; nothing is attached or detached until it can"
+            );
+        }
         Ok((journal, log))
+    }
+
+    /// Files that are as somebody else left them, to be written anew by the first change.
+    fn closed(state_dir: &Path, run_dir: &Path) -> Self {
+        let copy = |dir: &Path, durable| Copy { path: dir.join(NAME), open: None, durable };
+        Self { copies: [copy(state_dir, true), copy(run_dir, false)], lines: 0, dirty: false }
+    }
+
+    fn begin(&mut self, state_dir: &Path, run_dir: &Path, journal: &Journal) -> Result<(), StateError> {
+        self.rewrite(journal)?;
+        for dir in [state_dir, run_dir] {
+            remove(&dir.join(WHOLE))?;
+        }
+        Ok(())
     }
 
     /// A log that begins with this journal, whatever stood there before.
@@ -134,12 +159,8 @@ impl Log {
     /// # Errors
     /// A file cannot be written.
     pub fn anew(state_dir: &Path, run_dir: &Path, journal: &Journal) -> Result<Self, StateError> {
-        let copy = |dir: &Path, durable| Copy { path: dir.join(NAME), open: None, durable };
-        let mut log = Self { copies: [copy(state_dir, true), copy(run_dir, false)], lines: 0, dirty: false };
-        log.rewrite(journal)?;
-        for dir in [state_dir, run_dir] {
-            remove(&dir.join(WHOLE))?;
-        }
+        let mut log = Self::closed(state_dir, run_dir);
+        log.begin(state_dir, run_dir, journal)?;
         Ok(log)
     }
 
@@ -175,7 +196,7 @@ impl Log {
     /// # Errors
     /// It does not.
     pub fn sync(&mut self) -> Result<(), StateError> {
-        if !std::mem::take(&mut self.dirty) {
+        if !self.dirty {
             return Ok(());
         }
         for copy in self.copies.iter().filter(|copy| copy.durable) {
@@ -183,17 +204,30 @@ impl Log {
                 file.sync_data().map_err(|source| StateError::Io { op: "sync", path: copy.path.clone(), source })?;
             }
         }
+        self.dirty = false;
         Ok(())
     }
 
+    /// Replaces both files. Both are written before either takes its place, so that a full disk changes neither.
     fn rewrite(&mut self, journal: &Journal) -> Result<(), StateError> {
-        let line = Delta { whole: Some(journal.clone()), ..Delta::default() }.line();
-        for copy in &mut self.copies {
-            let failed = |source| StateError::Io { op: "write", path: copy.path.clone(), source };
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StateError::Io { op: "write", path, source }
+        };
+        let whole = Delta { whole: Some(journal.clone()), ..Delta::default() }.line();
+        let line = whole.map_err(failed(&self.copies[0].path))?;
+        let written: Result<Vec<File>, StateError> =
+            self.copies.iter().map(|copy| write_beside(&copy.path, &line, copy.durable).map_err(failed(&copy.path))).collect();
+        if written.is_err() {
+            for copy in &self.copies {
+                // It takes room where there is none.
+                let _ = fs::remove_file(beside(&copy.path));
+            }
+        }
+        for (copy, file) in self.copies.iter_mut().zip(written?) {
             // If this fails, what is there is as it was, or is this; either way it is looked at again.
             copy.open = None;
-            let line = line.as_ref().map_err(|e| failed(io::Error::other(e.to_string())))?;
-            let file = replace(&copy.path, line, copy.durable).map_err(failed)?;
+            put_in_place(&copy.path, copy.durable).map_err(failed(&copy.path))?;
             copy.open = Some((file, line.len() as u64));
         }
         (self.lines, self.dirty) = (1, false);
@@ -226,21 +260,29 @@ impl Copy {
     }
 }
 
-/// Replaces a file whole, and gives it back open for appending.
-fn replace(path: &Path, bytes: &[u8], durable: bool) -> io::Result<File> {
-    let beside = path.with_extension("new");
-    let mut file = OpenOptions::new().create(true).append(true).open(&beside)?;
+/// Where a file stands until it takes another's place.
+fn beside(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+/// Writes a file that is to take the place of `path`, and gives it back open for appending.
+fn write_beside(path: &Path, bytes: &[u8], durable: bool) -> io::Result<File> {
+    let mut file = OpenOptions::new().create(true).append(true).open(beside(path))?;
     file.set_len(0)?;
     file.write_all(bytes)?;
     if durable {
         file.sync_all()?;
     }
-    fs::rename(&beside, path)?;
-    if let Some(dir) = path.parent().filter(|_| durable) {
-        // The rename itself is durable only once the directory is.
-        File::open(dir)?.sync_all()?;
-    }
     Ok(file)
+}
+
+fn put_in_place(path: &Path, durable: bool) -> io::Result<()> {
+    fs::rename(beside(path), path)?;
+    match path.parent().filter(|_| durable) {
+        // The rename itself is durable only once the directory is.
+        Some(dir) => File::open(dir)?.sync_all(),
+        None => Ok(()),
+    }
 }
 
 fn remove(path: &Path) -> Result<(), StateError> {
@@ -252,23 +294,31 @@ fn remove(path: &Path) -> Result<(), StateError> {
     }
 }
 
-/// The journal of a directory: its log, or the whole file of an earlier version where that was written last.
-fn read_newest(dir: &Path) -> Result<Option<Journal>, StateError> {
+/// The journal of a directory: its log, or the whole file of an earlier version where that was written last. With `is_over` only what
+/// stands before any damage counts.
+fn read_newest(dir: &Path, is_over: bool) -> Result<Option<Journal>, StateError> {
     let (log, whole) = (dir.join(NAME), dir.join(WHOLE));
     let written = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
     if written(&whole) > written(&log) {
         return super::read(&whole);
     }
     match fs::read(&log) {
-        Ok(bytes) => read(&bytes).map(Some).map_err(|source| StateError::Damaged { path: log, source }),
+        Ok(bytes) => match read(&bytes) {
+            (journal, None) => Ok(Some(journal)),
+            (journal, Some(e)) if is_over => {
+                warn!(path = %log.display(), error = chain(&e), "damaged, and of an earlier boot; what stands before the damage counts");
+                Ok(Some(journal))
+            }
+            (_, Some(source)) => Err(StateError::Damaged { path: log, source }),
+        },
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(StateError::Io { op: "read", path: log, source }),
     }
 }
 
 /// What a log says. Its last line does not count unless it is whole: neither one that was cut short by a kill nor one whose end is
-/// there and whose middle never reached the disk.
-fn read(bytes: &[u8]) -> Result<Journal, serde_json::Error> {
+/// there and whose middle never reached the disk. Other damage ends it, and is told.
+fn read(bytes: &[u8]) -> (Journal, Option<serde_json::Error>) {
     let mut journal = Journal::default();
     let mut lines = bytes.split_inclusive(|byte| *byte == b'\n').peekable();
     while let Some(line) = lines.next() {
@@ -278,10 +328,10 @@ fn read(bytes: &[u8]) -> Result<Journal, serde_json::Error> {
             Ok(delta) => delta.apply(&mut journal),
             // The first line alone is a journal that was written whole and synced, and never torn.
             Err(_) if is_last && line.len() < bytes.len() => {}
-            Err(e) => return Err(e),
+            Err(e) => return (journal, Some(e)),
         }
     }
-    Ok(journal)
+    (journal, None)
 }
 
 #[cfg(test)]
@@ -352,7 +402,7 @@ mod tests {
                 if end > first && written[end - 1] == b'\n' {
                     lines += 1;
                 }
-                assert_eq!(read(&written[..end]).unwrap(), history[lines], "seed {seed}, killed after byte {end}");
+                assert_eq!(read(&written[..end]).0, history[lines], "seed {seed}, killed after byte {end}");
             }
             assert_eq!(lines, 12);
         }
@@ -413,8 +463,42 @@ mod tests {
     }
 
     #[test]
+    fn after_a_boot_what_stands_before_the_damage_counts() {
+        let dirs = Dirs::new();
+        let history = history(9, 1);
+        let (_, mut log) = dirs.open();
+        log.write(&Delta::between(&history[0], &history[1]), &history[1]).unwrap();
+        let path = dirs.state.path().join(NAME);
+        // A page that never reached the disk, and the next one, which did.
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"put\0\0\0\n{}\n").unwrap();
+        assert!(Log::open(dirs.state.path(), dirs.run.path()).is_err(), "of this boot");
+        fs::remove_file(dirs.run.path().join(NAME)).unwrap();
+        assert_eq!(dirs.open().0, history[1]);
+    }
+
+    #[test]
+    fn where_one_copy_cannot_be_written_anew_neither_is_and_an_agent_starts_all_the_same() {
+        let dirs = Dirs::new();
+        let history = history(5, 2);
+        let (_, mut log) = dirs.open();
+        log.write(&Delta::between(&history[0], &history[1]), &history[1]).unwrap();
+        // As on a full disk: there is no place for the new one.
+        let obstacle = beside(&dirs.run.path().join(NAME));
+        fs::create_dir(&obstacle).unwrap();
+        log.lines = usize::MAX;
+        assert!(log.write(&Delta::between(&history[1], &history[2]), &history[2]).is_err());
+        let (found, mut log) = dirs.open();
+        assert_eq!(found, history[1], "a change that was refused is in no copy");
+        assert!(log.write(&Delta::between(&history[1], &history[2]), &history[2]).is_err());
+        fs::remove_dir(&obstacle).unwrap();
+        log.write(&Delta::between(&history[1], &history[2]), &history[2]).unwrap();
+        assert_eq!(dirs.open().0, history[2]);
+    }
+
+    #[test]
     fn damage_in_the_middle_is_told_and_not_passed_over() {
         let dirs = Dirs::new();
+        drop(dirs.open());
         let path = dirs.state.path().join(NAME);
         fs::write(&path, "{}\n{\"put\":\n{}\n").unwrap();
         let error = Log::open(dirs.state.path(), dirs.run.path()).unwrap_err().to_string();
@@ -436,7 +520,7 @@ mod tests {
         let length = fs::metadata(&path).unwrap().len();
         log.copies[1].open = Some((File::open(&path).unwrap(), length));
         assert!(log.write(&Delta::between(&history[1], &history[2]), &history[2]).is_err());
-        assert_eq!(read(&fs::read(dirs.state.path().join(NAME)).unwrap()).unwrap(), history[1]);
+        assert_eq!(read(&fs::read(dirs.state.path().join(NAME)).unwrap()).0, history[1]);
         log.write(&Delta::between(&history[1], &history[2]), &history[2]).unwrap();
         assert_eq!(dirs.open().0, history[2]);
     }
