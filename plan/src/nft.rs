@@ -543,7 +543,7 @@ fn load(ruleset: &Ruleset, counts: &BTreeMap<String, (u64, u64)>) -> String {
 
 /// The chains of published ports.
 ///
-/// Loopback addresses are left out: with them as its source a packet cannot leave, and which sockets mean the host's own loopback
+/// Only addresses that this host has now: one that was named may have moved to another host (VRRP). Loopback addresses are left out: with them as its source a packet cannot leave, and which sockets mean the host's own loopback
 /// only the programs know. nft 1.0.6 has a word for the priority of prerouting, but none for that of output.
 fn of_published(published: &Published, networks: &BTreeSet<Ipv4Net>, overlay_ports: &str) -> String {
     let Published { gateways, gateway6 } = published;
@@ -558,9 +558,9 @@ fn of_published(published: &Published, networks: &BTreeSet<Ipv4Net>, overlay_por
     udp dport {overlay_ports} return
     ip daddr {own} return
     ip6 daddr {{ {own6} }} return
+    fib daddr type != local return
     meta l4proto {{ tcp, udp }} dnat ip to ip daddr . meta l4proto . th dport map @{bound}
     meta l4proto {{ tcp, udp }} dnat ip6 to ip6 daddr . meta l4proto . th dport map @{bound6}
-    fib daddr type != local return
     meta l4proto {{ tcp, udp }} dnat ip to meta l4proto . th dport map @{ports}
     meta l4proto {{ tcp, udp }} dnat ip6 to meta l4proto . th dport map @{ports6}
   }}

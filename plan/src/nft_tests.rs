@@ -135,9 +135,9 @@ table inet weft {
     udp dport 8472 return
     ip daddr { 10.244.0.0/16, 127.0.0.0/8 } return
     ip6 daddr { fe80::/10, ::1/128, fd00:10:244::/48 } return
+    fib daddr type != local return
     meta l4proto { tcp, udp } dnat ip to ip daddr . meta l4proto . th dport map @bound
     meta l4proto { tcp, udp } dnat ip6 to ip6 daddr . meta l4proto . th dport map @bound6
-    fib daddr type != local return
     meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @ports
     meta l4proto { tcp, udp } dnat ip6 to meta l4proto . th dport map @ports6
   }
