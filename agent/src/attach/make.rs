@@ -71,14 +71,18 @@ impl Attachments {
 
         let (attachment, making) = self.claim(&request, &netns, &held, caller).await?;
         let id = &attachment.id;
+        let is_ours = making.is_some();
         if let Some(making) = making {
             self.make(&attachment, &netns).await?;
             drop(making);
             info!(%id, address = %attachment.address, address6 = ?attachment.address6, ifname = attachment.host_ifname, "attached");
         }
         if let Err(refusal) = self.wait_applied(id, self.announce()).await {
-            // The kernel does not follow: what was made is taken back before saying so.
-            self.take_back(&attachment).await;
+            // The kernel does not follow: what was made is taken back before saying so. What was there before is another
+            // request's, and a container runs in it.
+            if is_ours {
+                self.take_back(&attachment).await;
+            }
             return Err(refusal);
         }
         self.wait_recorded(&attachment).await;
@@ -136,7 +140,7 @@ impl Attachments {
                         )));
                     }
                     info!(id = %there.id, "gone, or half detached; what is left is taken back, since it is to be attached again");
-                    self.detach_to_its_end(&there.id).await?;
+                    self.detach_one(&there).await?;
                 }
                 There::Nothing => {
                     let attachment = self.new_attachment(request, netns, &journal).await?;

@@ -58,6 +58,15 @@ pub(super) struct Wanted<'a> {
 /// By what is known here.
 fn check_said(wanted: &Wanted<'_>, journal: &Journal, host: Option<&Host>) -> Result<(), Refusal> {
     let others = || journal.attachments.values().filter(|holder| holder.id != *wanted.by);
+    // First of all: what is compared below grows with the square of it.
+    let all = others().flat_map(|a| &a.publish).chain(wanted.publish);
+    let count: usize = all.map(|publish| usize::from(publish.count)).sum();
+    if count > publish::MOST_PORTS {
+        return Err(Refusal::new(
+            Code::Full,
+            format!("publish: {count} ports are more than the {} that a host may have; publish fewer", publish::MOST_PORTS),
+        ));
+    }
     for (i, publish) in wanted.publish.iter().enumerate() {
         publish.check().map_err(Refusal::invalid)?;
         if let Some(other) = wanted.publish.iter().skip(i + 1).find(|other| other.collides(publish)) {
@@ -78,14 +87,6 @@ fn check_said(wanted: &Wanted<'_>, journal: &Journal, host: Option<&Host>) -> Re
                 )));
             }
         }
-    }
-    let all = others().flat_map(|a| &a.publish).chain(wanted.publish);
-    let count: usize = all.map(|publish| usize::from(publish.count)).sum();
-    if count > publish::MOST_PORTS {
-        return Err(Refusal::new(
-            Code::Full,
-            format!("publish: {count} ports are more than the {} that a host may have; publish fewer", publish::MOST_PORTS),
-        ));
     }
     Ok(())
 }

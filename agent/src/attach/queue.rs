@@ -99,7 +99,15 @@ impl Attachments {
             Queued::Release(release) => self.release_to_its_end(release).await,
             Queued::Gc(gc) => self.gc_to_its_end(gc).await,
         };
-        let gone = done.map_err(|refusal| format!("{shown}: {}; it is tried again", refusal.message))?;
+        let gone = match (done, &request) {
+            (Ok(gone), _) => gone,
+            (Err(refusal), Queued::Release(_)) => return Err(format!("{shown}: {}; it is tried again", refusal.message)),
+            (Err(refusal), Queued::Gc(_)) => {
+                // Its list tells what there was then; who is attached from now on is in nobody's. Tools ask again by themselves.
+                fs::remove_file(path).or_else(unless_gone).map_err(|e| format!("remove {shown}: {e}"))?;
+                return Err(format!("{shown}: {}; the tool's next GC finds what is left", refusal.message));
+            }
+        };
         info!(?request, detached = gone.len(), "did what was asked while no agent answered");
         fs::remove_file(path).or_else(unless_gone).map_err(|e| format!("remove {shown}, which is done: {e}"))
     }

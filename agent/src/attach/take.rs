@@ -63,8 +63,8 @@ impl Attachments {
         let is_meant = |a: &&Attachment| {
             a.owner.as_ref() == Some(&release.owner) && release.ifname.as_ref().is_none_or(|ifname| *ifname == a.ifname)
         };
-        let ids = self.published.borrow().by_id.values().filter(is_meant).map(|a| a.id.clone()).collect();
-        self.detach_all(ids).await
+        let meant = self.published.borrow().by_id.values().filter(is_meant).cloned().collect();
+        self.detach_all(meant).await
     }
 
     pub(super) async fn gc_to_its_end(&self, gc: &Gc) -> Result<Vec<Attached>, Refusal> {
@@ -79,16 +79,16 @@ impl Attachments {
                     && !under_way.iter().any(|(of, ifname)| of == owner && *ifname == a.ifname)
             })
         };
-        let ids = self.published.borrow().by_id.values().filter(is_garbage).map(|a| a.id.clone()).collect();
-        self.detach_all(ids).await
+        let garbage = self.published.borrow().by_id.values().filter(is_garbage).cloned().collect();
+        self.detach_all(garbage).await
     }
 
     /// All of them, whatever becomes of one; the first refusal is the one to tell.
-    async fn detach_all(&self, ids: Vec<EndpointId>) -> Result<Vec<Attached>, Refusal> {
+    async fn detach_all(&self, all: Vec<Attachment>) -> Result<Vec<Attached>, Refusal> {
         let mut gone = Vec::new();
         let mut refused = None;
-        for id in ids {
-            match self.detach_to_its_end(&id).await {
+        for attachment in all {
+            match self.detach_one(&attachment).await {
                 Ok(Some(attached)) => gone.push(attached),
                 Ok(None) => {}
                 Err(refusal) => refused = refused.or(Some(refusal)),
@@ -101,8 +101,20 @@ impl Attachments {
     /// attachment.
     pub(super) async fn detach_to_its_end(&self, id: &EndpointId) -> Result<Option<Attached>, Refusal> {
         self.under_way.made(id).await;
+        let there = self.published.borrow().by_id.get(id).cloned();
+        match there {
+            Some(there) => self.detach_one(&there).await,
+            None => Ok(None),
+        }
+    }
+
+    /// As [`Attachments::detach_to_its_end`], of this attachment alone: its id may be another's by the time that it is done.
+    pub(super) async fn detach_one(&self, meant: &Attachment) -> Result<Option<Attached>, Refusal> {
+        let id = &meant.id;
+        self.under_way.made(id).await;
         let mut journal = self.journal.lock().await;
-        let Some(attachment) = journal.attachments.get(id).cloned() else { return Ok(None) };
+        let there = journal.attachments.get(id).filter(|there| is_same(there, meant)).cloned();
+        let Some(attachment) = there else { return Ok(None) };
         let attached = self.attached(&attachment);
         if !attachment.withdrawing {
             let withdraw = |next: &mut Journal| {
@@ -116,8 +128,8 @@ impl Attachments {
         self.wait_withdrawn(&attachment).await;
 
         let mut journal = self.journal.lock().await;
-        if journal.attachments.get(id).is_none_or(|a| a.netns_cookie != attachment.netns_cookie) {
-            // Somebody else detached it meanwhile, and the id may be another's by now.
+        if journal.attachments.get(id).is_none_or(|there| !there.withdrawing || !is_same(there, meant)) {
+            // Somebody else detached it meanwhile, and the id may be another's by now, or its own again.
             return Ok(Some(attached));
         }
         if attachment.further
@@ -140,8 +152,14 @@ impl Attachments {
 
     /// Takes an attachment back that cannot be; what is left of it is told and tried again by the next detach.
     pub(super) async fn take_back(&self, attachment: &Attachment) {
-        if let Err(e) = self.detach_to_its_end(&attachment.id).await {
+        if let Err(e) = self.detach_one(attachment).await {
             warn!(id = %attachment.id, error = e.message, "attachment not taken back");
         }
     }
+}
+
+/// Whether both are one attachment. One that is on its way into a namespace has no cookie yet.
+fn is_same(one: &Attachment, other: &Attachment) -> bool {
+    let cookies = one.netns_cookie == other.netns_cookie || one.netns_cookie == 0 || other.netns_cookie == 0;
+    one.owner == other.owner && cookies
 }

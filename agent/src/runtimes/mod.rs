@@ -196,7 +196,17 @@ impl Watcher {
             }
             let path = format!("/containers/{}/json", place.id);
             // One that is gone meanwhile is detached by who removed it.
-            let Some(inspected) = self.engine.get(&path, MAX_INSPECTION).await? else { continue };
+            let inspected = match self.engine.get(&path, MAX_INSPECTION).await {
+                Ok(Some(inspected)) => inspected,
+                Ok(None) => continue,
+                // Of one container it does not say; the others are asked all the same.
+                Err(e @ EngineError::Refused { .. }) => {
+                    self.left_out.insert(attachment.id.clone(), vec![chain(&e)]);
+                    again = true;
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let told = registrator::describe(&told::container(&inspected, &place));
             let mut left_out = told.left_out;
             match self.attachments.learn(attachment, told.description).await {
