@@ -202,6 +202,15 @@ mod tests {
     }
 
     #[test]
+    fn too_many_are_refused_before_they_are_compared_with_each_other() {
+        let one = "80:80".to_owned();
+        let all = vec![one.clone(); publish::MOST_PORTS + 1];
+        let why = refusal(&all).unwrap();
+        assert!(why.starts_with("publish: 8193 ports are more than the 8192"), "{why}");
+        assert!(refusal(&[one.clone(), one]).unwrap().ends_with("is wanted twice"));
+    }
+
+    #[test]
     fn datagrams_have_ports_of_their_own() {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = socket.local_addr().unwrap().port();

@@ -163,3 +163,23 @@ fn is_same(one: &Attachment, other: &Attachment) -> bool {
     let cookies = one.netns_cookie == other.netns_cookie || one.netns_cookie == 0 || other.netns_cookie == 0;
     one.owner == other.owner && cookies
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weft_model::attachment::{Owner, Runtime};
+
+    #[test]
+    fn an_id_that_is_another_namespaces_by_now_is_another_attachment() {
+        let text = r#"{"id":"web","netns":"/run/netns/web","netns_id":[4,5],"netns_cookie":6,"ifname":"eth0","host_ifname":"weft0",
+            "address":"10.244.3.5","mac":"02:00:00:00:00:01","gateway":"10.244.3.1","mtu":1450,"boot":"b"}"#;
+        let web: Attachment = serde_json::from_str(text).unwrap();
+        let again = Attachment { netns_cookie: 7, ..web.clone() };
+        let renamed = Attachment { ifname: "net1".into(), withdrawing: true, ..web.clone() };
+        let on_its_way = Attachment { netns_cookie: 0, ..web.clone() };
+        assert!(is_same(&web, &web) && !is_same(&web, &again) && is_same(&web, &renamed));
+        assert!(is_same(&on_its_way, &web) && is_same(&web, &on_its_way), "seen in its namespace meanwhile");
+        let owner = Owner { runtime: Runtime::Docker, network: "n".into(), container: "c".into() };
+        assert!(!is_same(&on_its_way, &Attachment { owner: Some(owner), ..on_its_way.clone() }));
+    }
+}
