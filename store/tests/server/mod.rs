@@ -149,9 +149,25 @@ impl EtcdServer {
         }
     }
 
-    /// Stops it without ending it: connections stay, answers do not come.
+    /// Stops it without ending it: connections stay, answers do not come. Returns once every thread of it has stopped:
+    /// `kill` itself returns before that, and one thread may still answer (seen on Linux 6.18).
     pub fn freeze(&self) {
         self.signal(Signal::SIGSTOP);
+        let end = Instant::now() + LONG;
+        while !self.is_stopped() {
+            assert!(Instant::now() < end, "etcd does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Whether every thread is in state T (proc_pid_stat(5)).
+    fn is_stopped(&self) -> bool {
+        let pid = self.child.as_ref().expect("etcd runs").id();
+        std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().all(|task| {
+            let stat = std::fs::read_to_string(task.unwrap().path().join("stat")).unwrap_or_default();
+            // The name before it may hold anything, also ")".
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+        })
     }
 
     pub fn thaw(&self) {
