@@ -328,6 +328,7 @@ mod tests {
             routes: crate::state::everywhere(),
             mtu: 1450,
             boot: "b".into(),
+            born: 0,
             name: Some("web".into()),
             service: Some("myapp".parse().unwrap()),
             port: Some(8080),

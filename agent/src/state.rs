@@ -130,6 +130,9 @@ pub struct Attachment {
     pub mtu: u32,
     /// The boot it was attached in; namespaces do not outlive one.
     pub boot: String,
+    /// When it was attached, in milliseconds since 1970; 0 is unknown.
+    #[serde(default)]
+    pub born: u64,
     /// What people call it.
     #[serde(default)]
     pub name: Option<String>,
@@ -166,6 +169,13 @@ pub struct Attachment {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+}
+
+/// Now, in milliseconds since 1970: what ages are told by; 0 if the clock stands before.
+#[must_use]
+pub fn now_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What attachments had before there was a choice.

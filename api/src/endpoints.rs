@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 use weft_model::endpoint::{EndpointPort, EndpointState};
-use weft_model::ids::{EndpointId, NodeName, ServiceName};
+use weft_model::ids::{EndpointId, NetworkName, NodeName, Revision, ServiceName};
 use weft_model::record::Kind;
 
 /// One endpoint: a row of `endpoint list`.
@@ -38,6 +38,21 @@ pub struct EndpointView {
     /// The names it stands for, where its host is one.
     #[serde(default)]
     pub host_names: Vec<String>,
+    /// The network its addresses are in; none is the default one.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+    /// Whether it is down because its checks fail, and for no other reason.
+    #[serde(default)]
+    pub unhealthy: bool,
+    /// SRV priority: the lower, the sooner.
+    #[serde(default)]
+    pub priority: u16,
+    /// SRV weight relative to its siblings; 0 counts as 100.
+    #[serde(default)]
+    pub weight: u32,
+    /// The store's revision at which it was last written.
+    #[serde(default)]
+    pub revision: Revision,
 }
 
 /// `POST /v1/endpoints`: an endpoint outside of Weft's own containers. It stays until it is removed.

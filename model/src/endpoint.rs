@@ -35,6 +35,18 @@ pub struct Endpoint {
     pub node: Option<NodeName>,
     /// Whether it takes traffic.
     pub state: EndpointState,
+    /// Whether it is down because its checks fail, and for no other reason.
+    pub unhealthy: bool,
+    /// SRV priority of its main part: the lower, the sooner.
+    pub priority: u16,
+    /// SRV weight of its main part, relative to its siblings; 0 counts as 100.
+    pub weight: u32,
+    /// When its host first registered it, in milliseconds since 1970; 0 is unknown.
+    pub born: u64,
+    /// When the first of its parts was created in the store.
+    pub created: Revision,
+    /// When any of its parts was last written.
+    pub modified: Revision,
     /// Labels for selectors.
     pub labels: BTreeMap<String, String>,
     /// The network its addresses are in; none is the default one.
@@ -124,6 +136,8 @@ pub struct StoredRecord {
     pub record: Record,
     /// The lease it hangs on.
     pub lease: Option<LeaseId>,
+    /// When its key was created.
+    pub created: Revision,
     /// When its key was last written: who replaces or deletes it compares this.
     pub modified: Revision,
     /// Whether it ended together with its host's entry, and is kept in mind for want of anything better.
@@ -163,6 +177,12 @@ impl Endpoint {
             ports: Vec::new(),
             node: weft.and_then(|w| w.node.clone()),
             state: EndpointState::Up,
+            unhealthy: true,
+            priority: first.record.priority_or_default(),
+            weight: first.record.weight,
+            born: weft.map_or(0, |w| w.born),
+            created: first.created,
+            modified: first.modified,
             labels: BTreeMap::new(),
             network: weft.and_then(|w| w.network.clone()),
             lease: first.lease,
@@ -183,6 +203,10 @@ impl Endpoint {
             // The parts are written in one transaction; where they still disagree, the greater caution counts.
             state = state.max_caution(weft.map_or(State::Up, |w| w.state));
             lost &= part.lost;
+            endpoint.created = endpoint.created.min(part.created);
+            endpoint.modified = endpoint.modified.max(part.modified);
+            // One part that is down for another reason is reason enough.
+            endpoint.unhealthy &= weft.is_some_and(|w| w.state != State::Down || w.unhealthy);
         }
         endpoint.addresses.sort_unstable();
         endpoint.addresses.dedup();
@@ -194,6 +218,7 @@ impl Endpoint {
             EndpointState::Up | EndpointState::Draining if lost => EndpointState::Lost,
             other => other,
         };
+        endpoint.unhealthy &= endpoint.state == EndpointState::Down;
         Some(endpoint)
     }
 
@@ -246,13 +271,15 @@ mod tests {
             node: Some("h1".parse().unwrap()),
             kind: Kind::Service,
             state: State::Up,
+            unhealthy: false,
+            born: 0,
             port_name: port_name.into(),
             proto: Proto::Tcp,
             labels: BTreeMap::new(),
             network: None,
         };
         let record = Record { host: host.into(), port, weft: Some(weft), ..Record::default() };
-        StoredRecord { record, lease: Some(LeaseId(7)), modified: Revision(1), lost: false }
+        StoredRecord { record, lease: Some(LeaseId(7)), created: Revision(1), modified: Revision(1), lost: false }
     }
 
     #[test]
@@ -283,7 +310,7 @@ mod tests {
         let record = Record { host: "10.0.0.5".into(), port: 5432, ..Record::default() };
         let key = key_of(&path, &record);
         assert_eq!(key, (path, false));
-        let stored = StoredRecord { record, lease: None, modified: Revision(1), lost: false };
+        let stored = StoredRecord { record, lease: None, created: Revision(1), modified: Revision(1), lost: false };
         let e = Endpoint::from_parts(&key, [&stored]).unwrap();
         assert_eq!((e.id.as_str(), e.name.as_str(), e.state), ("x1", "db", EndpointState::Up));
     }
@@ -298,5 +325,20 @@ mod tests {
         assert_eq!(Endpoint::from_parts(&key, &parts).unwrap().state, EndpointState::Lost);
         parts[0].record.weft.as_mut().unwrap().state = State::Down;
         assert_eq!(Endpoint::from_parts(&key, &parts).unwrap().state, EndpointState::Down);
+    }
+
+    #[test]
+    fn only_what_is_down_by_its_checks_alone_is_unhealthy() {
+        let key = (RecordPath::from_labels(["a", "b"]), true);
+        let mut parts = [part("10.0.0.2", 80, ""), part("fd00::2", 80, "")];
+        let unhealthy = |parts: &[StoredRecord]| Endpoint::from_parts(&key, parts).unwrap().unhealthy;
+        assert!(!unhealthy(&parts), "it is up");
+        for (at, expected) in [(0, true), (1, true)] {
+            let weft = parts[at].record.weft.as_mut().unwrap();
+            (weft.state, weft.unhealthy) = (State::Down, true);
+            assert_eq!(unhealthy(&parts), expected);
+        }
+        parts[1].record.weft.as_mut().unwrap().unhealthy = false;
+        assert!(!unhealthy(&parts), "one part is down for another reason");
     }
 }

@@ -83,6 +83,13 @@ pub struct WeftRecord {
     /// Whether it takes traffic.
     #[serde(default)]
     pub state: State,
+    /// Whether it is down because its checks fail, and for no other reason: a service of which nothing else is left
+    /// sends there all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unhealthy: bool,
+    /// When its host first registered it, in milliseconds since 1970: its age, which outlives leases; 0 is unknown.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub born: u64,
     /// The port's name; none is the only or main port.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub port_name: String,
@@ -324,6 +331,8 @@ mod tests {
                 node: Some("h1".parse().unwrap()),
                 kind: Kind::Service,
                 state: State::Up,
+                unhealthy: false,
+                born: 0,
                 port_name: String::new(),
                 proto: Proto::Tcp,
                 labels: [("tier".to_owned(), "front".to_owned())].into(),

@@ -216,7 +216,7 @@ impl Snapshot {
             Key::Record(path) => Record::parse(&value).map(|record| {
                 let lost = self.records.get(&path).filter(|s| s.lost);
                 self.losses.record_is_back(&path, lost.and_then(|s| owner(&s.record)));
-                self.set_record(path, Some(StoredRecord { record, lease, modified, lost: false }));
+                self.set_record(path, Some(StoredRecord { record, lease, created, modified, lost: false }));
             }),
             Key::Other => Ok(()),
         };

@@ -56,6 +56,8 @@ impl Admin {
                 node: None,
                 kind: Kind::Service,
                 state: State::Up,
+                unhealthy: false,
+                born: 0,
                 port_name: add.port_name,
                 proto: add.proto,
                 labels: add.labels,
@@ -140,5 +142,10 @@ pub(super) fn endpoint_view(snapshot: &Snapshot, endpoint: &Endpoint) -> Endpoin
         dns_name: endpoint.path.dns_name(),
         labels: endpoint.labels.clone(),
         host_names: endpoint.host_names.clone(),
+        network: endpoint.network.clone(),
+        unhealthy: endpoint.unhealthy,
+        priority: endpoint.priority,
+        weight: endpoint.weight,
+        revision: endpoint.modified,
     }
 }

@@ -37,7 +37,7 @@ use weft_plan::ipam;
 use super::ground::{Family, Ground, Used};
 use super::{Attachments, Change, names};
 use crate::refusal::Refusal;
-use crate::state::{Attachment, Journal, everywhere};
+use crate::state::{Attachment, Journal, everywhere, now_ms};
 use crate::view::chain;
 
 /// How long an address or an end may be unused before it is taken for forgotten: dockerd needs some milliseconds from one call to
@@ -367,6 +367,7 @@ impl Attachments {
             routes: everywhere(),
             mtu,
             boot: self.around.boot.clone(),
+            born: now_ms(),
             name: end.name.clone(),
             service: end.service.clone(),
             port: end.port,

@@ -19,7 +19,7 @@ use super::wait::READY_TIMEOUT;
 use super::{Attachments, Change, device_exists, names};
 use crate::admin::Caller;
 use crate::refusal::Refusal;
-use crate::state::{Attachment, Journal, everywhere};
+use crate::state::{Attachment, Journal, everywhere, now_ms};
 use crate::view::chain;
 
 /// What there is already of what is asked for.
@@ -221,6 +221,7 @@ impl Attachments {
             routes: routes.clone(),
             mtu,
             boot: self.around.boot.clone(),
+            born: now_ms(),
             name: request.name.clone(),
             service: request.service.clone(),
             port: request.port,

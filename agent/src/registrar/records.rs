@@ -158,6 +158,8 @@ fn record(
             node: Some(node.clone()),
             kind,
             state: State::Up,
+            unhealthy: false,
+            born: attachment.born,
             port_name: instance.port_name.clone(),
             proto: instance.proto,
             labels,
@@ -194,6 +196,7 @@ mod tests {
             routes: crate::state::everywhere(),
             mtu: 1450,
             boot: "b".into(),
+            born: 0,
             name: None,
             service: None,
             port: None,
@@ -274,7 +277,7 @@ mod tests {
         let stored: Vec<StoredRecord> = of(&a)
             .into_iter()
             .filter(|p| app.covers(&p.path))
-            .map(|p| StoredRecord { record: p.record, lease: None, modified: Revision(1), lost: false })
+            .map(|p| StoredRecord { record: p.record, lease: None, created: Revision(1), modified: Revision(1), lost: false })
             .collect();
         let endpoint = Endpoint::from_parts(&(app, true), &stored).unwrap();
         assert_eq!((endpoint.addresses.len(), endpoint.ports.len()), (2, 4));
