@@ -1,4 +1,4 @@
-//! How many tests passed, read from the lines that the test harness closes with.
+//! How many tests passed and which failed, read from what the test harness prints.
 
 use std::fmt;
 
@@ -50,6 +50,14 @@ impl fmt::Display for Counts {
     }
 }
 
+/// The name in `test tests::a_claim ... FAILED`.
+#[must_use]
+pub fn failed_test(line: &str) -> Option<String> {
+    let line = without_colours(line);
+    let name = line.trim().strip_prefix("test ")?.strip_suffix(" ... FAILED")?;
+    Some(name.strip_suffix(" - should panic").unwrap_or(name).to_owned())
+}
+
 /// Takes away `ESC [ … letter`, which is how terminals are told of colours.
 fn without_colours(line: &str) -> String {
     let mut plain = String::with_capacity(line.len());
@@ -85,6 +93,16 @@ mod tests {
     fn colours_do_not_hide_a_result() {
         let line = "test result: \u{1b}[32mok\u{1b}(B\u{1b}[m. 1 passed; 0 failed; 0 ignored";
         assert_eq!(Counts::from_line(line), Some(Counts { passed: 1, failed: 0 }));
+    }
+
+    #[test]
+    fn a_failed_test_is_known_by_its_name() {
+        assert_eq!(failed_test("test net::is_up ... FAILED"), Some("net::is_up".to_owned()));
+        assert_eq!(failed_test("test a ... \u{1b}[31mFAILED\u{1b}(B\u{1b}[m"), Some("a".to_owned()));
+        assert_eq!(failed_test("test a - should panic ... FAILED"), Some("a".to_owned()));
+        for other in ["test a ... ok", "test result: FAILED. 0 passed; 1 failed", "    a", "failures:"] {
+            assert_eq!(failed_test(other), None, "{other}");
+        }
     }
 
     #[test]

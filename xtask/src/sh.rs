@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use crate::counts::Counts;
+use crate::counts::{self, Counts};
 
 /// The cargo that runs us, else the one in the path.
 #[must_use]
@@ -131,16 +131,17 @@ pub fn outlive_interrupts() -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo test …`, shows what it says and counts what it closes with.
+/// Runs `cargo test …`, shows what it says and counts what it closes with. The names of the tests that failed come with it.
 ///
 /// A run that ends badly without any failed test (a build error, an executable that crashed) counts as one failure.
 ///
 /// # Errors
 /// When it cannot be started or read.
-pub fn count_tests(command: &mut Command) -> Result<Counts> {
+pub fn count_tests(command: &mut Command) -> Result<(Counts, Vec<String>)> {
     let spelled = spell(command);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {spelled}"))?;
     let mut counts = Counts::default();
+    let mut failed = Vec::new();
     let stdout = child.stdout.take().context("the pipe that was asked for")?;
     for line in BufReader::new(stdout).split(b'\n') {
         let line = line.with_context(|| format!("read from {spelled}"))?;
@@ -149,11 +150,12 @@ pub fn count_tests(command: &mut Command) -> Result<Counts> {
         if let Some(more) = Counts::from_line(&line) {
             counts.add(more);
         }
+        failed.extend(counts::failed_test(&line));
     }
     let status = child.wait().with_context(|| format!("wait for {spelled}"))?;
     if !status.success() && counts.failed == 0 {
         eprintln!("{spelled}: {status}");
         counts.failed = 1;
     }
-    Ok(counts)
+    Ok((counts, failed))
 }
