@@ -199,3 +199,56 @@ fn what_docker_has_forgotten_is_swept_and_a_network_outlives_the_agents_state() 
     drop(docker);
     t.down().unwrap();
 }
+
+#[test]
+fn a_published_port_leads_to_its_container_through_restarts_and_goes_with_it() {
+    let (t, homes) = hosts(2);
+    let [h1, h2] = [t.host(1), t.host(2)];
+    let [one, two] = [1, 2].map(|n| Docker::start(t.host(n), &homes[n - 1]).unwrap());
+    for docker in [&one, &two] {
+        ok(docker, &["network", "create", "--driver", "weft", "--ipam-driver", "weft", "weft"]);
+    }
+    run(&one, h1, "asker", &["--network", "weft"], &words(&IDLE));
+    let published = ["--network", "weft", "--publish", "18080:8080", "--publish", "18081:8080/tcp"];
+    run(&two, h2, "server", &published, &serve(8080, "published"));
+    let at = |port: u16| format!("{}:{port}", h2.address());
+    let from_container = |port: u16| one.exec("asker", &ask(&at(port)));
+    let from_host = |port: u16| h1.exec(ask(&at(port)));
+    says("from another host's container", "published", || from_container(18080)).unwrap();
+    says("from another host", "published", || from_host(18081)).unwrap();
+
+    // The port is taken, by one of this host's.
+    let again = two.run("again", &["--network", "weft", "--publish", "18080:8080"], &words(&IDLE)).unwrap();
+    assert!(!again.status.success() && again.stderr.contains("18080"), "{again:?}");
+    ok(&two, &["rm", "--force", "again"]);
+
+    // The container is restarted, its agent and its dockerd are killed: the port leads to where it is now.
+    ok(&two, &["restart", "--time", "0", "server"]);
+    says("after a restart", "published", || from_container(18080)).unwrap();
+    h2.agent.kill9().unwrap();
+    says("without an agent there", "published", || from_container(18080)).unwrap();
+    h2.agent.start().unwrap();
+    h2.agent.wait_ready().unwrap();
+    two.kill9().unwrap();
+    two.start_again().unwrap();
+    ok(&two, &["start", "server"]);
+    says("after dockerd's death", "published", || from_host(18080)).unwrap();
+
+    // Stopped, nobody answers there, and another one may have it.
+    ok(&two, &["stop", "--time", "0", "server"]);
+    eventually("nobody answers at the port", SOON, || {
+        anyhow::ensure!(!from_host(18080)?.status.success(), "somebody does");
+        Ok(())
+    })
+    .unwrap();
+    run(&two, h2, "heir", &["--network", "weft", "--publish", "18080:8081"], &serve(8081, "heir"));
+    says("the next one", "heir", || from_container(18080)).unwrap();
+    ok(&two, &["rm", "--force", "server", "heir"]);
+    ok(&one, &["rm", "--force", "asker"]);
+    for (docker, (host, home)) in [&one, &two].into_iter().zip(t.hosts().iter().zip(&homes)) {
+        ok(docker, &["network", "rm", "weft"]);
+        nothing_left(host, home, t.etcd()).unwrap();
+    }
+    drop((one, two));
+    t.down().unwrap();
+}
