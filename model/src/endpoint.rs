@@ -37,6 +37,8 @@ pub struct Endpoint {
     pub state: EndpointState,
     /// Whether it is down because its checks fail, and for no other reason.
     pub unhealthy: bool,
+    /// Whether it stands for election.
+    pub candidate: bool,
     /// SRV priority of its main part: the lower, the sooner.
     pub priority: u16,
     /// SRV weight of its main part, relative to its siblings; 0 counts as 100.
@@ -178,6 +180,7 @@ impl Endpoint {
             node: weft.and_then(|w| w.node.clone()),
             state: EndpointState::Up,
             unhealthy: true,
+            candidate: weft.is_some_and(|w| w.candidate),
             priority: first.record.priority_or_default(),
             weight: first.record.weight,
             born: weft.map_or(0, |w| w.born),
@@ -272,6 +275,7 @@ mod tests {
             kind: Kind::Service,
             state: State::Up,
             unhealthy: false,
+            candidate: false,
             born: 0,
             port_name: port_name.into(),
             proto: Proto::Tcp,

@@ -14,6 +14,8 @@
 //! | `<weft-prefix>/reservations/<network>/10.244.3.0-24` | `Reservation` |
 //! | `<weft-prefix>/services/<namespace>/<name>` | `Service` |
 //! | `<weft-prefix>/vips/<address>` | `Vip` |
+//! | `<weft-prefix>/leaders/<namespace>/<name>` | `Leader`, chosen by hand |
+//! | `<weft-prefix>/elections/<namespace>/<name>` | `Election`, who holds the lead |
 
 use std::fmt;
 use std::net::IpAddr;
@@ -123,6 +125,10 @@ pub enum Key {
     Service(ServiceName),
     /// The owner of a virtual IP.
     Vip(IpAddr),
+    /// Who is to lead a service or a name.
+    Leader(ServiceName),
+    /// Who holds the lead of a name.
+    Election(ServiceName),
     /// A key below our prefixes that this version has no use for.
     Other,
 }
@@ -236,6 +242,13 @@ impl Layout {
                     Err(bad("a service key has a namespace and a name".to_owned()))
                 }
                 Some(("services", name)) => name.parse().map(Key::Service).map_err(|e| bad(e.to_string())),
+                Some((of @ ("leaders" | "elections"), name)) => {
+                    let name = Some(name)
+                        .filter(|name| name.contains('/'))
+                        .ok_or_else(|| bad("it has a namespace and a name".to_owned()))?;
+                    let name = name.parse().map_err(|e: BadId| bad(e.to_string()))?;
+                    Ok(if of == "leaders" { Key::Leader(name) } else { Key::Election(name) })
+                }
                 Some(("vips", address)) => {
                     address.parse().map(Key::Vip).map_err(|_| bad(format!("{address:?} is no IP address")))
                 }
@@ -308,6 +321,18 @@ impl Layout {
         format!("{}/services/{service}", self.weft)
     }
 
+    /// The key that says who is to lead.
+    #[must_use]
+    pub fn leader(&self, of: &ServiceName) -> String {
+        format!("{}/leaders/{of}", self.weft)
+    }
+
+    /// The key that the leader of a name holds.
+    #[must_use]
+    pub fn election(&self, of: &ServiceName) -> String {
+        format!("{}/elections/{of}", self.weft)
+    }
+
     /// The key that says who owns a virtual IP.
     #[must_use]
     pub fn vip(&self, address: IpAddr) -> String {
@@ -338,6 +363,8 @@ mod tests {
                 Key::Reservation(NetworkName::default_network(), "10.244.3.0/24".parse().unwrap()),
             ),
             (l.node(&node), Key::Node(node)),
+            (l.leader(&service), Key::Leader(service.clone())),
+            (l.election(&service), Key::Election(service.clone())),
             (l.service(&service), Key::Service(service)),
             (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
             ("/weft/v1/down/local/skydns/x".to_owned(), Key::Other),
@@ -359,6 +386,8 @@ mod tests {
             "/weft/v1/subnets/blue/foo",
             "/weft/v1/networks/default",
             "/weft/v1/services/x",
+            "/weft/v1/leaders/x",
+            "/weft/v1/elections/a/B",
             "/weft/v1/nodes/a b",
             "/skydns/a//b",
             "/weft/v1/vips/x",

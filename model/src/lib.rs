@@ -10,6 +10,7 @@
 //! | [`record`] | a SkyDNS record, with Weft's member | `<dns-prefix>/` |
 //! | [`endpoint`] | what can take traffic: one or more records | (derived) |
 //! | [`service`] | ports, selector and virtual IP | `<weft-prefix>/services/` |
+//! | [`leader`] | who leads a service or a name | `<weft-prefix>/leaders/`, `elections/` |
 //! | [`node`] | a host | `<weft-prefix>/nodes/` |
 //! | [`cluster`] | settings equal everywhere | `<weft-prefix>/config` |
 
@@ -19,6 +20,7 @@ pub mod endpoint;
 pub mod hash;
 pub mod ids;
 pub mod keys;
+pub mod leader;
 pub mod mac;
 pub mod network;
 pub mod node;

@@ -87,6 +87,9 @@ pub struct WeftRecord {
     /// sends there all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unhealthy: bool,
+    /// Whether it stands for election: who leads its name is then decided by a key that one of the candidates holds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub candidate: bool,
     /// When its host first registered it, in milliseconds since 1970: its age, which outlives leases; 0 is unknown.
     #[serde(default, skip_serializing_if = "is_default")]
     pub born: u64,
@@ -332,6 +335,7 @@ mod tests {
                 kind: Kind::Service,
                 state: State::Up,
                 unhealthy: false,
+                candidate: false,
                 born: 0,
                 port_name: String::new(),
                 proto: Proto::Tcp,

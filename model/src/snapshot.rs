@@ -20,6 +20,7 @@ use crate::cluster::ClusterConfig;
 use crate::endpoint::{Endpoint, EndpointKey, StoredRecord, key_of};
 use crate::ids::{LeaseId, Namespace, NetworkName, NodeName, Revision, ServiceLabel, ServiceName};
 use crate::keys::{Key, Layout, RecordPath};
+use crate::leader::{Choice, Election};
 use crate::network::NetworkConfig;
 use crate::node::Node;
 use crate::record::{Kind, Record};
@@ -72,6 +73,8 @@ pub struct Snapshot {
     reservations: OrdMap<(NetworkName, Ipv4Net), Arc<Stored<Reservation>>>,
     services: OrdMap<ServiceName, Arc<Stored<Service>>>,
     vips: OrdMap<IpAddr, Arc<Stored<VipOwner>>>,
+    leaders: OrdMap<ServiceName, Arc<Stored<Choice>>>,
+    elections: OrdMap<ServiceName, Arc<Stored<Election>>>,
     records: OrdMap<RecordPath, Arc<StoredRecord>>,
     endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
     bad: OrdMap<String, Bad>,
@@ -97,6 +100,8 @@ impl Snapshot {
             reservations: OrdMap::new(),
             services: OrdMap::new(),
             vips: OrdMap::new(),
+            leaders: OrdMap::new(),
+            elections: OrdMap::new(),
             records: OrdMap::new(),
             endpoints: OrdMap::new(),
             bad: OrdMap::new(),
@@ -148,6 +153,8 @@ impl Snapshot {
             }
             Ok(Key::Service(k)) => copy(&mut self.services, &before.services, &k),
             Ok(Key::Vip(k)) => copy(&mut self.vips, &before.vips, &k),
+            Ok(Key::Leader(k)) => copy(&mut self.leaders, &before.leaders, &k),
+            Ok(Key::Election(k)) => copy(&mut self.elections, &before.elections, &k),
             Ok(Key::Record(path)) => {
                 if let Some(stored) = before.records.get(&path).filter(|s| !s.lost) {
                     self.set_record(path, Some((**stored).clone()));
@@ -213,6 +220,10 @@ impl Snapshot {
                 .map(|value| drop(self.services.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Vip(k) => crate::parse_object(&value, "no owner of a virtual IP")
                 .map(|value| drop(self.vips.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Leader(k) => crate::parse_object(&value, "no choice of a leader")
+                .map(|value| drop(self.leaders.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::Election(k) => crate::parse_object(&value, "no election")
+                .map(|value| drop(self.elections.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Record(path) => Record::parse(&value).map(|record| {
                 let lost = self.records.get(&path).filter(|s| s.lost);
                 self.losses.record_is_back(&path, lost.and_then(|s| owner(&s.record)));
@@ -238,6 +249,8 @@ impl Snapshot {
             Ok(Key::Reservation(network, subnet)) => drop(self.reservations.remove(&(network, subnet))),
             Ok(Key::Service(k)) => drop(self.services.remove(&k)),
             Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
+            Ok(Key::Leader(k)) => drop(self.leaders.remove(&k)),
+            Ok(Key::Election(k)) => drop(self.elections.remove(&k)),
             Ok(Key::Record(path)) => self.delete_record(path, revision),
             Ok(Key::Node(k)) => self.delete_node(k, revision),
             Ok(Key::Other) | Err(_) => {}
@@ -426,6 +439,23 @@ impl Snapshot {
     /// Who owns which virtual IP.
     pub fn vips(&self) -> impl Iterator<Item = (&IpAddr, &Stored<VipOwner>)> {
         self.vips.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// Who was chosen by hand to lead a service or a name.
+    #[must_use]
+    pub fn leader_choice(&self, of: &ServiceName) -> Option<&Stored<Choice>> {
+        self.leaders.get(of).map(|c| &**c)
+    }
+
+    /// Who holds the lead of a name.
+    #[must_use]
+    pub fn election(&self, of: &ServiceName) -> Option<&Stored<Election>> {
+        self.elections.get(of).map(|e| &**e)
+    }
+
+    /// The names whose lead is held, and by whom.
+    pub fn elections(&self) -> impl Iterator<Item = (&ServiceName, &Stored<Election>)> {
+        self.elections.iter().map(|(k, v)| (k, &**v))
     }
 
     /// All records, as the store orders their keys.

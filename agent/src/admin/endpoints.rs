@@ -57,6 +57,7 @@ impl Admin {
                 kind: Kind::Service,
                 state: State::Up,
                 unhealthy: false,
+                candidate: false,
                 born: 0,
                 port_name: add.port_name,
                 proto: add.proto,

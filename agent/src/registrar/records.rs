@@ -159,6 +159,7 @@ fn record(
             kind,
             state: State::Up,
             unhealthy: false,
+            candidate: false,
             born: attachment.born,
             port_name: instance.port_name.clone(),
             proto: instance.proto,
