@@ -97,9 +97,9 @@ async fn a_namespace_with_ipv6_turned_off_gets_it_for_its_interface_and_for_itse
     let off = container.run("cat /proc/sys/net/ipv6/conf/all/disable_ipv6");
     assert_eq!(off.trim(), "1", "other interfaces are none of ours");
     // One without an address of it is left as it is.
-    let other = Place::new();
+    let (beside, other) = (Place::new(), Place::new());
     other.run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
-    create_from(&Place::new().netlink(), &spec(), &other.netns()).await.unwrap();
+    create_from(&beside.netlink(), &spec(), &other.netns()).await.unwrap();
     assert_eq!(other.run("cat /proc/sys/net/ipv6/conf/eth0/disable_ipv6").trim(), "1");
 }
 

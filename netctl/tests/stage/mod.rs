@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -93,6 +93,9 @@ impl Agent {
 
     /// One that answers as `special` says where that says anything.
     pub fn with(special: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
+        // Who starts the tests by nohup(1) has SIGHUP ignored, and what we start would inherit that.
+        // SAFETY: no handler is set, and nobody here counts on the signal being ignored.
+        unsafe { signal(Signal::SIGHUP, SigHandler::SigDfl) }.unwrap();
         let cgroup = Cgroup::new();
         let seen = Arc::new(Mutex::new(None));
         let (path, held) = (cgroup.0.clone(), Arc::clone(&seen));
