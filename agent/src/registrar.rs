@@ -9,6 +9,7 @@
 //! [`records`]' business.
 
 pub mod records;
+pub mod settle;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -18,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 use weft_model::ids::{EndpointId, LeaseId, NodeName, Revision};
-use weft_model::keys::RecordPath;
+use weft_model::keys::{Place, RecordPath};
 use weft_model::node::Node;
 use weft_model::record::Record;
 use weft_model::snapshot::{Snapshot, Stored};
@@ -30,6 +31,7 @@ use crate::echo::Echo;
 use crate::session::Kept;
 use crate::view::{View, chain};
 use records::parts;
+use settle::settle;
 
 /// What this host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +62,7 @@ pub struct Todo {
     /// Records.
     pub puts: Vec<RecordPut>,
     /// Records of ours that nothing stands behind, and when they were written.
-    pub deletes: Vec<(RecordPath, Revision)>,
+    pub deletes: Vec<(Place, Revision)>,
     /// The sentence about the host that holds this one's name; nothing is to be written then.
     pub held: Option<String>,
     /// Sentences about records that cannot be written, because others hold their paths.
@@ -118,14 +120,19 @@ pub fn entry_at(snapshot: &Snapshot, node: &NodeName) -> Option<Revision> {
 /// that ended with its host are.
 #[must_use]
 pub fn holder(snapshot: &Snapshot, path: &RecordPath, node: &NodeName) -> Option<String> {
-    let live = snapshot.record(path).filter(|stored| !stored.lost);
+    let served = Place::served(path.clone());
+    held(snapshot, &served, node).or_else(|| held(snapshot, &served.opposite(), node))
+}
+
+fn held(snapshot: &Snapshot, place: &Place, node: &NodeName) -> Option<String> {
+    let live = snapshot.at(place).filter(|stored| !stored.lost);
     let owner = live.and_then(|stored| stored.record.weft.as_ref()).and_then(|weft| weft.node.as_ref());
     match (live, owner) {
         (Some(_), Some(owner)) if owner == node => None,
         (Some(_), Some(owner)) => Some(format!("held by {owner}")),
         (Some(_), None) => Some("held by a record that no host wrote".to_owned()),
         (None, _) => {
-            let bad = snapshot.bad_at(&snapshot.layout().record(path))?;
+            let bad = snapshot.bad_at(&snapshot.layout().place(place))?;
             Some(format!("held by a value that does not parse ({})", bad.why))
         }
     }
@@ -151,30 +158,39 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
             desired.insert(part.path, (&attachment.id, part.record));
         }
     }
-    for (path, stored) in snapshot.records() {
+    for (place, stored) in snapshot.places() {
         let ours = stored.record.weft.as_ref().and_then(|w| w.node.as_ref()) == Some(&me.node);
         // Permanent records that name us were put by hand.
-        if ours && !stored.lost && stored.lease.is_some() && !desired.contains_key(path) {
-            let bad = snapshot.bad_at(&snapshot.layout().record(path)).map(|bad| bad.modified);
-            todo.deletes.push((path.clone(), bad.unwrap_or(stored.modified)));
+        if ours && !stored.lost && stored.lease.is_some() && !desired.contains_key(&place.path) {
+            todo.deletes.extend(written_at(snapshot, &place).map(|at| (place, at)));
         }
     }
-    for (path, (id, record)) in desired {
+    for (path, (id, mut record)) in desired {
+        settle(snapshot, &path, &mut record);
         let key = snapshot.layout().record(&path);
         if let Some(holder) = holder(snapshot, &path, &me.node) {
             todo.conflicts.push(format!("{key} is {holder}; detach {id} here or there, and choose another --id"));
             continue;
         }
-        // One of ours that somebody has made unreadable is written over as it is now.
-        let bad = snapshot.bad_at(&key).map(|bad| bad.modified);
-        let stored = snapshot.record(&path).filter(|stored| !stored.lost);
-        let right = stored.is_some_and(|s| bad.is_none() && s.record == record && s.lease == Some(liveness));
-        if !right {
-            let over = bad.or(stored.map(|s| s.modified));
-            todo.puts.push(RecordPut { path, record, lease: Some(liveness), over });
+        let place = Place { path: path.clone(), tree: record.tree() };
+        let (over, moved) = (written_at(snapshot, &place), written_at(snapshot, &place.opposite()));
+        let readable = snapshot.bad_at(&snapshot.layout().place(&place)).is_none();
+        let stored = snapshot.at(&place).filter(|stored| !stored.lost && readable);
+        let right = stored.is_some_and(|s| s.record == record && s.lease == Some(liveness));
+        match moved {
+            None if right => {}
+            // In the other tree is what an older agent or somebody by hand has left.
+            Some(at) if right => todo.deletes.push((place.opposite(), at)),
+            _ => todo.puts.push(RecordPut { path, record, lease: Some(liveness), over, moved }),
         }
     }
     todo
+}
+
+/// When what stands at a place was written, even if it does not parse; none if nothing stands there.
+fn written_at(snapshot: &Snapshot, place: &Place) -> Option<Revision> {
+    let bad = snapshot.bad_at(&snapshot.layout().place(place)).map(|bad| bad.modified);
+    bad.or(snapshot.at(place).filter(|stored| !stored.lost).map(|stored| stored.modified))
 }
 
 /// Registers until the process ends. `done` is the generation of attachments that the store is known to agree with;
@@ -295,7 +311,7 @@ mod tests {
     use crate::state::Attachment;
     use weft_model::endpoint::EndpointState;
     use weft_model::keys::Layout;
-    use weft_model::record::Proto;
+    use weft_model::record::{Proto, State};
     use weft_model::stored::{Change, Entry};
 
     const LEASE: LeaseId = LeaseId(9);
@@ -356,8 +372,10 @@ mod tests {
         if let Some((node, _)) = &todo.node {
             changes.push(put(layout.node(&node.node), serde_json::to_string(node).unwrap()));
         }
-        changes.extend(todo.puts.iter().map(|p| put(layout.record(&p.path), p.record.to_json())));
-        changes.extend(todo.deletes.iter().map(|(p, _)| Change::Delete { key: layout.record(p).into(), revision: Revision(5) }));
+        changes.extend(todo.puts.iter().map(|p| put(layout.place(&p.place()), p.record.to_json())));
+        let moved = todo.puts.iter().filter(|p| p.moved.is_some()).map(|p| p.place().opposite());
+        let gone = moved.chain(todo.deletes.iter().map(|(place, _)| place.clone()));
+        changes.extend(gone.map(|place| Change::Delete { key: layout.place(&place).into(), revision: Revision(5) }));
         s.apply(Revision(5), changes);
         s
     }
@@ -397,7 +415,7 @@ mod tests {
             s.apply(Revision(6), vec![Change::Put(entry)]);
         }
         let next = todo(&s, &me(), LEASE, &Published::default());
-        assert_eq!(next.deletes.iter().map(|(path, _)| path.as_str()).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
+        assert_eq!(next.deletes.iter().map(|(place, _)| place.path.as_str()).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
         assert!(next.puts.is_empty() && next.node.is_none());
     }
 
@@ -450,6 +468,62 @@ mod tests {
         assert!(dead.records().any(|(_, r)| r.lost), "kept in mind");
         let next = todo(&dead, &me(), LEASE, &published());
         assert_eq!((next.puts[0].over, next.conflicts.len()), (None, 0));
+    }
+
+    const DOWN: &str = "/weft/v1/down/local/skydns/myapp/web-1/4";
+
+    fn with(before: &Snapshot, key: &str, value: &str, lease: Option<LeaseId>) -> Snapshot {
+        let mut s = before.clone();
+        let entry = Entry { key: key.into(), value: value.into(), lease, created: Revision(6), modified: Revision(6) };
+        s.apply(Revision(6), vec![Change::Put(entry)]);
+        s
+    }
+
+    #[test]
+    fn what_stands_in_the_wrong_tree_is_moved_or_deleted_by_its_host() {
+        let alone = after(&empty(), &todo(&empty(), &me(), LEASE, &Published::default()), Some(LEASE));
+        let ours = r#"{"host":"10.244.3.2","weft":{"id":"web-1","node":"h1","state":"down"}}"#;
+        let s = with(&alone, DOWN, ours, Some(LEASE));
+        let next = todo(&s, &me(), LEASE, &published());
+        assert_eq!((next.puts.len(), next.puts[0].over, next.puts[0].moved), (1, None, Some(Revision(6))), "it is up");
+        let s = after(&s, &next, Some(LEASE));
+        assert_eq!((s.records().count(), s.down_records().count()), (1, 0));
+        assert!(todo(&s, &me(), LEASE, &published()).is_empty());
+
+        for left in [ours, "{"] {
+            let both = with(&with(&s, DOWN, ours, Some(LEASE)), DOWN, left, Some(LEASE));
+            let next = todo(&both, &me(), LEASE, &published());
+            assert!(next.puts.is_empty(), "what is served is right");
+            assert_eq!(next.deletes.iter().map(|(place, _)| Layout::default().place(place)).collect::<Vec<_>>(), [DOWN]);
+            assert_eq!(todo(&both, &me(), LEASE, &Published::default()).deletes.len(), 2, "both go with the attachment");
+        }
+        // What others hold there is theirs.
+        let foreign = with(&alone, DOWN, r#"{"host":"10.0.0.1","weft":{"id":"web-1","node":"h2"}}"#, Some(LeaseId(8)));
+        let next = todo(&foreign, &me(), LEASE, &published());
+        assert!(next.is_empty() && next.obstacle().unwrap().contains("held by h2"), "{next:?}");
+    }
+
+    #[test]
+    fn a_drain_is_followed_while_its_key_stands_wherever_it_came_from() {
+        let s = after(&empty(), &todo(&empty(), &me(), LEASE, &published()), Some(LEASE));
+        for key in ["/weft/v1/drains/nodes/h1", "/weft/v1/drains/endpoints/local/skydns/myapp/web-1"] {
+            let drained = with(&s, key, "{}", None);
+            let next = todo(&drained, &me(), LEASE, &published());
+            assert_eq!((next.puts.len(), next.puts[0].moved), (1, None), "it is served still");
+            let mut drained = after(&drained, &next, Some(LEASE));
+            assert_eq!(drained.endpoints().next().map(|e| e.state), Some(EndpointState::Draining));
+            assert!(todo(&drained, &me(), LEASE, &published()).is_empty());
+            drained.apply(Revision(8), vec![Change::Delete { key: key.into(), revision: Revision(8) }]);
+            let back = after(&drained, &todo(&drained, &me(), LEASE, &published()), Some(LEASE));
+            assert_eq!(back.endpoints().next().map(|e| e.state), Some(EndpointState::Up));
+        }
+        for others in ["/weft/v1/drains/nodes/h2", "/weft/v1/drains/endpoints/local/skydns/myapp/web-12"] {
+            assert!(todo(&with(&s, others, "{}", None), &me(), LEASE, &published()).is_empty());
+        }
+        // What comes to a drained host comes draining.
+        let early = with(&empty(), "/weft/v1/drains/nodes/h1", "{}", None);
+        let first = todo(&early, &me(), LEASE, &published());
+        assert_eq!(first.puts[0].record.weft.as_ref().unwrap().state, State::Draining);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{LeaseId, NetworkName, NodeName, Revision};
-use crate::keys::RecordPath;
+use crate::keys::{RecordPath, RecordTree};
 use crate::record::{Kind, Proto, Record, State};
 use crate::service::ServicePort;
 
@@ -144,6 +144,20 @@ pub struct StoredRecord {
     pub modified: Revision,
     /// Whether it ended together with its host's entry, and is kept in mind for want of anything better.
     pub lost: bool,
+    /// The tree that it stands in.
+    pub tree: RecordTree,
+}
+
+impl StoredRecord {
+    /// Whether it takes traffic: as it says, but never what stands in the tree of what takes none.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let said = self.record.weft.as_ref().map_or(State::Up, |weft| weft.state);
+        match (self.tree, said) {
+            (RecordTree::Down, State::Up | State::Draining) => State::Down,
+            _ => said,
+        }
+    }
 }
 
 /// Which endpoint a record belongs to: the endpoint's path, and whether Weft wrote it (the two may share a path).
@@ -192,7 +206,7 @@ impl Endpoint {
             ours: *ours,
         };
         let mut lost = true;
-        let mut state = weft.map_or(State::Up, |w| w.state);
+        let mut state = first.state();
         for part in parts {
             let record = &part.record;
             endpoint.addresses.extend(record.address());
@@ -204,12 +218,12 @@ impl Endpoint {
             }
             endpoint.labels.extend(record.all_labels().map(|(k, v)| (k.clone(), v.clone())));
             // The parts are written in one transaction; where they still disagree, the greater caution counts.
-            state = state.max_caution(weft.map_or(State::Up, |w| w.state));
+            state = state.max_caution(part.state());
             lost &= part.lost;
             endpoint.created = endpoint.created.min(part.created);
             endpoint.modified = endpoint.modified.max(part.modified);
             // One part that is down for another reason is reason enough.
-            endpoint.unhealthy &= weft.is_some_and(|w| w.state != State::Down || w.unhealthy);
+            endpoint.unhealthy &= part.state() != State::Down || weft.is_some_and(|w| w.unhealthy);
         }
         endpoint.addresses.sort_unstable();
         endpoint.addresses.dedup();
@@ -283,7 +297,14 @@ mod tests {
             network: None,
         };
         let record = Record { host: host.into(), port, weft: Some(weft), ..Record::default() };
-        StoredRecord { record, lease: Some(LeaseId(7)), created: Revision(1), modified: Revision(1), lost: false }
+        StoredRecord {
+            record,
+            lease: Some(LeaseId(7)),
+            created: Revision(1),
+            modified: Revision(1),
+            lost: false,
+            tree: RecordTree::Served,
+        }
     }
 
     #[test]
@@ -314,7 +335,14 @@ mod tests {
         let record = Record { host: "10.0.0.5".into(), port: 5432, ..Record::default() };
         let key = key_of(&path, &record);
         assert_eq!(key, (path, false));
-        let stored = StoredRecord { record, lease: None, created: Revision(1), modified: Revision(1), lost: false };
+        let stored = StoredRecord {
+            record,
+            lease: None,
+            created: Revision(1),
+            modified: Revision(1),
+            lost: false,
+            tree: RecordTree::Served,
+        };
         let e = Endpoint::from_parts(&key, [&stored]).unwrap();
         assert_eq!((e.id.as_str(), e.name.as_str(), e.state), ("x1", "db", EndpointState::Up));
     }

@@ -6,6 +6,9 @@
 //! | `<network-prefix>/subnets/10.244.3.0-24` | `Subnet` |
 //! | `<weft-prefix>/subnets/default/10.244.3.0-24` | `Subnet`, of a host without IPv4 |
 //! | `<dns-prefix>/<labels from the root down>` | `Record` |
+//! | `<weft-prefix>/down/<labels from the root down>` | `Down`: a record that takes no traffic |
+//! | `<weft-prefix>/drains/nodes/<node>` | `DrainNode` |
+//! | `<weft-prefix>/drains/endpoints/<labels of the endpoint>` | `DrainEndpoint` |
 //! | `<weft-prefix>/config` | `ClusterConfig` |
 //! | `<weft-prefix>/nodes/<node>` | `Node` |
 //! | `<weft-prefix>/namespaces/<namespace>` | `Namespace` |
@@ -100,6 +103,51 @@ impl fmt::Display for RecordPath {
     }
 }
 
+/// In which of two trees a record stands. Each path is in one of them: who moves a record deletes it in the other one in the same
+/// transaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RecordTree {
+    /// Below the DNS prefix, where CoreDNS and SkyDNS serve it as well.
+    #[default]
+    Served,
+    /// Below `<weft-prefix>/down`, where nobody answers with it: what is starting or down.
+    Down,
+}
+
+impl RecordTree {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::Served => Self::Down,
+            Self::Down => Self::Served,
+        }
+    }
+}
+
+/// A record's path, and the tree that it stands in.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The path, the same in both trees.
+    pub path: RecordPath,
+    /// The tree.
+    pub tree: RecordTree,
+}
+
+impl Place {
+    /// The place below the DNS prefix.
+    #[must_use]
+    pub fn served(path: RecordPath) -> Self {
+        Self { path, tree: RecordTree::Served }
+    }
+
+    /// The place of the same path in the other tree.
+    #[must_use]
+    pub fn opposite(&self) -> Self {
+        Self { path: self.path.clone(), tree: self.tree.other() }
+    }
+}
+
 /// What a key of ours stands for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
@@ -109,6 +157,12 @@ pub enum Key {
     Subnet(SubnetKey),
     /// A DNS record.
     Record(RecordPath),
+    /// A DNS record that takes no traffic, kept out of what is served.
+    Down(RecordPath),
+    /// What drains a host.
+    DrainNode(NodeName),
+    /// What drains an endpoint.
+    DrainEndpoint(RecordPath),
     /// Cluster-wide settings.
     ClusterConfig,
     /// A host.
@@ -229,6 +283,15 @@ impl Layout {
                     Ok(name) => Ok(Key::Network(name)),
                     Err(e) => Err(bad(e.to_string())),
                 },
+                Some(("down" | "drains", rest)) if rest.split('/').any(str::is_empty) => {
+                    Err(bad("an empty label in the name".to_owned()))
+                }
+                Some(("down", path)) => Ok(Key::Down(RecordPath(path.to_owned()))),
+                Some(("drains", rest)) => match rest.split_once('/') {
+                    Some(("nodes", name)) => name.parse().map(Key::DrainNode).map_err(|e| bad(e.to_string())),
+                    Some(("endpoints", path)) => Ok(Key::DrainEndpoint(RecordPath(path.to_owned()))),
+                    _ => Ok(Key::Other),
+                },
                 Some(("nodes", name)) => name.parse().map(Key::Node).map_err(|e| bad(e.to_string())),
                 Some(("namespaces", name)) => name.parse().map(Key::Namespace).map_err(|e| bad(e.to_string())),
                 Some(("reservations", rest)) => {
@@ -289,6 +352,27 @@ impl Layout {
     #[must_use]
     pub fn record(&self, path: &RecordPath) -> String {
         format!("{}/{path}", self.dns)
+    }
+
+    /// The key of a record in the tree that it stands in.
+    #[must_use]
+    pub fn place(&self, place: &Place) -> String {
+        match place.tree {
+            RecordTree::Served => self.record(&place.path),
+            RecordTree::Down => format!("{}/down/{}", self.weft, place.path),
+        }
+    }
+
+    /// The key of what drains a host.
+    #[must_use]
+    pub fn drain_node(&self, node: &NodeName) -> String {
+        format!("{}/drains/nodes/{node}", self.weft)
+    }
+
+    /// The key of what drains an endpoint, by the endpoint's own path.
+    #[must_use]
+    pub fn drain_endpoint(&self, path: &RecordPath) -> String {
+        format!("{}/drains/endpoints/{path}", self.weft)
     }
 
     /// `<weft-prefix>/config`.
@@ -356,7 +440,11 @@ mod tests {
             (l.network_config(), Key::NetworkConfig),
             (l.subnet(&subnet), Key::Subnet(subnet)),
             (l.subnet(&subnet.in_tree(Tree::Weft)), Key::Subnet(subnet.in_tree(Tree::Weft))),
-            (l.record(&path), Key::Record(path)),
+            (l.record(&path), Key::Record(path.clone())),
+            (l.place(&Place::served(path.clone())), Key::Record(path.clone())),
+            (l.place(&Place::served(path.clone()).opposite()), Key::Down(path.clone())),
+            (l.drain_node(&node), Key::DrainNode(node.clone())),
+            (l.drain_endpoint(&path), Key::DrainEndpoint(path)),
             (l.cluster_config(), Key::ClusterConfig),
             (
                 l.reservation(&NetworkName::default_network(), "10.244.3.0/24".parse().unwrap()),
@@ -367,7 +455,7 @@ mod tests {
             (l.election(&service), Key::Election(service.clone())),
             (l.service(&service), Key::Service(service)),
             (l.vip("10.112.0.7".parse().unwrap()), Key::Vip("10.112.0.7".parse().unwrap())),
-            ("/weft/v1/down/local/skydns/x".to_owned(), Key::Other),
+            ("/weft/v1/drains/x".to_owned(), Key::Other),
             (l.in_network(&blue).subnet(&subnet), Key::NetworkSubnet(blue.clone(), subnet)),
             (l.in_network(&blue).network_config(), Key::Network(blue)),
             ("/coreos.com/network/subnetsx".to_owned(), Key::Other),
@@ -390,6 +478,10 @@ mod tests {
             "/weft/v1/elections/a/B",
             "/weft/v1/nodes/a b",
             "/skydns/a//b",
+            "/weft/v1/down/a//b",
+            "/weft/v1/down/",
+            "/weft/v1/drains/nodes/a b",
+            "/weft/v1/drains/endpoints/",
             "/weft/v1/vips/x",
             "/weft/v1/reservations/x",
         ] {

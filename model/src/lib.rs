@@ -16,6 +16,7 @@
 
 pub mod attachment;
 pub mod cluster;
+pub mod drain;
 pub mod endpoint;
 pub mod hash;
 pub mod ids;

@@ -12,6 +12,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::ids::{EndpointId, NetworkName, NodeName};
+use crate::keys::RecordTree;
 
 /// The priority of a record that names none (SkyDNS).
 pub const DEFAULT_PRIORITY: u16 = 10;
@@ -196,6 +197,15 @@ impl Record {
     pub fn to_json(&self) -> String {
         // Only maps with other than string keys can fail here.
         serde_json::to_string(self).unwrap_or_default()
+    }
+
+    /// The tree that it belongs to: what is starting or down is kept out of what CoreDNS serves as well.
+    #[must_use]
+    pub fn tree(&self) -> RecordTree {
+        match self.weft.as_ref().map(|weft| weft.state) {
+            Some(State::Starting | State::Down) => RecordTree::Down,
+            Some(State::Up | State::Draining) | None => RecordTree::Served,
+        }
     }
 
     /// The address, if the host is one. An IPv4-mapped IPv6 address counts as IPv4, as in SkyDNS.

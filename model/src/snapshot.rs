@@ -17,9 +17,10 @@ use imbl::{OrdMap, OrdSet};
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::cluster::ClusterConfig;
-use crate::endpoint::{Endpoint, EndpointKey, StoredRecord, key_of};
+use crate::drain::Drain;
+use crate::endpoint::{Endpoint, EndpointKey, StoredRecord};
 use crate::ids::{LeaseId, Namespace, NetworkName, NodeName, Revision, ServiceLabel, ServiceName};
-use crate::keys::{Key, Layout, RecordPath};
+use crate::keys::{Key, Layout, Place, RecordPath, RecordTree};
 use crate::leader::{Choice, Election};
 use crate::network::NetworkConfig;
 use crate::node::Node;
@@ -29,8 +30,10 @@ use crate::service::{Service, VipOwner};
 use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
+mod drains;
 mod loss;
 mod networks;
+mod trees;
 
 use loss::Losses;
 
@@ -76,6 +79,10 @@ pub struct Snapshot {
     leaders: OrdMap<ServiceName, Arc<Stored<Choice>>>,
     elections: OrdMap<ServiceName, Arc<Stored<Election>>>,
     records: OrdMap<RecordPath, Arc<StoredRecord>>,
+    /// Those that take no traffic.
+    down: OrdMap<RecordPath, Arc<StoredRecord>>,
+    node_drains: OrdMap<NodeName, Arc<Stored<Drain>>>,
+    endpoint_drains: OrdMap<RecordPath, Arc<Stored<Drain>>>,
     endpoints: OrdMap<EndpointKey, Arc<Endpoint>>,
     bad: OrdMap<String, Bad>,
     losses: Losses,
@@ -103,6 +110,9 @@ impl Snapshot {
             leaders: OrdMap::new(),
             elections: OrdMap::new(),
             records: OrdMap::new(),
+            down: OrdMap::new(),
+            node_drains: OrdMap::new(),
+            endpoint_drains: OrdMap::new(),
             endpoints: OrdMap::new(),
             bad: OrdMap::new(),
             losses: Losses::default(),
@@ -126,14 +136,16 @@ impl Snapshot {
                 self.losses.lease_ended(node, self.revision);
             }
         }
-        let known: BTreeMap<&RecordPath, Revision> = before.losses.lost().map(|(_, at, path)| (path, at)).collect();
-        for (path, stored) in &before.records {
+        let known: BTreeMap<&Place, Revision> = before.losses.lost().map(|(_, at, place)| (place, at)).collect();
+        for (place, stored) in before.places() {
             let Some(node) = owner(&stored.record).filter(|n| !self.nodes.contains_key(*n)) else {
                 continue;
             };
-            let at = known.get(path).copied().unwrap_or(self.revision);
-            if !self.records.contains_key(path) && self.losses.lose(path.clone(), node, at) {
-                self.set_record(path.clone(), Some(StoredRecord { lost: true, ..(**stored).clone() }));
+            let at = known.get(&place).copied().unwrap_or(self.revision);
+            // What has been moved meanwhile stands in the other tree.
+            let stands = self.at(&place).is_some() || self.at(&place.opposite()).is_some();
+            if !stands && self.losses.lose(place.clone(), node, at) {
+                self.set_record(place, Some(StoredRecord { lost: true, ..stored.clone() }));
             }
         }
     }
@@ -155,11 +167,10 @@ impl Snapshot {
             Ok(Key::Vip(k)) => copy(&mut self.vips, &before.vips, &k),
             Ok(Key::Leader(k)) => copy(&mut self.leaders, &before.leaders, &k),
             Ok(Key::Election(k)) => copy(&mut self.elections, &before.elections, &k),
-            Ok(Key::Record(path)) => {
-                if let Some(stored) = before.records.get(&path).filter(|s| !s.lost) {
-                    self.set_record(path, Some((**stored).clone()));
-                }
-            }
+            Ok(Key::Record(path)) => self.keep_record(before, Place { path, tree: RecordTree::Served }),
+            Ok(Key::Down(path)) => self.keep_record(before, Place { path, tree: RecordTree::Down }),
+            Ok(Key::DrainNode(k)) => copy(&mut self.node_drains, &before.node_drains, &k),
+            Ok(Key::DrainEndpoint(k)) => copy(&mut self.endpoint_drains, &before.endpoint_drains, &k),
             Ok(Key::Namespace(_) | Key::Other) | Err(_) => {}
         }
     }
@@ -224,11 +235,12 @@ impl Snapshot {
                 .map(|value| drop(self.leaders.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Election(k) => crate::parse_object(&value, "no election")
                 .map(|value| drop(self.elections.insert(k, Arc::new(Stored { value, lease, created, modified })))),
-            Key::Record(path) => Record::parse(&value).map(|record| {
-                let lost = self.records.get(&path).filter(|s| s.lost);
-                self.losses.record_is_back(&path, lost.and_then(|s| owner(&s.record)));
-                self.set_record(path, Some(StoredRecord { record, lease, created, modified, lost: false }));
-            }),
+            Key::Record(path) => self.put_record(Place { path, tree: RecordTree::Served }, &value, lease, (created, modified)),
+            Key::Down(path) => self.put_record(Place { path, tree: RecordTree::Down }, &value, lease, (created, modified)),
+            Key::DrainNode(k) => Drain::parse(&value)
+                .map(|value| drop(self.node_drains.insert(k, Arc::new(Stored { value, lease, created, modified })))),
+            Key::DrainEndpoint(k) => Drain::parse(&value)
+                .map(|value| drop(self.endpoint_drains.insert(k, Arc::new(Stored { value, lease, created, modified })))),
             Key::Other => Ok(()),
         };
         match result {
@@ -251,31 +263,60 @@ impl Snapshot {
             Ok(Key::Vip(k)) => drop(self.vips.remove(&k)),
             Ok(Key::Leader(k)) => drop(self.leaders.remove(&k)),
             Ok(Key::Election(k)) => drop(self.elections.remove(&k)),
-            Ok(Key::Record(path)) => self.delete_record(path, revision),
+            Ok(Key::Record(path)) => self.delete_record(Place { path, tree: RecordTree::Served }, revision),
+            Ok(Key::Down(path)) => self.delete_record(Place { path, tree: RecordTree::Down }, revision),
+            Ok(Key::DrainNode(k)) => drop(self.node_drains.remove(&k)),
+            Ok(Key::DrainEndpoint(k)) => drop(self.endpoint_drains.remove(&k)),
             Ok(Key::Node(k)) => self.delete_node(k, revision),
             Ok(Key::Other) | Err(_) => {}
         }
     }
 
-    fn delete_record(&mut self, path: RecordPath, revision: Revision) {
-        let Some(stored) = self.records.get(&path).filter(|s| !s.lost).cloned() else {
+    fn keep_record(&mut self, before: &Self, place: Place) {
+        if let Some(stored) = before.at(&place).filter(|s| !s.lost) {
+            self.set_record(place, Some(stored.clone()));
+        }
+    }
+
+    fn put_record(
+        &mut self,
+        place: Place,
+        value: &[u8],
+        lease: Option<LeaseId>,
+        (created, modified): (Revision, Revision),
+    ) -> Result<(), String> {
+        let record = Record::parse(value)?;
+        // What was lost at this path is spoken for again, in whichever tree: but the other one's watch may be ahead.
+        for place in [&place.opposite(), &place] {
+            let lost_of = self.at(place).filter(|s| s.lost).and_then(|s| owner(&s.record).cloned());
+            if self.losses.record_is_back(place, lost_of.as_ref(), modified) {
+                self.set_record(place.clone(), None);
+            }
+        }
+        let tree = place.tree;
+        self.set_record(place, Some(StoredRecord { record, lease, created, modified, lost: false, tree }));
+        Ok(())
+    }
+
+    fn delete_record(&mut self, place: Place, revision: Revision) {
+        let Some(stored) = self.at(&place).filter(|s| !s.lost).cloned() else {
             return;
         };
-        let lost = owner(&stored.record).is_some_and(|n| self.losses.record_ended(path.clone(), n, &stored, revision));
-        self.set_record(path, lost.then(|| StoredRecord { lost: true, ..(*stored).clone() }));
+        let lost = owner(&stored.record).is_some_and(|n| self.losses.record_ended(place.clone(), n, &stored, revision));
+        self.set_record(place, lost.then(|| StoredRecord { lost: true, ..stored }));
     }
 
     fn delete_node(&mut self, node: NodeName, revision: Revision) {
         self.nodes.remove(&node);
-        for (path, record) in self.losses.node_ended(&node, revision) {
-            self.set_record(path, Some(StoredRecord { lost: true, ..record }));
+        for (place, record) in self.losses.node_ended(&node, revision) {
+            self.set_record(place, Some(StoredRecord { lost: true, ..record }));
         }
     }
 
     /// A host that is back speaks for itself: what it does not register again is gone.
     fn put_node(&mut self, name: NodeName, node: Stored<Node>) {
-        for path in self.losses.node_is_back(&name) {
-            self.set_record(path, None);
+        for place in self.losses.node_is_back(&name) {
+            self.set_record(place, None);
         }
         self.nodes.insert(name, Arc::new(node));
     }
@@ -290,48 +331,14 @@ impl Snapshot {
         let Some(before) = before.as_ref().and_then(|l| l.value.node()).filter(|node| Some(*node) != now.as_ref()) else {
             return;
         };
-        for path in self.losses.lease_ended(before, revision) {
-            self.set_record(path, None);
+        for place in self.losses.lease_ended(before, revision) {
+            self.set_record(place, None);
         }
     }
 
     fn set_cluster(&mut self, cluster: Option<Stored<ClusterConfig>>) {
         self.settings = Arc::new(cluster.as_ref().map(|s| s.value.clone()).unwrap_or_default());
         self.cluster = cluster;
-    }
-
-    /// Sets or removes a record and makes the endpoints it touches anew.
-    fn set_record(&mut self, path: RecordPath, record: Option<StoredRecord>) {
-        let old = self.records.get(&path).map(|s| key_of(&path, &s.record));
-        let new = record.as_ref().map(|s| key_of(&path, &s.record));
-        match record {
-            Some(record) => drop(self.records.insert(path, Arc::new(record))),
-            None => drop(self.records.remove(&path)),
-        }
-        if old != new
-            && let Some(key) = old
-        {
-            self.remake_endpoint(key);
-        }
-        if let Some(key) = new {
-            self.remake_endpoint(key);
-        }
-    }
-
-    fn remake_endpoint(&mut self, key: EndpointKey) {
-        let endpoint = {
-            let parts = self
-                .records
-                .range(key.0.clone()..)
-                .take_while(|(path, _)| path.as_str().starts_with(key.0.as_str()))
-                .filter(|(path, stored)| key_of(path, &stored.record) == key)
-                .map(|(_, stored)| &**stored);
-            Endpoint::from_parts(&key, parts)
-        };
-        match endpoint {
-            Some(endpoint) => drop(self.endpoints.insert(key, Arc::new(endpoint))),
-            None => drop(self.endpoints.remove(&key)),
-        }
     }
 }
 
@@ -456,17 +463,6 @@ impl Snapshot {
     /// The names whose lead is held, and by whom.
     pub fn elections(&self) -> impl Iterator<Item = (&ServiceName, &Stored<Election>)> {
         self.elections.iter().map(|(k, v)| (k, &**v))
-    }
-
-    /// All records, as the store orders their keys.
-    pub fn records(&self) -> impl Iterator<Item = (&RecordPath, &StoredRecord)> {
-        self.records.iter().map(|(k, v)| (k, &**v))
-    }
-
-    /// The record at one path.
-    #[must_use]
-    pub fn record(&self, path: &RecordPath) -> Option<&StoredRecord> {
-        self.records.get(path).map(|r| &**r)
     }
 
     /// All endpoints, by path.

@@ -216,3 +216,126 @@ fn leases_of_both_trees_are_seen_and_each_is_deleted_by_itself() {
     s.apply(Revision(5), vec![delete(LEASE, 5)]);
     assert_eq!(s.leases().count(), 1);
 }
+
+const DOWN: &str = "/weft/v1/down/local/skydns/myapp/web-1/4";
+const DOWN_VALUE: &str = r#"{"host":"10.244.1.2","port":80,"weft":{"id":"web-1","node":"h1","state":"down","unhealthy":true}}"#;
+
+/// Whether anybody serves it, and what its endpoint's state is.
+fn seen(s: &Snapshot) -> (usize, Option<EndpointState>) {
+    (s.records().count(), state(s))
+}
+
+#[test]
+fn a_record_in_the_tree_of_what_is_down_is_an_endpoint_that_nobody_serves() {
+    let mut s = empty();
+    s.apply(Revision(3), vec![put(NODE, NODE_VALUE, 2), put(DOWN, DOWN_VALUE, 3)]);
+    assert_eq!((seen(&s), s.down_records().count()), ((0, Some(EndpointState::Down)), 1));
+    let endpoint = s.endpoints().next().unwrap();
+    assert!(endpoint.unhealthy && endpoint.path.as_str() == "local/skydns/myapp/web-1");
+    // What it says counts for less than where it stands.
+    for value in [PART_VALUE, r#"{"host":"10.244.1.2"}"#] {
+        s.apply(Revision(4), vec![put(DOWN, value, 4)]);
+        assert_eq!(seen(&s), (0, Some(EndpointState::Down)));
+        assert!(!s.endpoints().next().unwrap().unhealthy, "nobody says that its checks fail");
+    }
+    s.apply(Revision(5), vec![delete(DOWN, 5)]);
+    assert_eq!(s.endpoints().count(), 0);
+}
+
+#[test]
+fn a_move_between_the_trees_is_neither_loss_nor_withdrawal_in_whichever_order_its_halves_are_seen() {
+    let down = [delete(PART, 6), put(DOWN, DOWN_VALUE, 6)];
+    let up = [delete(DOWN, 7), put(PART, PART_VALUE, 7)];
+    for turned in [false, true] {
+        let mut s = with_web();
+        for (halves, expected) in [(&down, (0, Some(EndpointState::Down))), (&up, (1, Some(EndpointState::Up)))] {
+            let mut halves = halves.to_vec();
+            if turned {
+                halves.reverse();
+            }
+            for half in halves {
+                s.apply(Revision(7), vec![half]);
+            }
+            assert_eq!(seen(&s), expected);
+            assert_eq!(s.shadowed().count(), 0);
+        }
+        // Its host's later end takes it from where it stands then.
+        s.apply(Revision(9), vec![delete(PART, 9), delete(NODE, 9)]);
+        assert_eq!(state(&s), Some(EndpointState::Lost));
+    }
+}
+
+#[test]
+fn a_record_that_is_down_ends_and_is_lost_with_its_host_as_any_other() {
+    for changes in [[delete(DOWN, 9), delete(NODE, 9)], [delete(NODE, 9), delete(DOWN, 9)]] {
+        let mut s = empty();
+        s.apply(Revision(3), vec![put(NODE, NODE_VALUE, 2), put(DOWN, DOWN_VALUE, 3)]);
+        s.apply(Revision(9), changes.to_vec());
+        assert_eq!(seen(&s), (0, Some(EndpointState::Down)), "lost, and still down");
+        assert!(s.down_records().all(|(_, r)| r.lost));
+        let mut back = s.clone();
+        back.apply(Revision(10), vec![put(NODE, NODE_VALUE, 10)]);
+        assert_eq!(back.endpoints().count(), 0, "its host speaks for itself again");
+        // It comes back in the other tree: nothing of it stays behind.
+        s.apply(Revision(10), vec![put(PART, PART_VALUE, 10)]);
+        assert_eq!((seen(&s), s.down_records().count()), ((1, Some(EndpointState::Up)), 0));
+    }
+    let mut s = empty();
+    s.apply(Revision(3), vec![put(NODE, NODE_VALUE, 2), put(DOWN, DOWN_VALUE, 3)]);
+    s.apply(Revision(8), vec![delete(DOWN, 8)]);
+    assert_eq!(s.endpoints().count(), 0, "withdrawn");
+}
+
+#[test]
+fn a_listing_takes_a_moved_record_for_moved_and_a_missing_one_for_lost() {
+    let before = with_web();
+    let listed = |entries| Snapshot::complete(Arc::new(Layout::default()), Revision(20), entries, Some(&before));
+    // Without the host's entry: it was lost, after it had been moved or not.
+    let moved = listed(vec![entry(DOWN, DOWN_VALUE, 6)]);
+    assert_eq!((seen(&moved), moved.down_records().filter(|(_, r)| r.lost).count()), ((0, Some(EndpointState::Down)), 0));
+    assert_eq!(seen(&listed(Vec::new())), (1, Some(EndpointState::Lost)));
+    // One that is unreadable is known as it was.
+    let known = listed(vec![entry(NODE, NODE_VALUE, 2), entry(DOWN, DOWN_VALUE, 6)]);
+    let entries = vec![entry(NODE, NODE_VALUE, 2), entry(DOWN, "{", 7)];
+    let garbled = Snapshot::complete(Arc::new(Layout::default()), Revision(21), entries, Some(&known));
+    assert_eq!((seen(&garbled), garbled.bad().count()), ((0, Some(EndpointState::Down)), 1));
+}
+
+#[test]
+fn loss_is_seen_although_the_watch_of_what_is_down_lags_behind() {
+    let mut s = empty();
+    s.apply(Revision(20), vec![put(PART, PART_VALUE, 12), delete(PART, 20)]);
+    let late = [put(NODE, NODE_VALUE, 2), put(DOWN, DOWN_VALUE, 5), delete(DOWN, 12), delete(NODE, 20)];
+    for change in late {
+        s.apply(Revision(20), vec![change]);
+    }
+    assert_eq!(state(&s), Some(EndpointState::Lost));
+}
+
+#[test]
+fn of_a_path_in_both_trees_what_is_served_counts_and_it_is_told() {
+    let mut s = with_web();
+    s.apply(Revision(5), vec![put(DOWN, DOWN_VALUE, 5)]);
+    assert_eq!(seen(&s), (1, Some(EndpointState::Up)));
+    assert_eq!(s.shadowed().map(RecordPath::as_str).collect::<Vec<_>>(), ["local/skydns/myapp/web-1/4"]);
+    s.apply(Revision(6), vec![delete(DOWN, 6)]);
+    assert_eq!(s.shadowed().count(), 0);
+    assert_eq!(seen(&s), (1, Some(EndpointState::Up)));
+}
+
+#[test]
+fn what_is_to_be_drained_is_read_and_junk_hurts_only_itself() {
+    let mut s = with_web();
+    let (host, endpoint) = ("/weft/v1/drains/nodes/h1", "/weft/v1/drains/endpoints/local/skydns/myapp/web-1");
+    let path = RecordPath::from_labels(["local", "skydns", "myapp", "web-1"]);
+    let h1: NodeName = "h1".parse().unwrap();
+    assert!(!s.is_drained(&path, Some(&h1)));
+    for key in [host, endpoint] {
+        s.apply(Revision(5), vec![put(key, r#"{"since":"2026-01-01T00:00:00Z","by":"h2","x":1}"#, 5)]);
+        assert!(s.is_drained(&path, Some(&h1)));
+        s.apply(Revision(6), vec![put(key, "[]", 6)]);
+        assert!(s.is_drained(&path, Some(&h1)) && s.bad_at(key).is_some(), "unknown is never gone");
+        s.apply(Revision(7), vec![delete(key, 7)]);
+        assert!(!s.is_drained(&path, Some(&h1)) && s.bad_at(key).is_none());
+    }
+}

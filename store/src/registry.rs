@@ -7,8 +7,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::cluster::ClusterConfig;
+use weft_model::drain::Drain;
 use weft_model::ids::{LeaseId, Namespace, NetworkName, NodeName, Revision, ServiceName};
-use weft_model::keys::{Layout, RecordPath};
+use weft_model::keys::{Layout, Place, RecordPath};
 use weft_model::network::NetworkConfig;
 use weft_model::node::Node;
 use weft_model::record::Record;
@@ -25,7 +26,7 @@ pub struct Registry {
     layout: Arc<Layout>,
 }
 
-/// A record to write.
+/// A record to write, into the tree that its state belongs to ([`Record::tree`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordPut {
     /// Where.
@@ -36,6 +37,9 @@ pub struct RecordPut {
     pub lease: Option<LeaseId>,
     /// The revision of the record that it replaces; none is "there is none".
     pub over: Option<Revision>,
+    /// The revision of the record at the same path of the other tree, which is deleted in the same transaction: this is a move
+    /// of it. None is "there is none".
+    pub moved: Option<Revision>,
 }
 
 /// A subnet to claim.
@@ -63,11 +67,22 @@ pub struct NodeRemains {
     /// Its leases, and the revision that each was read at.
     pub leases: Vec<(SubnetKey, Revision)>,
     /// The records that name it, and the revision that each was read at.
-    pub records: Vec<(RecordPath, Revision)>,
+    pub records: Vec<(Place, Revision)>,
 }
 
-/// Keys in one transaction; etcd takes 128 operations by default.
+/// Keys in one transaction; etcd takes 128 operations by default, and as many comparisons.
 const OPS_PER_TXN: usize = 100;
+
+impl RecordPut {
+    /// Where it is written.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { path: self.path.clone(), tree: self.record.tree() }
+    }
+}
+
+/// What must hold, and what is done then; not torn apart.
+type Step = (Vec<Compare>, Vec<Op>);
 
 impl Registry {
     /// Writes to `store`, laid out as `layout`.
@@ -313,7 +328,7 @@ impl Registry {
     pub async fn remove_node(&self, remains: &NodeRemains) -> Result<Outcome, StoreError> {
         let dead = Compare::Absent(self.layout.node(&remains.node).into_bytes());
         let leases = remains.leases.iter().map(|(subnet, at)| (self.layout.subnet(subnet), *at));
-        let records = remains.records.iter().map(|(path, at)| (self.layout.record(path), *at));
+        let records = remains.records.iter().map(|(place, at)| (self.layout.place(place), *at));
         let keys: Vec<(Vec<u8>, Revision)> = leases.chain(records).map(|(key, at)| (key.into_bytes(), at)).collect();
         let mut outcome = Outcome::Done(Revision::default());
         for chunk in keys.chunks(OPS_PER_TXN) {
@@ -339,23 +354,28 @@ impl Registry {
     pub async fn write_records(
         &self,
         puts: &[RecordPut],
-        deletes: &[(RecordPath, Revision)],
+        deletes: &[(Place, Revision)],
         while_node: Option<(&NodeName, Revision)>,
     ) -> Result<Outcome, StoreError> {
-        let deletes = deletes.iter().map(|(path, at)| {
-            let key = self.layout.record(path).into_bytes();
-            (Compare::ModifiedAt(key.clone(), *at), Op::Delete(key))
+        let deletes = deletes.iter().map(|(place, at)| {
+            let key = self.layout.place(place).into_bytes();
+            (vec![Compare::ModifiedAt(key.clone(), *at)], vec![Op::Delete(key)])
         });
         let puts = puts.iter().map(|put| {
-            let key = self.layout.record(&put.path).into_bytes();
-            (unchanged(&key, put.over), Op::Put { key, value: put.record.to_json().into_bytes(), lease: put.lease })
+            let place = put.place();
+            let (key, other) = (self.layout.place(&place).into_bytes(), self.layout.place(&place.opposite()).into_bytes());
+            let when = vec![unchanged(&key, put.over), unchanged(&other, put.moved)];
+            let moved = put.moved.map(|_| Op::Delete(other));
+            let then = Op::Put { key, value: put.record.to_json().into_bytes(), lease: put.lease };
+            (when, moved.into_iter().chain([then]).collect())
         });
-        let ops: Vec<(Compare, Op)> = deletes.chain(puts).collect();
+        let steps: Vec<Step> = deletes.chain(puts).collect();
         let beside = while_node.map(|(node, at)| Compare::ModifiedAt(self.layout.node(node).into_bytes(), at));
         let mut reached = Revision::default();
         let mut refused = false;
-        for chunk in ops.chunks(OPS_PER_TXN) {
-            let (when, then): (Vec<Compare>, Vec<Op>) = chunk.iter().cloned().unzip();
+        for chunk in steps.chunks(OPS_PER_TXN / 2) {
+            let (when, then): (Vec<Vec<Compare>>, Vec<Vec<Op>>) = chunk.iter().cloned().unzip();
+            let (when, then): (Vec<Compare>, Vec<Op>) = (when.concat(), then.concat());
             match self.write(beside.iter().cloned().chain(when).collect(), then).await? {
                 Outcome::Done(revision) => reached = reached.max(revision),
                 Outcome::Refused(revision) => {
@@ -373,6 +393,44 @@ impl Registry {
     /// Those of the store.
     pub async fn write_record(&self, put: &RecordPut) -> Result<Outcome, StoreError> {
         self.write_records(std::slice::from_ref(put), &[], None).await
+    }
+
+    /// Wishes that a host be drained, unless it is wished already.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn drain_node(&self, node: &NodeName, drain: &Drain) -> Result<Outcome, StoreError> {
+        self.write_drain(self.layout.drain_node(node), drain).await
+    }
+
+    /// Wishes that an endpoint be drained, by its own path, unless it is wished already.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn drain_endpoint(&self, path: &RecordPath, drain: &Drain) -> Result<Outcome, StoreError> {
+        self.write_drain(self.layout.drain_endpoint(path), drain).await
+    }
+
+    async fn write_drain(&self, key: String, drain: &Drain) -> Result<Outcome, StoreError> {
+        let key = key.into_bytes();
+        let when = vec![Compare::Absent(key.clone())];
+        self.write(when, vec![Op::Put { key, value: drain.to_json().into_bytes(), lease: None }]).await
+    }
+
+    /// Takes the wish back that a host be drained.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn undrain_node(&self, node: &NodeName) -> Result<Outcome, StoreError> {
+        self.write(Vec::new(), vec![Op::Delete(self.layout.drain_node(node).into_bytes())]).await
+    }
+
+    /// Takes the wish back that an endpoint be drained, by its own path.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn undrain_endpoint(&self, path: &RecordPath) -> Result<Outcome, StoreError> {
+        self.write(Vec::new(), vec![Op::Delete(self.layout.drain_endpoint(path).into_bytes())]).await
     }
 
     /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default

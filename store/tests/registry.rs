@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_model::cluster::ClusterConfig;
 use weft_model::ids::{Revision, ServiceName};
-use weft_model::keys::{Layout, RecordPath};
+use weft_model::keys::{Layout, Place, RecordPath};
 use weft_model::network::{Backend, NetworkConfig};
 use weft_model::node::Node;
 use weft_model::record::Record;
@@ -136,6 +136,7 @@ async fn records_on_a_liveness_lease_are_written_only_beside_their_nodes_entry()
             record: Record { host: "10.244.3.2".into(), ..Record::default() },
             lease: Some(lease),
             over: None,
+            moved: None,
         })
         .collect();
     assert!(!done(registry.write_records(&puts, &[], Some((&node.node, Revision(1)))).await.unwrap()));
@@ -159,21 +160,25 @@ async fn records_are_written_and_deleted_only_as_they_were_read() {
         record: Record { host: host.into(), ..Record::default() },
         lease: None,
         over,
+        moved: None,
     };
     assert!(done(registry.write_record(&put(0, "10.244.3.2", None)).await.unwrap()));
     assert!(!done(registry.write_record(&put(0, "10.244.4.2", None)).await.unwrap()), "it is there");
     let at = snapshot(&registry).await.record(&path(0)).unwrap().modified;
     assert!(!done(registry.write_record(&put(0, "10.244.4.2", Some(at.next()))).await.unwrap()), "read at another revision");
-    assert!(!done(registry.write_records(&[], &[(path(0), at.next())], None).await.unwrap()), "read at another revision");
+    assert!(
+        !done(registry.write_records(&[], &[(Place::served(path(0)), at.next())], None).await.unwrap()),
+        "read at another revision"
+    );
     assert_eq!(snapshot(&registry).await.record(&path(0)).unwrap().record.host, "10.244.3.2");
 
     // What one transaction refuses does not keep the next one back.
     let many: Vec<RecordPut> = (0..150).map(|n| put(n, "10.244.4.2", None)).collect();
     assert!(!done(registry.write_records(&many, &[], None).await.unwrap()));
-    assert_eq!(snapshot(&registry).await.records().count(), 51, "the first and those of the second transaction");
+    assert_eq!(snapshot(&registry).await.records().count(), 101, "the first and those of the transactions after it");
     assert!(done(registry.write_record(&put(0, "10.244.4.2", Some(at))).await.unwrap()));
     let at = snapshot(&registry).await.record(&path(0)).unwrap().modified;
-    assert!(done(registry.write_records(&[], &[(path(0), at)], None).await.unwrap()));
+    assert!(done(registry.write_records(&[], &[(Place::served(path(0)), at)], None).await.unwrap()));
     assert!(snapshot(&registry).await.record(&path(0)).is_none());
 }
 
@@ -199,9 +204,9 @@ async fn a_nodes_remains_are_removed_only_while_it_is_dead_and_its_lease_as_it_w
     let path = |n: usize| RecordPath::from_labels(["local", "skydns", "web", &format!("x{n}"), "4"]);
     let record = Record { host: "10.244.3.2".into(), ..Record::default() };
     let puts: Vec<RecordPut> =
-        (0..250).map(|n| RecordPut { path: path(n), record: record.clone(), lease: None, over: None }).collect();
+        (0..250).map(|n| RecordPut { path: path(n), record: record.clone(), lease: None, over: None, moved: None }).collect();
     assert!(done(registry.write_records(&puts, &[], None).await.unwrap()));
-    let read: Vec<_> = snapshot(&registry).await.records().map(|(path, r)| (path.clone(), r.modified)).collect();
+    let read: Vec<_> = snapshot(&registry).await.places().map(|(place, r)| (place, r.modified)).collect();
     let remains = |at| NodeRemains { node: node.node.clone(), leases: vec![(key, at)], records: read.clone() };
 
     assert!(done(registry.write_node(&node, None, on).await.unwrap()));
@@ -213,4 +218,58 @@ async fn a_nodes_remains_are_removed_only_while_it_is_dead_and_its_lease_as_it_w
     assert!(done(registry.remove_node(&remains(at)).await.unwrap()));
     let s = snapshot(&registry).await;
     assert_eq!((s.leases().count(), s.records().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_record_is_moved_between_the_trees_in_one_revision_and_only_as_it_was_read() {
+    let (registry, _dir) = registry().await;
+    let path = RecordPath::from_labels(["local", "skydns", "web", "x", "4"]);
+    let value = |state: &str| {
+        let text = format!(r#"{{"host":"10.244.3.2","weft":{{"id":"x","node":"h1","state":"{state}"}}}}"#);
+        Record::parse(text.as_bytes()).unwrap()
+    };
+    let put = |state, over, moved| RecordPut { path: path.clone(), record: value(state), lease: None, over, moved };
+    let (served, down) = (Place::served(path.clone()), Place::served(path.clone()).opposite());
+    assert!(done(registry.write_record(&put("up", None, None)).await.unwrap()));
+    let at = snapshot(&registry).await.at(&served).unwrap().modified;
+
+    assert!(!done(registry.write_record(&put("down", None, None)).await.unwrap()), "it stands in the other tree");
+    assert!(!done(registry.write_record(&put("down", None, Some(at.next()))).await.unwrap()), "read at another revision");
+    let Outcome::Done(moved) = registry.write_record(&put("down", None, Some(at))).await.unwrap() else { panic!("not moved") };
+    let s = snapshot(&registry).await;
+    assert_eq!((s.records().count(), s.at(&down).unwrap().modified), (0, moved));
+    assert!(!done(registry.write_record(&put("up", None, Some(at))).await.unwrap()), "moved since");
+
+    // Many at once, each half with the other.
+    let many = |state: &str, s: &weft_model::snapshot::Snapshot| -> Vec<RecordPut> {
+        let of = |n: usize| RecordPath::from_labels(["local", "skydns", "web", &format!("m{n}"), "4"]);
+        let one = |n: usize| {
+            let record = value(state);
+            let place = Place { path: of(n), tree: record.tree() };
+            let at = |place: &Place| s.at(place).map(|r| r.modified);
+            RecordPut { path: of(n), record, lease: None, over: at(&place), moved: at(&place.opposite()) }
+        };
+        (0..120).map(one).collect()
+    };
+    for (state, trees) in [("up", (120, 1)), ("down", (0, 121)), ("draining", (120, 1))] {
+        let puts = many(state, &snapshot(&registry).await);
+        assert!(done(registry.write_records(&puts, &[], None).await.unwrap()));
+        let s = snapshot(&registry).await;
+        assert_eq!((s.records().count(), s.down_records().count()), trees, "{state}");
+        assert_eq!(s.shadowed().count(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_is_wished_once_and_taken_back() {
+    let (registry, _dir) = registry().await;
+    let (node, path) = ("h1".parse().unwrap(), RecordPath::from_labels(["local", "skydns", "web", "x"]));
+    let drain = |since: &str| weft_model::drain::Drain { since: since.to_owned(), by: None };
+    assert!(done(registry.drain_node(&node, &drain("a")).await.unwrap()));
+    assert!(!done(registry.drain_node(&node, &drain("b")).await.unwrap()), "since when it is drained stays");
+    assert!(done(registry.drain_endpoint(&path, &drain("c")).await.unwrap()));
+    let s = snapshot(&registry).await;
+    assert_eq!((s.node_drain(&node).unwrap().value.since.as_str(), s.endpoint_drain(&path).is_some()), ("a", true));
+    assert!(done(registry.undrain_node(&node).await.unwrap()) && done(registry.undrain_endpoint(&path).await.unwrap()));
+    assert!(!snapshot(&registry).await.is_drained(&path, Some(&node)));
 }

@@ -66,7 +66,7 @@ impl Admin {
             }),
             ..Record::default()
         };
-        let put = RecordPut { path: path.child(&part), record, lease: None, over: None };
+        let put = RecordPut { path: path.child(&part), record, lease: None, over: None, moved: None };
         match self.registry.write_record(&put).await.map_err(|e| Refusal::store("endpoint add", &e))? {
             Outcome::Done(revision) => self.echo(revision).await,
             Outcome::Refused(_) => {
@@ -113,12 +113,8 @@ impl Admin {
             )));
         }
         let view = endpoint_view(&snapshot, &endpoint);
-        let parts = snapshot
-            .records()
-            .filter(|(path, stored)| weft_model::endpoint::key_of(path, &stored.record) == (endpoint.path.clone(), endpoint.ours))
-            .filter(|(_, stored)| !stored.lost)
-            .map(|(path, stored)| (path.clone(), stored.modified));
-        let parts: Vec<_> = parts.collect();
+        let parts = snapshot.parts_of(&endpoint);
+        let parts: Vec<_> = parts.into_iter().filter(|(_, s)| !s.lost).map(|(place, s)| (place, s.modified)).collect();
         let written = self.registry.write_records(&[], &parts, None).await.map_err(|e| Refusal::store("endpoint rm", &e))?;
         match written {
             Outcome::Done(revision) => self.echo(revision).await,

@@ -61,9 +61,9 @@ fn remains(snapshot: &Snapshot, this: &NodeName, name: &str) -> Result<NodeRemai
         .map(|(key, l)| (*key, l.modified))
         .collect();
     let records = snapshot
-        .records()
+        .places()
         .filter(|(_, r)| !r.lost && owned(r.record.weft.as_ref().and_then(|w| w.node.as_ref())))
-        .map(|(path, r)| (path.clone(), r.modified))
+        .map(|(place, r)| (place, r.modified))
         .collect();
     let remains = NodeRemains { node, leases, records };
     if remains.leases.is_empty() && remains.records.is_empty() { Err(unknown()) } else { Ok(remains) }
@@ -102,6 +102,7 @@ mod tests {
             ("/weft/v1/nodes/h1", r#"{"node":"h1"}"#.to_owned()),
             ("/weft/v1/nodes/h2", r#"{"node":"h2"}"#.to_owned()),
             ("/skydns/local/skydns/web/a/4", r#"{"host":"10.244.3.2","weft":{"id":"a","node":"h3"}}"#.to_owned()),
+            ("/weft/v1/down/local/skydns/web/c/4", r#"{"host":"10.244.3.4","weft":{"id":"c","node":"h3"}}"#.to_owned()),
             ("/skydns/local/skydns/web/b/4", r#"{"host":"10.244.2.2","weft":{"id":"b","node":"h2"}}"#.to_owned()),
         ];
         let entry = |(key, value): (&str, String)| Entry {
@@ -123,8 +124,11 @@ mod tests {
         let remains = asked("h3").unwrap();
         assert_eq!(remains.leases, [(SubnetKey::v4("10.244.3.0/24".parse().unwrap()), Revision(5))]);
         assert_eq!(
-            remains.records.iter().map(|(p, at)| (p.as_str(), *at)).collect::<Vec<_>>(),
-            [("local/skydns/web/a/4", Revision(5))]
+            remains.records.iter().map(|(p, at)| (Layout::default().place(p), *at)).collect::<Vec<_>>(),
+            [
+                ("/skydns/local/skydns/web/a/4".to_owned(), Revision(5)),
+                ("/weft/v1/down/local/skydns/web/c/4".to_owned(), Revision(5))
+            ]
         );
     }
 

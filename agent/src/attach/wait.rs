@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use weft_api::Code;
 use weft_model::ids::{EndpointId, NetworkName};
+use weft_model::record::Record;
 use weft_model::snapshot::Snapshot;
 
 use super::Attachments;
@@ -94,14 +95,24 @@ impl Attachments {
     /// Whether all records of an attachment stand in the store, as they should.
     pub(super) fn is_recorded(&self, snapshot: &Snapshot, attachment: &Attachment) -> bool {
         parts(snapshot, &self.around.node, attachment).iter().all(|part| {
-            let stored = snapshot.record(&part.path).filter(|stored| !stored.lost);
-            stored.is_some_and(|stored| stored.record == part.record)
+            // In which state is its checks' business, and a drain's.
+            let stored = snapshot.record_anywhere(&part.path).filter(|stored| !stored.lost);
+            stored.is_some_and(|stored| in_state_of(&part.record, &stored.record) == stored.record)
         })
     }
 
     fn is_ours(&self, snapshot: &Snapshot, path: &weft_model::keys::RecordPath) -> bool {
-        let stored = snapshot.record(path).filter(|stored| !stored.lost);
+        let stored = snapshot.record_anywhere(path).filter(|stored| !stored.lost);
         let weft = stored.and_then(|stored| stored.record.weft.as_ref());
         weft.and_then(|weft| weft.node.as_ref()) == Some(&self.around.node)
     }
+}
+
+/// `record` in the state that `there` is in.
+fn in_state_of(record: &Record, there: &Record) -> Record {
+    let mut record = record.clone();
+    if let (Some(weft), Some(there)) = (&mut record.weft, &there.weft) {
+        (weft.state, weft.unhealthy) = (there.state, there.unhealthy);
+    }
+    record
 }

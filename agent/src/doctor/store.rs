@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weft_api::Finding;
+use weft_model::keys::Place;
 use weft_model::snapshot::Snapshot;
 use weft_plan::peers::{self, Skipped, Why};
 use weft_store::Condition;
@@ -211,6 +212,11 @@ pub(super) async fn values(admin: Arc<Admin>) -> Vec<Finding> {
     let prefix = admin.doctor.settings.network_prefix.clone();
     let mut found: Vec<Finding> =
         snapshot.bad().take(MOST_VALUES).map(|(key, bad)| judge_value(CHECK, key, &bad.why, &prefix)).collect();
+    found.extend(snapshot.shadowed().take(MOST_VALUES).map(|path| {
+        let down = snapshot.layout().place(&Place::served(path.clone()).opposite());
+        let what = format!("{} stands as well, and counts: a record is in one of the two trees", snapshot.layout().record(path));
+        Finding::warn(CHECK, &down, what, "the host that a record names puts it right; delete one of the two if no host does")
+    }));
     if found.is_empty() {
         found.push(Finding::ok(CHECK, admin.registry.store().kind().as_str(), "every value below our prefixes can be read"));
     }

@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use weft_model::endpoint::{Endpoint, StoredRecord};
     use weft_model::ids::Revision;
-    use weft_model::keys::Layout;
+    use weft_model::keys::{Layout, RecordTree};
 
     fn attachment() -> Attachment {
         Attachment {
@@ -278,7 +278,14 @@ mod tests {
         let stored: Vec<StoredRecord> = of(&a)
             .into_iter()
             .filter(|p| app.covers(&p.path))
-            .map(|p| StoredRecord { record: p.record, lease: None, created: Revision(1), modified: Revision(1), lost: false })
+            .map(|p| StoredRecord {
+                record: p.record,
+                lease: None,
+                created: Revision(1),
+                modified: Revision(1),
+                lost: false,
+                tree: RecordTree::Served,
+            })
             .collect();
         let endpoint = Endpoint::from_parts(&(app, true), &stored).unwrap();
         assert_eq!((endpoint.addresses.len(), endpoint.ports.len()), (2, 4));

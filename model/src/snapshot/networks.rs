@@ -64,16 +64,15 @@ impl Snapshot {
         let is = |network: Option<&NetworkName>| network.map_or(name.is_default(), |network| network == name);
         let mut scoped = self.clone();
         let others: Vec<_> = self
-            .records
-            .iter()
-            .filter(|(_, stored): &(_, &Arc<StoredRecord>)| match &stored.record.weft {
+            .places()
+            .filter(|(_, stored): &(_, &StoredRecord)| match &stored.record.weft {
                 Some(weft) => (weft.node.is_some() || weft.network.is_some()) && !is(weft.network.as_ref()),
                 None => false,
             })
-            .map(|(path, _)| path.clone())
+            .map(|(place, _)| place)
             .collect();
-        for path in others {
-            scoped.set_record(path, None);
+        for place in others {
+            scoped.set_record(place, None);
         }
         scoped.services =
             self.services.iter().filter(|(_, s)| is(s.value.network.as_ref())).map(|(k, s)| (k.clone(), s.clone())).collect();
