@@ -303,7 +303,7 @@ impl Snapshot {
             return;
         };
         let lost = owner(&stored.record).is_some_and(|n| self.losses.record_ended(place.clone(), n, &stored, revision));
-        self.set_record(place, lost.then(|| StoredRecord { lost: true, ..stored }));
+        self.set_record(place, lost.then_some(StoredRecord { lost: true, ..stored }));
     }
 
     fn delete_node(&mut self, node: NodeName, revision: Revision) {
