@@ -5,6 +5,7 @@ mod conformance;
 mod support;
 
 use std::error::Error;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -204,13 +205,17 @@ async fn no_acknowledged_write_is_lost_when_the_process_is_killed() {
         for writer in 0..4 {
             let store = store.clone();
             writers.spawn(async move {
-                for n in 0u64.. {
-                    // Both keys, or neither.
-                    done(
-                        &*store,
-                        Txn::new().put(format!("/w/{writer}"), n.to_string()).put(format!("/v/{writer}"), n.to_string()),
-                    )
-                    .await;
+                // Where the child before was killed.
+                let first = get(&*store, &format!("/w/{writer}")).await.map_or(0, |entry| number(&entry) + 1);
+                for n in first.. {
+                    // All of it, or none: two numbers that are equal, and one mark that moves.
+                    let mut txn =
+                        Txn::new().put(format!("/w/{writer}"), n.to_string()).put(format!("/v/{writer}"), n.to_string());
+                    txn = txn.put(format!("/m/{writer}/{n}"), "");
+                    if let Some(before) = n.checked_sub(1) {
+                        txn = txn.delete(format!("/m/{writer}/{before}"));
+                    }
+                    done(&*store, txn).await;
                     println!("written {writer} {n}");
                 }
             });
@@ -222,16 +227,18 @@ async fn no_acknowledged_write_is_lost_when_the_process_is_killed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.redb");
         let mut before = Revision(0);
-        for round in 1..=3 {
+        let mut acknowledged = [None; 4];
+        for round in 0..KILLS {
             let mut running = child("no_acknowledged_write_is_lost_when_the_process_is_killed", &path).spawn().unwrap();
-            let mut acknowledged = [None; 4];
             let mut lines = BufReader::new(running.stdout.take().unwrap()).lines();
+            // After another number of writes each time: at once, while much is under way, and now and then late.
+            let until = if round % 20 == 0 { 300 } else { usize::from(RandomState::new().build_hasher().finish() as u8) / 4 };
             for taken in 0.. {
-                let Some(line) = lines.next() else { panic!("the child ended by itself after {taken} lines") };
-                note(&line.unwrap(), &mut acknowledged);
-                if taken >= 150 * round {
+                if taken >= until {
                     break;
                 }
+                let Some(line) = lines.next() else { panic!("the child ended by itself after {taken} lines") };
+                note(&line.unwrap(), &mut acknowledged);
             }
             running.kill().unwrap();
             // What it still managed to say counts too; the last line may be cut.
@@ -241,19 +248,33 @@ async fn no_acknowledged_write_is_lost_when_the_process_is_killed() {
             running.wait().unwrap();
             let store = EmbeddedStore::open(&path).await.unwrap();
             for (writer, acknowledged) in acknowledged.iter().enumerate() {
-                let value = |entry: Option<weft_store::Entry>| -> u64 {
-                    String::from_utf8(entry.unwrap().value).unwrap().parse().unwrap()
+                // It may have been killed before its first write.
+                let Some(found) = get(&store, &format!("/w/{writer}")).await else {
+                    assert_eq!(*acknowledged, None, "writer {writer} in round {round}");
+                    continue;
                 };
-                let found = value(get(&store, &format!("/w/{writer}")).await);
+                let found = number(&found);
                 assert!(Some(found) >= *acknowledged, "writer {writer}: {found}, acknowledged {acknowledged:?}");
-                assert_eq!(found, value(get(&store, &format!("/v/{writer}")).await));
+                assert_eq!(found, number(&get(&store, &format!("/v/{writer}")).await.unwrap()), "half of a transaction");
+                let marks = store.list(&below(&[&format!("/m/{writer}/")])).await.unwrap().entries;
+                let marks: Vec<_> = marks.iter().map(|entry| String::from_utf8_lossy(&entry.key)).collect();
+                assert_eq!(marks, [format!("/m/{writer}/{found}")], "half of a transaction");
             }
             let now = store.list(&below(&["/"])).await.unwrap().revision;
-            assert!(now > before);
+            assert!(now >= before, "{now} after {before}");
             before = now;
         }
+        assert!(acknowledged.iter().all(Option::is_some), "{acknowledged:?}");
     })
     .await;
+}
+
+/// How often the writing process is killed.
+const KILLS: usize = 120;
+
+/// The number that a value is.
+fn number(entry: &weft_store::Entry) -> u64 {
+    String::from_utf8_lossy(&entry.value).parse().unwrap()
 }
 
 /// Takes down a line `written <writer> <n>`; others are the test harness's.

@@ -228,6 +228,67 @@ async fn a_wrong_password_is_denied_in_a_sentence_until_it_is_right() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_runs_out_is_made_again_unnoticed() {
+    bounded(async {
+        let certificates = Certificates::new();
+        // Tokens of etcd's own kind live on while they are used; signed ones end, used or not.
+        certificates.openssl(&["genrsa", "-out", "token.key", "2048"]);
+        certificates.openssl(&["rsa", "-in", "token.key", "-pubout", "-out", "token.pub"]);
+        let (key, public) = (certificates.path("token.key"), certificates.path("token.pub"));
+        let token = format!("--auth-token=jwt,pub-key={},priv-key={},sign-method=RS256,ttl=2s", public.display(), key.display());
+        let server = EtcdServer::start_with(&[&token], Some(certificates.server()));
+        with_users(&server);
+        let password = certificates.password("pw", "secret");
+        let store = store(login(certificates.client(&server), "weft", &password)).await;
+        let lease = store.grant(std::time::Duration::from_secs(600)).await.unwrap();
+        let mut following = follow(store.clone(), below(&["/skydns/", "/weft/"]));
+        let mut known = Known::default();
+        known.until(&mut following, "the listing", |known| known.listings == 1).await;
+        // Three lives of a token long. Every write must be done at once: whoever writes does not hear of logins.
+        let begun = std::time::Instant::now();
+        let mut at = Revision(0);
+        while begun.elapsed() < std::time::Duration::from_secs(6) {
+            at = put(&*store, "/weft/1", "").await;
+            assert!(store.keep_alive(lease).await.unwrap().is_some());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        known.until(&mut following, "the changes", |known| known.revision >= at).await;
+        assert_eq!((known.listings, known.outages.len()), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_is_changed_is_told_and_taken_up_from_the_file() {
+    bounded(async {
+        let certificates = Certificates::new();
+        let server = EtcdServer::start();
+        with_users(&server);
+        let password = certificates.password("pw", "secret");
+        let store = store(login(server.config(), "weft", &password)).await;
+        put(&*store, "/weft/1", "").await;
+        let mut following = follow(store.clone(), below(&["/weft/"]));
+        let mut known = Known::default();
+        known.until(&mut following, "the listing", |known| known.listings == 1).await;
+        let mut passwd = Command::new("etcdctl");
+        passwd.env_clear().env("ETCDCTL_API", "3").args(["--endpoints", &server.endpoint(), "--user", "root:rootpw"]);
+        passwd.args(["user", "passwd", "weft", "--interactive=false"]);
+        passwd.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::null());
+        let mut passwd = passwd.spawn().expect("run etcdctl");
+        std::io::Write::write_all(&mut passwd.stdin.take().unwrap(), b"changed\n").unwrap();
+        assert!(passwd.wait().unwrap().success());
+        // etcd takes back every login at such a change, and the file still holds the old password.
+        let text = denied(store.transact(Txn::new().put("/weft/2", "")).await);
+        assert!(text.contains(&format!("log in as weft with the password in {}", password.display())), "{text}");
+        certificates.password("pw", "changed");
+        let at = put(&*store, "/weft/2", "").await;
+        known.until(&mut following, "the change after it", |known| known.revision >= at).await;
+        assert_eq!(known.listings, 1, "what was open stayed open, or went on where it was");
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_user_the_flags_to_set_are_named() {
     bounded(async {
         let server = EtcdServer::start();

@@ -14,6 +14,10 @@ pub(super) struct Said {
     pub what: String,
 }
 
+/// What to do about a database that is full.
+const FULL: &str = "nothing is written until there is room: etcdctl compact, etcdctl defrag, then etcdctl alarm disarm, or a larger \
+                    --quota-backend-bytes; what is there is read, watched and kept alive meanwhile";
+
 /// Why a request was not served.
 #[derive(Clone, Debug)]
 pub(super) enum Fault {
@@ -82,8 +86,16 @@ impl Fault {
             Code::OutOfRange if message.contains("message length too large") => Self::TooLarge(said),
             Code::NotFound if message.contains("lease not found") => Self::NoLease(said),
             Code::ResourceExhausted if message.contains("too many requests") => Self::Lost(said),
+            // Said before the request is looked at (etcd's api/v3rpc/interceptor.go): another member may have it, writes too.
+            Code::Unavailable | Code::FailedPrecondition if message.contains("rpc not supported for learner") => {
+                Self::NotSent(said)
+            }
+            Code::Unavailable if message == "etcdserver: no leader" => Self::NotSent(said),
             // A member that is not, or not yet, what it must be to serve this; another may.
             Code::FailedPrecondition if message.contains("not leader") || message.contains("learner") => Self::Lost(said),
+            Code::ResourceExhausted if message.contains("database space exceeded") => {
+                Self::Refused(Said { what: join(&said.what, FULL), ..said })
+            }
             Code::PermissionDenied
             | Code::InvalidArgument
             | Code::FailedPrecondition
@@ -139,7 +151,11 @@ mod tests {
 
     #[test]
     fn answers_are_sorted_by_what_can_be_done() {
-        assert!(matches!(fault(Code::Unavailable, "etcdserver: no leader"), Fault::Lost(_)));
+        assert!(matches!(fault(Code::Unavailable, "etcdserver: no leader"), Fault::NotSent(_)), "it was not even looked at");
+        assert!(matches!(fault(Code::Unavailable, "etcdserver: leader changed"), Fault::Lost(_)));
+        // etcd 3.4, and later ones.
+        assert!(matches!(fault(Code::Unavailable, "etcdserver: rpc not supported for learner"), Fault::NotSent(_)));
+        assert!(matches!(fault(Code::FailedPrecondition, "etcdserver: rpc not supported for learner"), Fault::NotSent(_)));
         assert!(matches!(fault(Code::Unauthenticated, "etcdserver: invalid auth token"), Fault::StaleLogin(_)));
         assert!(matches!(fault(Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"), Fault::Compacted(_)));
         assert!(matches!(fault(Code::NotFound, "etcdserver: requested lease not found"), Fault::NoLease(_)));

@@ -47,7 +47,11 @@ impl Known {
                     }
                 }
             }
-            Update::Away { .. } => self.outages.push("away"),
+            Update::Away { error, .. } => {
+                // Shown if the test fails.
+                println!("away: {error}: {:?}", std::error::Error::source(&error).map(ToString::to_string));
+                self.outages.push("away");
+            }
             Update::Back => self.outages.push("back"),
         }
     }

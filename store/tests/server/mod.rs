@@ -70,6 +70,29 @@ impl EtcdServer {
         panic!("no etcd could be started on ten sets of free ports");
     }
 
+    /// One more member of the cluster that `self` belongs to, as a learner: it follows, and neither votes nor serves.
+    pub fn add_learner(&self) -> Self {
+        let ports = free_ports(2);
+        let (name, url) = (format!("m{}", ports[1]), format!("http://127.0.0.1:{}", ports[1]));
+        let peer_urls = format!("--peer-urls={url}");
+        self.etcdctl_until(&["member", "add", &name, &peer_urls, "--learner"]);
+        let mut learner = Self {
+            child: None,
+            dir: tempfile::tempdir().unwrap(),
+            client_port: ports[0],
+            peer_port: ports[1],
+            members: self.members.iter().cloned().chain([format!("{name}={url}")]).collect(),
+            arguments: ["--initial-cluster-state", "existing"].map(str::to_owned).to_vec(),
+            tls: None,
+        };
+        // Its peer URL is in the cluster now; should somebody have taken a port meanwhile, he is waited for.
+        let end = Instant::now() + LONG;
+        while !learner.run() {
+            assert!(Instant::now() < end, "the learner does not start");
+        }
+        learner
+    }
+
     /// Starts the process and waits until it listens; false if it exits instead.
     fn run(&mut self) -> bool {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
@@ -193,14 +216,42 @@ impl EtcdServer {
 
     /// Runs etcdctl, which must succeed.
     pub fn etcdctl(&self, arguments: &[&str]) -> String {
+        let output = self.etcdctl_output(arguments);
+        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Runs etcdctl until it succeeds: a cluster takes no new member before its own have been well for a while.
+    pub fn etcdctl_until(&self, arguments: &[&str]) -> String {
+        let end = Instant::now() + LONG;
+        loop {
+            let output = self.etcdctl_output(arguments);
+            if output.status.success() {
+                return String::from_utf8(output.stdout).unwrap();
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(Instant::now() < end, "etcdctl {arguments:?}: {said}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn etcdctl_output(&self, arguments: &[&str]) -> std::process::Output {
         let mut command = Command::new("etcdctl");
         command.env_clear().env("ETCDCTL_API", "3").arg("--endpoints").arg(self.url());
         if let Some(tls) = &self.tls {
             command.arg("--cacert").arg(&tls.ca).arg("--cert").arg(&tls.cert).arg("--key").arg(&tls.key);
         }
-        let output = command.args(arguments).output().expect("run etcdctl (Debian: etcd-client)");
-        assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
+        command.args(arguments).output().expect("run etcdctl (Debian: etcd-client)")
+    }
+
+    /// The id that the cluster knows this member by, hexadecimal, and whether it leads.
+    pub fn member(&self) -> (String, bool) {
+        let said = self.etcdctl_until(&["endpoint", "status", "-w", "fields"]);
+        let field = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(&format!("\"{name}\" : ")));
+            line.unwrap_or_else(|| panic!("no {name} in {said}")).trim().parse::<u64>().unwrap()
+        };
+        (format!("{:x}", field("MemberID")), field("MemberID") == field("Leader"))
     }
 
     fn url(&self) -> String {

@@ -1,6 +1,8 @@
 //! What the tests of both stores lean on: bounds in time, and waiting for a condition.
 #![allow(dead_code, reason = "not every test crate waits for everything")]
 
+pub mod line;
+
 use std::future::Future;
 use std::time::{Duration, Instant};
 
