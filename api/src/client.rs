@@ -4,17 +4,19 @@ use std::path::{Path, PathBuf};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
-use hyper::{Method, Request};
+use hyper::{HeaderMap, Method, Request};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 
+mod registry;
+
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
     Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Gc,
-    Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Release, ReservationView, Reserve, ServiceCreate,
-    ServiceCreated, ServiceView, Status,
+    Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release, ReservationView, Reserve,
+    ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -374,6 +376,17 @@ impl Client {
         path: &str,
         body: Option<&B>,
     ) -> Result<T, ClientError> {
+        self.call_if(method, path, Precondition::None, body).await.map(|(answer, _)| answer)
+    }
+
+    /// As `call`, if the object is as `condition` asks. The answer comes with its headers.
+    async fn call_if<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        condition: Precondition,
+        body: Option<&B>,
+    ) -> Result<(T, HeaderMap), ClientError> {
         let request = format!("{method} {path}");
         let broken = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Broken { request: request.clone(), source };
         let stream = tokio::net::UnixStream::connect(&self.socket)
@@ -385,30 +398,30 @@ impl Client {
             Some(body) => serde_json::to_vec(body).map_err(|e| broken(e.into()))?,
             None => Vec::new(),
         };
-        let message = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "weft")
-            .header("content-type", "application/json")
-            .body(Full::new(Bytes::from(body)))
-            .map_err(|e| broken(e.into()))?;
+        let mut message =
+            Request::builder().method(method).uri(path).header("host", "weft").header("content-type", "application/json");
+        if let Some((name, value)) = condition.header() {
+            message = message.header(name, value);
+        }
+        let message = message.body(Full::new(Bytes::from(body))).map_err(|e| broken(e.into()))?;
         let exchange = async {
             let response = sender.send_request(message).await?;
-            let status = response.status();
-            let body = http_body_util::Limited::new(response.into_body(), MAX_ANSWER).collect().await?.to_bytes();
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+            let (parts, body) = response.into_parts();
+            let body = http_body_util::Limited::new(body, MAX_ANSWER).collect().await?.to_bytes();
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((parts, body))
         };
-        let (status, body) = tokio::select! {
+        let (parts, body) = tokio::select! {
             answer = exchange => answer.map_err(broken)?,
             // The connection ends first only when it broke; the exchange then reports it, unless it was never polled again.
             Err(e) = connection => return Err(broken(e.into())),
         };
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|e| broken(e.into()));
+        if parts.status.is_success() {
+            let answer = serde_json::from_slice(&body).map_err(|e| broken(e.into()))?;
+            return Ok((answer, parts.headers));
         }
         match serde_json::from_slice::<ErrorBody>(&body) {
             Ok(ErrorBody { error }) => Err(ClientError::Refused { code: error.code, message: error.message }),
-            Err(_) => Err(broken(format!("status {status}").into())),
+            Err(_) => Err(broken(format!("status {}", parts.status).into())),
         }
     }
 }
@@ -416,7 +429,7 @@ impl Client {
 const NOTHING: Option<&()> = None;
 
 /// Percent-encodes what has a meaning in a URI.
-fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     use std::fmt::Write;
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -78,3 +78,33 @@ pub struct EndpointAdd {
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
 }
+
+/// `PUT /v1/endpoints/{namespace}/{service}/{id}`: all that an endpoint outside of Weft's own containers is. It stays until it is
+/// removed; what is left out goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EndpointSpec {
+    /// Its addresses: at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports, no two of one name and protocol; none means that services go to their own port.
+    #[serde(default)]
+    pub ports: Vec<EndpointPort>,
+    /// What people call it.
+    #[serde(default)]
+    pub name: String,
+    /// Whether it may be a backend.
+    #[serde(default)]
+    pub kind: Kind,
+    /// Labels for selectors.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// SRV priority: the lower, the sooner; 0 is the default one.
+    #[serde(default)]
+    pub priority: u16,
+    /// SRV weight relative to its siblings; 0 counts as 100.
+    #[serde(default)]
+    pub weight: u32,
+    /// The network its addresses are in; none is the default one.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
+}

@@ -24,10 +24,18 @@ pub struct ErrorDetail {
 pub enum Code {
     /// The request is not one that can be carried out: 400.
     Invalid,
+    /// Not over this connection, or not for this caller: 403.
+    Forbidden,
     /// No such thing: 404.
     NotFound,
+    /// The thing is there, and this cannot be done with it (the header `Allow` says what can): 405.
+    MethodNotAllowed,
     /// It exists, differently: 409.
     Conflict,
+    /// It is not as `If-Match` or `If-None-Match` asks; the message says at which revision it is: 412.
+    Changed,
+    /// The request's body is larger than any that is read: 413.
+    TooLarge,
     /// There is no room left: 507.
     Full,
     /// Not yet: the agent waits for something (`status` says for what): 503.
@@ -45,8 +53,12 @@ impl Code {
     pub fn status(self) -> u16 {
         match self {
             Self::Invalid => 400,
+            Self::Forbidden => 403,
             Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
             Self::Conflict => 409,
+            Self::Changed => 412,
+            Self::TooLarge => 413,
             Self::Full => 507,
             Self::NotReady | Self::StoreAway => 503,
             Self::Internal => 500,

@@ -18,8 +18,14 @@
 //! | `GET /v1/config`, `PATCH /v1/config` | [`ConfigChange`] → [`Config`] |
 //! | `GET /v1/nodes`, `GET /v1/nodes/{node}` | → list of [`NodeView`], [`NodeView`] |
 //! | `DELETE /v1/nodes/{node}` | → [`NodeView`] as it was |
+//! | `GET /v1/namespaces`, `GET /v1/namespaces/{namespace}` | → list of [`NamespaceView`], [`NamespaceView`] |
+//! | `PUT /v1/namespaces/{namespace}` | → [`NamespaceView`] |
+//! | `DELETE /v1/namespaces/{namespace}` | → [`NamespaceView`] as it was |
 //! | `GET /v1/endpoints` | → list of [`EndpointView`] |
 //! | `POST /v1/endpoints` | [`EndpointAdd`] → [`EndpointView`] |
+//! | `GET /v1/endpoints/{namespace}/{service}/{id}` | → [`EndpointView`] |
+//! | `PUT /v1/endpoints/{namespace}/{service}/{id}` | [`EndpointSpec`] → [`EndpointView`] |
+//! | `DELETE /v1/endpoints/{namespace}/{service}/{id}` | → [`EndpointView`] as it was |
 //! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |
 //! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
@@ -37,6 +43,11 @@
 //! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |
 //! | `GET /v1/doctor/{id}` | → [`Checkup`] as far as it is |
 //!
+//! Every answer says in `Weft-Revision` at which revision of the store it stands, and one of a single object in `ETag` when that
+//! was last changed. Writes that name `If-Match: "<revision>"` or `If-None-Match: *` ([`Precondition`]) are done only if that
+//! holds; with `?dry_run=true` everything is checked and nothing written. Lists are narrowed by what [`ListQuery`] names, and come
+//! in pages if `limit` asks for it (`Weft-Continue` is the next one's `continue`). Parameters that a route does not know are refused.
+//!
 //! Every refusal has a 4xx or 5xx status and an [`ErrorBody`]. What is to be taken back while no agent runs is left in its
 //! [`queue`].
 
@@ -47,9 +58,12 @@ mod doctor;
 mod drops;
 mod endpoints;
 mod error;
+mod list;
+mod namespaces;
 mod network;
 mod nodes;
 mod plan;
+mod precondition;
 pub mod queue;
 mod services;
 mod status;
@@ -59,14 +73,23 @@ pub use client::{Client, ClientError};
 pub use dns::{DnsAnswer, DnsRecord};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drops::{Drops, VerdictView};
-pub use endpoints::{EndpointAdd, EndpointView};
+pub use endpoints::{EndpointAdd, EndpointSpec, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
+pub use list::{ListQuery, Page};
+pub use namespaces::{NamespacePut, NamespaceView};
 pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};
 pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
+pub use precondition::{Precondition, etag};
 pub use queue::Queued;
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
 pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+
+/// The header that says at which revision of the store an answer stands.
+pub const REVISION_HEADER: &str = "weft-revision";
+
+/// The header of a list that goes on: what to give as `continue` for the next page.
+pub const CONTINUE_HEADER: &str = "weft-continue";
 
 /// Where the socket is unless `--run-dir`, `--socket` or `WEFT_SOCKET` say otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use imbl::{OrdMap, OrdSet};
+use imbl::OrdMap;
 use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::cluster::ClusterConfig;
@@ -70,7 +70,8 @@ pub struct Snapshot {
     settings: Arc<ClusterConfig>,
     leases: OrdMap<SubnetKey, Arc<Stored<Lease>>>,
     nodes: OrdMap<NodeName, Arc<Stored<Node>>>,
-    namespaces: OrdSet<Namespace>,
+    /// The declared ones, and when each was.
+    namespaces: OrdMap<Namespace, Revision>,
     networks: OrdMap<NetworkName, Arc<Stored<NetworkConfig>>>,
     network_leases: OrdMap<(NetworkName, SubnetKey), Arc<Stored<Lease>>>,
     reservations: OrdMap<(NetworkName, Ipv4Net), Arc<Stored<Reservation>>>,
@@ -101,7 +102,7 @@ impl Snapshot {
             settings: Arc::default(),
             leases: OrdMap::new(),
             nodes: OrdMap::new(),
-            namespaces: OrdSet::new(),
+            namespaces: OrdMap::new(),
             networks: OrdMap::new(),
             network_leases: OrdMap::new(),
             reservations: OrdMap::new(),
@@ -215,7 +216,7 @@ impl Snapshot {
                 Ok(())
             }),
             Key::Namespace(k) => {
-                self.namespaces.insert(k);
+                self.namespaces.insert(k, modified);
                 Ok(())
             }
             Key::Network(k) => NetworkConfig::parse(&value)
@@ -423,13 +424,19 @@ impl Snapshot {
 
     /// The declared namespaces; `default` always is.
     pub fn namespaces(&self) -> impl Iterator<Item = &Namespace> {
-        self.namespaces.iter()
+        self.namespaces.keys()
+    }
+
+    /// When a namespace was declared, if it was.
+    #[must_use]
+    pub fn namespace_declared(&self, namespace: &Namespace) -> Option<Revision> {
+        self.namespaces.get(namespace).copied()
     }
 
     /// Whether `namespace` is declared.
     #[must_use]
     pub fn has_namespace(&self, namespace: &Namespace) -> bool {
-        namespace.is_default() || self.namespaces.contains(namespace)
+        namespace.is_default() || self.namespaces.contains_key(namespace)
     }
 
     /// The services.
@@ -463,6 +470,12 @@ impl Snapshot {
     /// The names whose lead is held, and by whom.
     pub fn elections(&self) -> impl Iterator<Item = (&ServiceName, &Stored<Election>)> {
         self.elections.iter().map(|(k, v)| (k, &**v))
+    }
+
+    /// One endpoint.
+    #[must_use]
+    pub fn endpoint(&self, key: &EndpointKey) -> Option<&Arc<Endpoint>> {
+        self.endpoints.get(key)
     }
 
     /// All endpoints, by path.
@@ -510,7 +523,7 @@ impl Snapshot {
             }
         }
         let first = labels.next()?;
-        let namespace = first.parse::<Namespace>().ok().filter(|ns| self.namespaces.contains(ns));
+        let namespace = first.parse::<Namespace>().ok().filter(|ns| self.namespaces.contains_key(ns));
         let (namespace, name) = match namespace {
             Some(namespace) => (namespace, labels.next()?),
             None => (Namespace::default_namespace(), first),

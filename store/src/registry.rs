@@ -433,6 +433,29 @@ impl Registry {
         self.write(Vec::new(), vec![Op::Delete(self.layout.drain_endpoint(path).into_bytes())]).await
     }
 
+    /// Declares a namespace, unless it is there or the default one has a service of its name.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn create_namespace(&self, name: &Namespace) -> Result<Outcome, StoreError> {
+        let key = self.layout.namespace(name).into_bytes();
+        let mut when = vec![Compare::Absent(key.clone())];
+        if let Ok(namesake) = name.as_str().parse() {
+            let namesake = ServiceName { namespace: Namespace::default_namespace(), name: namesake };
+            when.push(Compare::Absent(self.layout.service(&namesake).into_bytes()));
+        }
+        self.write(when, vec![Op::Put { key, value: b"{}".to_vec(), lease: None }]).await
+    }
+
+    /// Takes a namespace back that was declared at `at`. Whether anything is in it must be looked at before and after.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn remove_namespace(&self, name: &Namespace, at: Revision) -> Result<Outcome, StoreError> {
+        let key = self.layout.namespace(name).into_bytes();
+        self.write(vec![Compare::ModifiedAt(key.clone(), at)], vec![Op::Delete(key)]).await
+    }
+
     /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default
     /// namespace) a namespace of its name is there; or if the cluster's settings, which say what addresses there are, do not
     /// stand as they were read at `settings`.

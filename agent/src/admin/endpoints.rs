@@ -12,12 +12,18 @@ use weft_store::Outcome;
 use weft_store::registry::RecordPut;
 
 use super::Admin;
+use super::answer::Listed;
+use super::filter::{Filter, Part};
 use crate::refusal::Refusal;
 
 impl Admin {
-    pub(super) fn endpoints(&self) -> Result<Vec<EndpointView>, Refusal> {
+    pub(super) fn endpoints(&self, filter: &Filter, part: &Part) -> Result<Listed<EndpointView>, Refusal> {
         let snapshot = self.snapshot()?;
-        Ok(snapshot.endpoints().map(|e| endpoint_view(&snapshot, e)).collect())
+        let wanted = snapshot.endpoints().filter(|e| filter.wants_endpoint(&snapshot, e));
+        // Two may share a path: one that Weft wrote comes after one that others did.
+        let (wanted, next) = part.take(wanted.map(|e| (format!("{} {}", e.path, u8::from(e.ours)), e)));
+        let items = wanted.into_iter().map(|e| endpoint_view(&snapshot, e)).collect();
+        Ok(Listed { items, revision: snapshot.revision(), next })
     }
 
     pub(super) async fn endpoint_add(&self, add: EndpointAdd) -> Result<EndpointView, Refusal> {

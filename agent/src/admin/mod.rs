@@ -1,24 +1,30 @@
 //! The server side of `weft-api`: HTTP over the UNIX socket.
 //!
-//! [`route`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
-//! changes the kernel. A request is small, an answer is whole, and a refusal is a sentence.
+//! [`routes::ROUTES`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
+//! changes the kernel. A request is small, and a refusal is a sentence.
 
+mod answer;
 mod caller;
 mod cluster;
 mod drops;
+mod endpoint_put;
 mod endpoints;
+mod filter;
+mod namespaces;
 mod network_set;
 mod networks;
 mod node_rm;
 mod plan;
+mod precondition;
+mod query;
 mod reservations;
+mod routes;
 mod services;
 mod status;
 
 pub use caller::Caller;
 pub use networks::IN_USE;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -26,22 +32,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::stat::{Mode, umask};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 use weft_agent::kernel::netlink::Netlink;
-use weft_api::{Code, ErrorBody, ErrorDetail};
-use weft_model::ids::NodeName;
+use weft_api::Code;
+use weft_model::ids::{NodeName, Revision};
 use weft_model::snapshot::Snapshot;
 use weft_store::registry::Registry;
 
+use self::answer::Body;
 use crate::attach::{Attachments, Published};
 use crate::config::Settings;
 use crate::datapath::Shared;
@@ -52,9 +56,6 @@ use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
 use crate::view::{Health, View};
-
-/// The largest request body, bytes.
-const MAX_BODY: usize = 1 << 20;
 
 /// Connections served at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 256;
@@ -180,82 +181,27 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
     }
 }
 
-async fn answer(admin: Arc<Admin>, caller: Caller, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
-    let method = request.method().clone();
-    let path = request.uri().path().to_owned();
-    let query = parse_query(request.uri().query().unwrap_or_default());
-    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) => return Ok(refuse(&Refusal::invalid(format!("read the request: {e}")))),
-    };
+async fn answer(admin: Arc<Admin>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     debug!(%method, path, "request");
-    Ok(match route(&admin, &caller, &method, &path, &query, &body).await {
+    // What is read while an answer is made is at least as new as this.
+    let before = admin.revision();
+    let mut response = match routes::carry_out(&admin, caller, request).await {
         Ok(response) => response,
         Err(refusal) => {
             if refusal.code == Code::Internal {
                 warn!(%method, path, error = refusal.message, "request went wrong");
             }
-            refuse(&refusal)
+            let mut response = answer::refuse(&refusal);
+            if refusal.code == Code::MethodNotAllowed {
+                answer::set(&mut response, hyper::header::ALLOW, &routes::allowed(&path));
+            }
+            response
         }
-    })
-}
-
-type Query = HashMap<String, String>;
-
-/// Everything that can be asked.
-async fn route(
-    admin: &Arc<Admin>,
-    caller: &Caller,
-    method: &Method,
-    path: &str,
-    query: &Query,
-    body: &[u8],
-) -> Result<Response<Full<Bytes>>, Refusal> {
-    let segments: Vec<String> = path.trim_start_matches('/').split('/').map(unescape).collect();
-    let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match (method, segments.as_slice()) {
-        (&Method::GET, ["v1", "status"]) => json(&admin.status()),
-        (&Method::GET, ["v1", "network"]) => json(&admin.network()?),
-        (&Method::PUT, ["v1", "network"]) => json(&admin.network_init(parse(body)?).await?),
-        (&Method::PATCH, ["v1", "network"]) => json(&admin.network_set(parse(body)?).await?),
-        (&Method::GET, ["v1", "networks"]) => json(&admin.networks()?),
-        (&Method::POST, ["v1", "networks"]) => json(&admin.network_create(parse(body)?).await?),
-        (&Method::GET, ["v1", "networks", name]) => json(&admin.network_named(name)?),
-        (&Method::DELETE, ["v1", "networks", name]) => json(&admin.network_rm(name).await?),
-        (&Method::GET, ["v1", "reservations"]) => json(&admin.reservations()?),
-        (&Method::POST, ["v1", "reservations"]) => json(&admin.reserve(parse(body)?).await?),
-        (&Method::DELETE, ["v1", "reservations", node]) => json(&admin.unreserve(node).await?),
-        (&Method::GET, ["v1", "config"]) => json(&admin.config()?),
-        (&Method::PATCH, ["v1", "config"]) => json(&admin.config_change(parse(body)?).await?),
-        (&Method::GET, ["v1", "nodes"]) => json(&admin.nodes()?),
-        (&Method::GET, ["v1", "nodes", name]) => json(&admin.node(name)?),
-        (&Method::DELETE, ["v1", "nodes", name]) => json(&admin.node_rm(name).await?),
-        (&Method::GET, ["v1", "endpoints"]) => json(&admin.endpoints()?),
-        (&Method::POST, ["v1", "endpoints"]) => json(&admin.endpoint_add(parse(body)?).await?),
-        (&Method::DELETE, ["v1", "endpoints", id]) => {
-            json(&admin.endpoint_rm(id, query.get("service").map(String::as_str)).await?)
-        }
-        (&Method::GET, ["v1", "services"]) => json(&admin.services()?),
-        (&Method::POST, ["v1", "services"]) => json(&admin.service_create(parse(body)?).await?),
-        (&Method::GET, ["v1", "services", namespace, name]) => json(&admin.service(namespace, name)?),
-        (&Method::DELETE, ["v1", "services", namespace, name]) => json(&admin.service_rm(namespace, name).await?),
-        (&Method::GET, ["v1", "attachments"]) => json(&admin.attachments.list()),
-        (&Method::POST, ["v1", "attachments"]) => json(&admin.attachments.attach_for(parse(body)?, caller.clone()).await?),
-        (&Method::PATCH, ["v1", "attachments", id]) => json(&admin.attachments.describe(id, parse(body)?).await?),
-        (&Method::POST, ["v1", "attachments", "release"]) => json(&admin.attachments.release(parse(body)?).await?),
-        (&Method::POST, ["v1", "attachments", "gc"]) => json(&admin.attachments.gc(parse(body)?).await?),
-        (&Method::POST, ["v1", "attachments", "check"]) => json(&admin.attachments.check(&parse(body)?).await?),
-        (&Method::DELETE, ["v1", "attachments", id]) => json(&admin.attachments.detach(id).await?),
-        (&Method::GET, ["v1", "dns", "query"]) => {
-            let name = query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
-            json(&admin.names.query(name, query.get("type").map_or("A", String::as_str)).await?)
-        }
-        (&Method::POST, ["v1", "doctor"]) => json(&admin.doctor.begin(admin, parse(body)?)?),
-        (&Method::GET, ["v1", "doctor", id]) => json(&admin.doctor.checkup(id)?),
-        (&Method::GET, ["v1", "plan"]) => json(&admin.plan().await?),
-        (&Method::GET, ["v1", "drops"]) => json(&admin.drops(query.get("all").is_some_and(|all| all == "true")).await?),
-        _ => Err(Refusal::not_found(format!("{method} {path}: no such thing can be asked; is netctl as old as weftd?"))),
-    }
+    };
+    let read = matches!(method, Method::GET | Method::HEAD);
+    answer::stamp(&mut response, if read { before } else { admin.revision() });
+    Ok(response)
 }
 
 impl Admin {
@@ -273,61 +219,17 @@ impl Admin {
         })
     }
 
+    /// The revision that the store was last seen at; 0 before it has been read.
+    fn revision(&self) -> Revision {
+        self.view.borrow().as_ref().map(|s| s.revision()).unwrap_or_default()
+    }
+
     /// Waits until the view has reached a write, so that whoever reads next sees it; not for ever.
-    async fn echo(&self, revision: weft_model::ids::Revision) {
+    async fn echo(&self, revision: Revision) {
         let mut view = self.view.clone();
         let reached = view.wait_for(|s| s.as_ref().is_some_and(|s| s.revision() >= revision));
         let _ = tokio::time::timeout(ECHO_TIMEOUT, reached).await;
     }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|e| Refusal::invalid(format!("the request's body: {e}")))
-}
-
-fn json<T: Serialize>(value: &T) -> Result<Response<Full<Bytes>>, Refusal> {
-    let body = serde_json::to_vec(value).map_err(|e| Refusal::internal("write the answer", &e))?;
-    Ok(respond(StatusCode::OK, body))
-}
-
-fn refuse(refusal: &Refusal) -> Response<Full<Bytes>> {
-    let body = ErrorBody { error: ErrorDetail { code: refusal.code, message: refusal.message.clone() } };
-    let status = StatusCode::from_u16(refusal.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    respond(status, serde_json::to_vec(&body).unwrap_or_default())
-}
-
-fn respond(status: StatusCode, body: Vec<u8>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert("content-type", hyper::header::HeaderValue::from_static("application/json"));
-    response
-}
-
-fn parse_query(text: &str) -> Query {
-    let pairs = text.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.map(|(key, value)| (unescape(key), unescape(value))).collect()
-}
-
-/// Undoes percent-encoding; what is no encoding stays as it is.
-fn unescape(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while let Some(&byte) = bytes.get(at) {
-        let hex =
-            bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok()).and_then(|h| u8::from_str_radix(h, 16).ok());
-        match (byte, hex) {
-            (b'%', Some(value)) => {
-                out.push(value);
-                at += 3;
-            }
-            _ => {
-                out.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
 }
 
 /// Removes the socket at a plain stop, so that a caller is told at once that nobody is there.
@@ -347,13 +249,5 @@ mod tests {
         assert_eq!(mode("ours"), 0o600);
         let _later = UnixListener::bind(dir.path().join("later")).unwrap();
         assert_ne!(mode("later"), 0o600, "what is made later has the mode it would have had");
-    }
-
-    #[test]
-    fn escapes_come_back() {
-        assert_eq!(unescape("a%2Fb%20c"), "a/b c");
-        assert_eq!(unescape("100%"), "100%");
-        assert_eq!(unescape("%zz"), "%zz");
-        assert_eq!(parse_query("name=a%2Eb&type=A").get("name").map(String::as_str), Some("a.b"));
     }
 }

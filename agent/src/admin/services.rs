@@ -7,32 +7,36 @@ use weft_api::{BackendView, Code, RejectedView, ServiceCreate, ServiceCreated, S
 use weft_model::ids::ServiceName;
 use weft_model::record::{Kind, check_labels};
 use weft_model::service::{Service, check_ports};
-use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::{Snapshot, Stored};
 use weft_proxy::{Context, Resolved, backends, choose_vip};
 use weft_store::Outcome;
 
 use super::Admin;
+use super::answer::{Listed, Tagged};
+use super::filter::{Filter, Part};
 use crate::refusal::Refusal;
 
 /// How often a virtual IP is chosen again because somebody was faster.
 const TRIES: usize = 16;
 
 impl Admin {
-    pub(super) fn services(&self) -> Result<Vec<ServiceView>, Refusal> {
+    pub(super) fn services(&self, filter: &Filter, part: &Part) -> Result<Listed<ServiceView>, Refusal> {
         let snapshot = self.snapshot()?;
-        let resolved = weft_proxy::resolve(&snapshot, &Context::of(&snapshot));
-        let view = |(name, resolved): (&ServiceName, &Resolved)| {
-            snapshot.service(name).map(|stored| service_view(&snapshot, name, &stored.value, resolved))
+        let wanted = snapshot.services().filter(|(name, stored)| filter.wants_service(name, &stored.value));
+        let (wanted, next) = part.take(wanted.map(|(name, stored)| (name.to_string(), (name, stored))));
+        let context = Context::of(&snapshot);
+        let view = |(name, stored): (&ServiceName, &Stored<Service>)| {
+            service_view(&snapshot, name, &stored.value, &backends(&snapshot, name, &stored.value, &context))
         };
-        Ok(resolved.iter().filter_map(view).collect())
+        Ok(Listed { items: wanted.into_iter().map(view).collect(), revision: snapshot.revision(), next })
     }
 
-    pub(super) fn service(&self, namespace: &str, name: &str) -> Result<ServiceView, Refusal> {
+    pub(super) fn service(&self, namespace: &str, name: &str) -> Result<Tagged<ServiceView>, Refusal> {
         let snapshot = self.snapshot()?;
         let name = parse_name(namespace, name)?;
         let stored = snapshot.service(&name).ok_or_else(|| unknown(&name))?;
         let resolved = backends(&snapshot, &name, &stored.value, &Context::of(&snapshot));
-        Ok(service_view(&snapshot, &name, &stored.value, &resolved))
+        Ok(Tagged(service_view(&snapshot, &name, &stored.value, &resolved), stored.modified))
     }
 
     pub(super) async fn service_create(&self, create: ServiceCreate) -> Result<ServiceCreated, Refusal> {

@@ -121,8 +121,10 @@ fn in_default(name: ServiceLabel) -> ServiceName {
     ServiceName { namespace: Namespace::default_namespace(), name }
 }
 
-/// What follows the family in a part's label. Port names hold a letter, so they are never mistaken for numbers.
-fn suffix(instance: &Instance, taken: &BTreeSet<String>) -> String {
+/// What follows the family in a part's label, where `taken` are those of the endpoint's other ports. Port names hold a letter, so
+/// they are never mistaken for numbers.
+#[must_use]
+pub fn suffix(instance: &Instance, taken: &BTreeSet<String>) -> String {
     if taken.is_empty() {
         return String::new();
     }

@@ -1,0 +1,158 @@
+//! Which items of a list are wanted, and which page of them.
+
+use weft_model::endpoint::{Endpoint, EndpointState};
+use weft_model::ids::{Namespace, NetworkName, NodeName, ServiceName};
+use weft_model::record::Kind;
+use weft_model::service::Service;
+use weft_model::snapshot::Snapshot;
+
+use super::query::Query;
+use crate::refusal::Refusal;
+
+/// The most items of a page.
+const MAX_LIMIT: usize = 100_000;
+
+/// What every item must be; what is not said does not matter.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Filter {
+    namespace: Option<Namespace>,
+    service: Option<ServiceName>,
+    node: Option<NodeName>,
+    state: Option<EndpointState>,
+    kind: Option<Kind>,
+    network: Option<NetworkName>,
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Part {
+    limit: Option<usize>,
+    after: Option<String>,
+}
+
+impl Filter {
+    /// What the parameters ask for.
+    ///
+    /// # Errors
+    /// A value that is none of its kind.
+    pub fn of(query: &Query) -> Result<Self, Refusal> {
+        let word = |name: &str| query.get(name).map(|text| serde_json::Value::String(text.to_owned()));
+        let state = word("state").map(serde_json::from_value).transpose();
+        let kind = word("kind").map(serde_json::from_value).transpose();
+        Ok(Self {
+            namespace: query.value("namespace")?,
+            service: query.value("service")?,
+            node: query.value("node")?,
+            state: state.map_err(|e| Refusal::invalid(format!("parameter state: {e}")))?,
+            kind: kind.map_err(|e| Refusal::invalid(format!("parameter kind: {e}")))?,
+            network: query.value("network")?,
+        })
+    }
+
+    /// Whether an endpoint is wanted.
+    pub fn wants_endpoint(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
+        let service = if self.namespace.is_some() || self.service.is_some() { snapshot.service_at(&endpoint.path) } else { None };
+        is(&self.namespace, service.as_ref().map(|s| &s.namespace))
+            && is(&self.service, service.as_ref())
+            && is(&self.node, endpoint.node.as_ref())
+            && is(&self.state, Some(&endpoint.state))
+            && is(&self.kind, Some(&endpoint.kind))
+            && self.wants_network(endpoint.network.as_ref())
+    }
+
+    /// Whether a service is wanted.
+    pub fn wants_service(&self, name: &ServiceName, service: &Service) -> bool {
+        is(&self.namespace, Some(&name.namespace)) && self.wants_network(service.network.as_ref())
+    }
+
+    /// None is the default network.
+    fn wants_network(&self, network: Option<&NetworkName>) -> bool {
+        self.network.as_ref().is_none_or(|wanted| network.map_or(wanted.is_default(), |network| network == wanted))
+    }
+}
+
+/// Whether something is what is asked for, if that is.
+fn is<T: PartialEq>(wanted: &Option<T>, there: Option<&T>) -> bool {
+    wanted.as_ref().is_none_or(|wanted| there == Some(wanted))
+}
+
+impl Part {
+    /// What the parameters ask for.
+    ///
+    /// # Errors
+    /// A limit that is none.
+    pub fn of(query: &Query) -> Result<Self, Refusal> {
+        let limit = query.value("limit")?;
+        if limit.is_some_and(|limit| !(1..=MAX_LIMIT).contains(&limit)) {
+            return Err(Refusal::invalid(format!("parameter limit: 1 to {MAX_LIMIT}")));
+        }
+        Ok(Self { limit, after: query.get("continue").map(str::to_owned) })
+    }
+
+    /// Its items, of all in the order of their keys, and what gives the next part. An item that is there all the time is in
+    /// exactly one part, whatever comes and goes meanwhile.
+    pub fn take<T>(&self, items: impl Iterator<Item = (String, T)>) -> (Vec<T>, Option<String>) {
+        let mut rest = items.filter(|(key, _)| self.after.as_ref().is_none_or(|after| key > after)).peekable();
+        let mut taken = Vec::new();
+        while let Some((key, item)) = rest.next() {
+            taken.push(item);
+            if self.limit == Some(taken.len()) && rest.peek().is_some() {
+                return (taken, Some(key));
+            }
+        }
+        (taken, None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KNOWN: &[&str] = &["namespace", "service", "node", "state", "kind", "network", "limit", "continue"];
+
+    fn part(query: &str) -> Part {
+        Part::of(&Query::parse(query, KNOWN).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn pages_follow_each_other_to_the_end_although_items_come_and_go() {
+        let items = |keys: &'static str| keys.chars().map(|c| (c.to_string(), c));
+        let (first, next) = part("limit=2").take(items("abdef"));
+        assert_eq!((first, next.as_deref()), (vec!['a', 'b'], Some("b")));
+        // Meanwhile b goes and c comes.
+        let (second, next) = part("limit=2&continue=b").take(items("acdef"));
+        assert_eq!((second, next.as_deref()), (vec!['c', 'd'], Some("d")));
+        assert_eq!(part("limit=2&continue=d").take(items("acdef")), (vec!['e', 'f'], None));
+        assert_eq!(part("limit=2&continue=z").take(items("ab")), (vec![], None));
+        assert_eq!(part("").take(items("ab")), (vec!['a', 'b'], None));
+    }
+
+    #[test]
+    fn what_is_no_value_of_its_kind_is_refused_with_the_parameters_name() {
+        for (query, name) in [
+            ("namespace=a.b", "namespace"),
+            ("service=A", "service"),
+            ("node=", "node"),
+            ("state=dead", "state"),
+            ("kind=x", "kind"),
+            ("network=-", "network"),
+        ] {
+            let why = Filter::of(&Query::parse(query, KNOWN).unwrap()).unwrap_err().message;
+            assert!(why.starts_with(&format!("parameter {name}: ")), "{why}");
+        }
+        for query in ["limit=0", "limit=-1", "limit=x", "limit=100001"] {
+            assert!(Part::of(&Query::parse(query, KNOWN).unwrap()).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn no_network_is_the_default_one() {
+        let wants = |query: &str, network: Option<&str>| {
+            let network = network.map(|n| n.parse().unwrap());
+            Filter::of(&Query::parse(query, KNOWN).unwrap()).unwrap().wants_network(network.as_ref())
+        };
+        assert!(wants("", None) && wants("", Some("blue")));
+        assert!(wants("network=default", None) && !wants("network=default", Some("blue")));
+        assert!(wants("network=blue", Some("blue")) && !wants("network=blue", None));
+    }
+}
