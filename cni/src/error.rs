@@ -70,10 +70,10 @@ impl Fault {
             ClientError::NoAgent { .. } | ClientError::Broken { .. } => NO_ANSWER,
             ClientError::Refused { code, .. } => match code {
                 Code::Invalid | Code::NotFound => CONFIG,
-                Code::Conflict => CONFLICT,
+                Code::Conflict | Code::Changed => CONFLICT,
                 Code::Full => FULL,
                 Code::NotReady | Code::StoreAway => TRY_AGAIN,
-                Code::Internal => INTERNAL,
+                Code::Internal | Code::Forbidden | Code::MethodNotAllowed | Code::TooLarge => INTERNAL,
             },
         };
         Self::new(code, chain(error))
