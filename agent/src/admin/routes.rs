@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn every_row_can_be_reached() {
         for (at, row) in ROUTES.iter().enumerate() {
-            let path: String = row.path.replace('{', "").replace('}', "");
+            let path: String = row.path.replace(['{', '}'], "");
             let (found, _) = find(&row.method, &path).unwrap_or_else(|e| panic!("{} {}: {e}", row.method, row.path));
             assert!(std::ptr::eq(found, &ROUTES[at]), "{} {} is hidden by {}", row.method, row.path, found.path);
         }
