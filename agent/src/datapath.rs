@@ -21,7 +21,7 @@ use weft_agent::kernel::bpf::{self, BpfError, Datapath, Paths};
 use weft_model::ids::NetworkName;
 use weft_model::snapshot::Snapshot;
 use weft_plan::{Host, maps};
-use weft_proxy::{Ids, rows};
+use weft_proxy::{Changed, Ids, Resolver, rows};
 
 use crate::view::chain;
 
@@ -36,6 +36,8 @@ pub struct Fast {
     why_not: Option<String>,
     shadow: Option<Shadow>,
     ids: Option<Ids>,
+    /// What each service stands for.
+    resolver: Resolver,
     /// Links that hold this agent's programs, and the device they were attached to.
     attached: BTreeMap<String, u32>,
     sockets: bool,
@@ -50,6 +52,8 @@ pub struct Fast {
 struct Shadow {
     maps: maps::Rows,
     services: rows::Rows,
+    /// What the rows of services were made of, once they are all written.
+    served: Option<fill::Served>,
 }
 
 /// How full a map is.
@@ -74,6 +78,8 @@ pub struct Outcome {
     pub sockets: bool,
     /// What could not be done.
     pub problems: Vec<String>,
+    /// What is as it should be, and yet not well.
+    pub remarks: Vec<String>,
     /// Rows and links changed.
     pub done: u64,
     /// Changes that went wrong.
@@ -97,6 +103,7 @@ impl Fast {
             why_not: None,
             shadow: None,
             ids: None,
+            resolver: Resolver::default(),
             attached: BTreeMap::new(),
             sockets: false,
             settled: false,
@@ -123,9 +130,9 @@ impl Fast {
     #[must_use]
     pub fn fill(&self) -> Option<Vec<Fill>> {
         let datapath = self.open.as_ref()?;
-        let read = || Some(Shadow { maps: read_maps(datapath).ok()?, services: read_services(datapath).ok()? });
+        let read = || Some(Shadow { maps: read_maps(datapath).ok()?, services: read_services(datapath).ok()?, served: None });
         let anew = if self.shadow.is_none() { read() } else { None };
-        let Shadow { maps, services } = self.shadow.as_ref().or(anew.as_ref())?;
+        let Shadow { maps, services, .. } = self.shadow.as_ref().or(anew.as_ref())?;
         let fill = |name, rows, capacity| Fill { name, rows, capacity };
         Some(vec![
             fill(name::ENDPOINTS, maps.endpoints.len(), capacity::ENDPOINTS),
@@ -153,7 +160,13 @@ impl Fast {
 
     /// Makes maps and links as they should be.
     pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows) -> Outcome {
-        let mut outcome = Outcome::default();
+        let changed = self.resolver.update(snapshot);
+        let mut outcome = Outcome { remarks: fill::panicking(self.resolver.services()), ..Outcome::default() };
+        if changed != Changed::none()
+            && let Some(shadow) = &mut self.shadow
+        {
+            shadow.served = None;
+        }
         self.load();
         if self.open.is_none() {
             outcome.why_not.clone_from(&self.why_not);
@@ -161,7 +174,7 @@ impl Fast {
         }
         self.settled = false;
         let has_bpffs = self.sync_pins(&mut outcome);
-        let filled = self.fill_maps(snapshot, host, wanted, &mut outcome);
+        let filled = self.fill_maps(host, wanted, &mut outcome);
         let rows_are_right = filled.is_ok();
         let refused = filled.unwrap_or_else(|e| {
             outcome.problems.push(format!("datapath: {}", chain(&e)));

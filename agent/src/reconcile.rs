@@ -312,6 +312,7 @@ async fn round(
     unapplied.extend(outcome.unattached.iter().filter_map(|(id, why)| Some((id.parse().ok()?, why.clone()))));
     count(&inputs.metrics, outcome.done, outcome.failed);
     problems.extend(outcome.problems.iter().cloned());
+    problems.extend(outcome.remarks.iter().cloned());
 
     // Containers need their gateway, and nothing else that might fail: without an overlay the rest of it all still runs.
     let gateway_is_there = addressed || inputs.report.borrow().subnet == Some(own.subnet);

@@ -7,7 +7,9 @@
 //!   What stands below `dns.<domain>` (name servers, the zone's own address) is no part of the names above.
 //! * A declared service owns its name: its virtual IPs are the name's addresses, its instances are found by SRV,
 //!   `tasks.<name>` and `<id>.<name>`, its ports by `_port._proto.<name>` (a port without a name by its number).
+//! * A service that stands for a name outside of the cluster, or for another one in it, is an alias and nothing else.
 //! * Of several records those that are up are given; only if there is none those that drain, and then those that are lost.
+//!   Health alone leaves no name empty ([`weft_model::pool`]).
 //! * A name is an alias (CNAME) if all its records point to one and the same other name. Where addresses and names are mixed,
 //!   the addresses behind the names are given, for nothing may stand beside a CNAME. The same holds for every type, so that
 //!   what a cache learns from one question is right for the next.
@@ -199,7 +201,7 @@ impl Zone {
     /// The stored name servers. There need not be any: then the zone's name has no NS data, and still exists.
     fn name_servers(&self, question: &Question) -> Answer {
         let rows = self.name_servers.map(|n| self.tree.rows(n).iter().collect()).unwrap_or_default();
-        let rows = choose(rows, Row::has_host);
+        let rows = choose(rows, 0, Row::has_host);
         let ttl = least_ttl(&rows);
         let mut seen = HashSet::new();
         let targets: Vec<&Name> = rows.iter().map(|r| &r.target).filter(|t| seen.insert(*t)).collect();
@@ -228,7 +230,7 @@ impl Zone {
             },
             RecordType::SRV => self.srv(owner, subject, additional),
             RecordType::TXT => {
-                let rows = choose(self.texts(subject), |r| r.text.is_some());
+                let rows = choose(self.texts(subject), subject.panic(), |r| r.text.is_some());
                 let ttl = least_ttl(&rows);
                 let mut seen = HashSet::new();
                 let texts = rows.iter().filter_map(|r| r.text.as_deref()).filter(|t| seen.insert(*t));
@@ -236,7 +238,7 @@ impl Zone {
                 texts.map(|t| Record::from_rdata(owner.clone(), ttl, txt(t))).collect()
             }
             RecordType::MX => {
-                let rows = choose(self.texts(subject), |r| r.mail && r.has_host());
+                let rows = choose(self.texts(subject), subject.panic(), |r| r.mail && r.has_host());
                 let ttl = least_ttl(&rows);
                 let mut seen = HashSet::new();
                 let mut out = Vec::new();
@@ -257,10 +259,15 @@ impl Zone {
                 let one = Srv { target: name.clone(), port: port.port, priority: DEFAULT_PRIORITY, weight: 0 };
                 (weigh([one]), SERVICE_TTL)
             }
-            Subject::Port(_, port, _) => self.srv_at(&port.backends),
-            Subject::Service(service) | Subject::Tasks(service) => self.srv_at(&service.srv),
+            Subject::Port(ServiceRows { external: Some(name), .. }, port, _) => {
+                // Not its own name: that is an alias, and SRV may not point to one (RFC 2782).
+                let one = Srv { target: name.clone(), port: port.port, priority: DEFAULT_PRIORITY, weight: 0 };
+                (weigh([one]), SERVICE_TTL)
+            }
+            Subject::Port(service, port, _) => self.srv_at(&port.backends, service.panic),
+            Subject::Service(service) | Subject::Tasks(service) => self.srv_at(&service.srv, service.panic),
             Subject::Rows(rows) | Subject::Apex(rows) => {
-                let rows = choose(rows.clone(), Row::has_host);
+                let rows = choose(rows.clone(), 0, Row::has_host);
                 (weigh(rows.iter().map(|r| r.srv(r.port))), least_ttl(&rows))
             }
             Subject::Missing => return Vec::new(),
@@ -273,11 +280,11 @@ impl Zone {
         records.map(|data| Record::from_rdata(owner.clone(), ttl, data)).collect()
     }
 
-    /// SRV of these rows at these ports.
-    fn srv_at(&self, places: &[(usize, u16)]) -> (Vec<Srv>, u32) {
+    /// SRV of these rows, of a service with this threshold, at these ports.
+    fn srv_at(&self, places: &[(usize, u16)], panic: u8) -> (Vec<Srv>, u32) {
         let mut rows: Vec<&Row> = places.iter().filter_map(|(place, _)| self.tree.row(*place)).collect();
         rows.dedup_by(|a, b| std::ptr::eq(*a, *b));
-        let rows = choose(rows, Row::has_host);
+        let rows = choose(rows, panic, Row::has_host);
         let chosen: HashSet<*const Row> = rows.iter().map(|r| std::ptr::from_ref(*r)).collect();
         let at = places.iter().filter_map(|(place, port)| Some((self.tree.row(*place)?, *port)));
         let list = at.filter(|(row, _)| chosen.contains(&std::ptr::from_ref(*row))).map(|(row, port)| row.srv(port));

@@ -146,7 +146,7 @@ mod anything {
             }
             if ours {
                 let state = ["up", "draining", "starting", "down"][usize::from(port % 4)];
-                value["weft"] = serde_json::json!({"id": "i", "state": state, "node": "h1"});
+                value["weft"] = serde_json::json!({"id": "i", "state": state, "node": "h1", "unhealthy": port % 8 == 3});
             }
             (format!("/skydns/local/skydns/{}", labels.join("/")), value.to_string())
         })
@@ -242,9 +242,10 @@ mod anything {
         fn is_answered_by_the_rules(
             records in prop_oneof![prop::collection::vec(record(), 0..24), prop::collection::vec(link(), 0..8)],
             questions in prop::collection::vec(question(), 12),
-            service in any::<[bool; 3]>(),
+            service in any::<[bool; 4]>(),
+            external in prop::sample::select(vec!["web.skydns.local", "a.skydns.local", "a.web.skydns.local", "x.example.com"]),
         ) {
-            let [declared, vip, selector] = service;
+            let [declared, vip, selector, is_external] = service;
             let mut world = World::new();
             world.put("/weft/v1/nodes/h1", r#"{"node":"h1"}"#, true);
             for (index, (key, value)) in records.iter().enumerate() {
@@ -253,7 +254,12 @@ mod anything {
             if declared {
                 let vips = if vip { r#"["10.112.0.7"]"# } else { "[]" };
                 let selector = if selector { r#","selector":{"x":"y"}"# } else { "" };
-                let value = format!(r#"{{"ports":[{{"name":"http","port":80}}],"vips":{vips}{selector}}}"#);
+                let ports = r#""ports":[{"name":"http","port":80}]"#;
+                let value = if is_external {
+                    format!(r#"{{{ports},"external_name":"{external}"}}"#)
+                } else {
+                    format!(r#"{{{ports},"vips":{vips}{selector},"panic":50}}"#)
+                };
                 world.put("/weft/v1/services/default/web", &value, false);
                 world.put("/weft/v1/namespaces/prod", "{}", false);
             }

@@ -9,6 +9,8 @@
 //! | [`subnet`] | a host's subnet, flannel's lease | `<network-prefix>/subnets/` |
 //! | [`record`] | a SkyDNS record, with Weft's member | `<dns-prefix>/` |
 //! | [`endpoint`] | what can take traffic: one or more records | (derived) |
+//! | [`selector`] | which labels are meant | (in a service) |
+//! | [`pool`] | which endpoints of several are in use | (derived) |
 //! | [`service`] | ports, selector and virtual IP | `<weft-prefix>/services/` |
 //! | [`leader`] | who leads a service or a name | `<weft-prefix>/leaders/`, `elections/` |
 //! | [`node`] | a host | `<weft-prefix>/nodes/` |
@@ -25,10 +27,13 @@ pub mod leader;
 pub mod mac;
 pub mod network;
 pub mod node;
+pub mod policy;
+pub mod pool;
 pub mod publish;
 pub mod record;
 pub mod registrator;
 pub mod reservation;
+pub mod selector;
 pub mod service;
 pub mod snapshot;
 pub mod stored;

@@ -30,6 +30,7 @@ use crate::service::{Service, VipOwner};
 use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
+pub mod changes;
 mod drains;
 mod loss;
 mod networks;
@@ -532,22 +533,29 @@ impl Snapshot {
         Some(ServiceName { namespace, name })
     }
 
-    /// The endpoints that a service stands for, whatever their state: those with its labels, else those below its name.
+    /// The endpoints that a service stands for, whatever their state: those with its labels, else those below its name. One
+    /// that stands for a name has none.
     #[must_use]
     pub fn endpoints_of(&self, name: &ServiceName, service: &Service) -> Vec<Arc<Endpoint>> {
-        let may_serve = |e: &&Arc<Endpoint>| e.kind == Kind::Service && e.network == service.network;
-        if service.selector.is_empty() {
-            let path = self.path_of(name);
-            return self
-                .endpoints_below(&path)
-                .filter(may_serve)
-                .filter(|e| self.service_at(&e.path).as_ref() == Some(name))
-                .cloned()
-                .collect();
+        let is_of = |e: &&Arc<Endpoint>| self.is_endpoint_of(e, name, service);
+        if service.has_selector() {
+            return self.endpoints().filter(is_of).cloned().collect();
         }
-        let labelled = |e: &&Arc<Endpoint>| service.selector.iter().all(|(k, v)| e.labels.get(k) == Some(v));
-        let in_namespace = |e: &&Arc<Endpoint>| self.service_at(&e.path).is_some_and(|at| at.namespace == name.namespace);
-        self.endpoints().filter(may_serve).filter(labelled).filter(in_namespace).cloned().collect()
+        let path = self.path_of(name);
+        self.endpoints_below(&path).filter(is_of).cloned().collect()
+    }
+
+    /// Whether a service stands for this endpoint: the rule of [`Snapshot::endpoints_of`], for one of them.
+    #[must_use]
+    pub fn is_endpoint_of(&self, endpoint: &Endpoint, name: &ServiceName, service: &Service) -> bool {
+        if endpoint.kind != Kind::Service || endpoint.network != service.network || service.external_name.is_some() {
+            return false;
+        }
+        if service.has_selector() {
+            return service.selects(&endpoint.labels)
+                && self.service_at(&endpoint.path).is_some_and(|at| at.namespace == name.namespace);
+        }
+        self.service_at(&endpoint.path).as_ref() == Some(name)
     }
 }
 

@@ -14,19 +14,23 @@
 //! |---|---|
 //! | [`context`] | which addresses are never backends, and who owns a virtual IP |
 //! | [`pick`] | which endpoints stand behind each port of a service |
+//! | [`resolver`] | the same for all services, at the cost of what changed |
 //! | [`vip`] | the virtual IP of a new service |
 //! | [`lists`] | ids, and where in its list each backend stands |
 //! | [`rows`] | the maps' contents, and the order of writing |
 
 pub mod context;
+mod index;
 pub mod lists;
 mod members;
 pub mod pick;
+pub mod resolver;
 pub mod rows;
 pub mod vip;
 
 pub use context::Context;
 pub use lists::{Desired, Ids, Limits, desired, wanted};
 pub use pick::{Resolved, Services, backends, resolve};
+pub use resolver::{Changed, Resolver};
 pub use rows::{Action, Rows, diff};
 pub use vip::choose_vip;

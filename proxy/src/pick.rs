@@ -1,8 +1,7 @@
 //! Which endpoints stand behind each port of a service.
 //!
-//! Endpoints are asked in tiers: those that are up; if none is, those that drain; if none does, those whose host went silent
-//! (a lost one may well be alive, and the caller has nothing better). Starting ones and those marked down are never asked. The
-//! tier is found for each port and address family by itself, because a virtual IP leads to backends of its own family only.
+//! Whose turn it is among a service's endpoints is [`weft_model::pool`]'s to say, which names follow as well. The turn is found
+//! for each port and address family by itself, because a virtual IP leads to backends of its own family only.
 //!
 //! Order is by address and port, so the same snapshot always gives the same text and rows.
 
@@ -15,11 +14,13 @@ use std::sync::Arc;
 use weft_model::endpoint::{Endpoint, EndpointState};
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 use weft_model::keys::RecordPath;
+use weft_model::pool::{Standing, Turn};
 use weft_model::service::{Service, ServicePort, Target};
 use weft_model::snapshot::{Snapshot, Stored};
 
 use crate::context::{Context, Reason, VipFault};
-use crate::members::Members;
+use crate::index::Index;
+use crate::members::{Members, members};
 
 /// All services of a snapshot, resolved.
 pub type Services = BTreeMap<ServiceName, Resolved>;
@@ -39,6 +40,8 @@ pub struct Resolved {
     pub rejected: Vec<Rejected>,
     /// A row per endpoint, whatever its state; by path.
     pub members: Vec<Member>,
+    /// Whether endpoints are in use that their checks call down, because too few others are left.
+    pub panicking: bool,
 }
 
 /// One port of a service.
@@ -68,7 +71,7 @@ pub struct Backend {
 pub struct Member {
     /// The endpoint.
     pub endpoint: Arc<Endpoint>,
-    /// Whether new connections to some port of the service may come to it.
+    /// Whether new connections to some port of the service may come to it; of a service without ports, whether its name leads there.
     pub in_use: bool,
 }
 
@@ -123,11 +126,18 @@ impl Backend {
 }
 
 /// What every service of the snapshot stands for. `context` is [`Context::of`] the same snapshot.
+///
+/// Who does this for one snapshot after another has a [`Resolver`](crate::Resolver).
 #[must_use]
 pub fn resolve(snapshot: &Snapshot, context: &Context) -> Services {
-    let members = Members::of(snapshot);
+    let index = Index::of(snapshot.services().map(|(name, stored)| (name, &stored.value)));
+    resolve_with(snapshot, context, members(snapshot, &index))
+}
+
+/// The same, where the services' endpoints are known.
+pub(crate) fn resolve_with(snapshot: &Snapshot, context: &Context, mut members: Members) -> Services {
     let resolved = |(name, service): (&ServiceName, &Stored<Service>)| {
-        let endpoints = members.endpoints_of(name, &service.value);
+        let endpoints = members.remove(name).unwrap_or_default();
         (name.clone(), over(endpoints, name, &service.value, context))
     };
     snapshot.services().map(resolved).collect()
@@ -140,7 +150,7 @@ pub fn backends(snapshot: &Snapshot, name: &ServiceName, service: &Service, cont
 }
 
 /// Chooses among `endpoints`, which come by path.
-fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
+pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
     let mut resolved = Resolved { network: service.network.clone(), ..Resolved::default() };
     for vip in &service.vips {
         match context.vip_fault(*vip, name) {
@@ -173,7 +183,15 @@ fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, co
     }
     let mut used = vec![false; endpoints.len()];
     for port in &service.ports {
-        resolved.frontends.push(frontend(port, &endpoints, &usable, &mut used));
+        let (frontend, panicking) = frontend(port, service.panic, &endpoints, &usable, &mut used);
+        resolved.frontends.push(frontend);
+        resolved.panicking |= panicking;
+    }
+    if service.ports.is_empty() {
+        // Only its name leads to them.
+        let turn = Turn::among(endpoints.iter().map(|e| Standing::of(e)), service.panic);
+        used = endpoints.iter().map(|e| turn.takes(Standing::of(e))).collect();
+        resolved.panicking = turn.is_panicking();
     }
     let member = |(endpoint, in_use)| Member { endpoint, in_use };
     resolved.members = endpoints.into_iter().zip(used).map(member).collect();
@@ -184,46 +202,48 @@ fn reject(endpoint: &Arc<Endpoint>, address: Option<IpAddr>, reason: Reason) -> 
     Rejected { endpoint: Arc::clone(endpoint), address, reason }
 }
 
-/// One port's row; marks in `used` the endpoints that are in use.
-fn frontend(port: &ServicePort, endpoints: &[Arc<Endpoint>], usable: &[(usize, IpAddr)], used: &mut [bool]) -> Frontend {
-    // Of several endpoints with one address and port the one in the best state speaks, the first by path among equals.
+/// One port's row, and whether endpoints are in use for it that their checks call down; marks in `used` those in use.
+fn frontend(
+    port: &ServicePort,
+    panic: u8,
+    endpoints: &[Arc<Endpoint>],
+    usable: &[(usize, IpAddr)],
+    used: &mut [bool],
+) -> (Frontend, bool) {
+    // Of several endpoints with one address and port the one that stands best speaks, the first by path among equals.
     let mut best: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
+    let rank = |at: usize| (Standing::of(&endpoints[at]), endpoints[at].state);
     for (at, address) in usable {
         let Ok(number) = backend_port(&endpoints[*at], port) else { continue };
         match best.entry((*address, number)) {
             Entry::Vacant(free) => drop(free.insert(*at)),
             Entry::Occupied(mut other) => {
-                if rank(endpoints[*at].state) < rank(endpoints[*other.get()].state) {
+                if rank(*at) < rank(*other.get()) {
                     other.insert(*at);
                 }
             }
         }
     }
-    let tier = |v4: bool| {
+    let turn = |v4: bool| {
         let of_family = best.iter().filter(|((address, _), _)| address.is_ipv4() == v4);
-        of_family.filter_map(|(_, at)| endpoints[*at].state.tier()).min()
+        Turn::among(of_family.map(|(_, at)| Standing::of(&endpoints[*at])), panic)
     };
-    let (tier4, tier6) = (tier(true), tier(false));
-    let is_in_use = |address: IpAddr, state: EndpointState| {
-        let asked = if address.is_ipv4() { tier4 } else { tier6 };
-        asked.is_some() && state.tier() == asked
+    let (turn4, turn6) = (turn(true), turn(false));
+    let is_in_use = |address: IpAddr, at: usize| {
+        let turn = if address.is_ipv4() { turn4 } else { turn6 };
+        turn.takes(Standing::of(&endpoints[at]))
     };
     for (at, address) in usable {
-        if backend_port(&endpoints[*at], port).is_ok() && is_in_use(*address, endpoints[*at].state) {
+        if backend_port(&endpoints[*at], port).is_ok() && is_in_use(*address, *at) {
             used[*at] = true;
         }
     }
     let backend = |((address, port), at): ((IpAddr, u16), usize)| {
-        let endpoint = Arc::clone(&endpoints[at]);
-        let in_use = is_in_use(address, endpoint.state);
-        Backend { endpoint, address, port, in_use }
+        let in_use = is_in_use(address, at);
+        Backend { endpoint: Arc::clone(&endpoints[at]), address, port, in_use }
     };
-    Frontend { port: port.clone(), backends: best.into_iter().map(backend).collect() }
-}
-
-/// Lower is better; states that are never asked come last.
-fn rank(state: EndpointState) -> (u8, EndpointState) {
-    (state.tier().unwrap_or(u8::MAX), state)
+    let frontend = Frontend { port: port.clone(), backends: best.into_iter().map(backend).collect() };
+    (frontend, turn4.is_panicking() || turn6.is_panicking())
 }
 
 /// The port that `endpoint` serves for `port`: the target if it is given, else the record's own, else the service's.

@@ -288,3 +288,47 @@ fn a_record_that_hangs_on_no_host_is_a_backend_like_any_other() {
     assert_eq!(in_use(&resolved), ["ext 203.0.113.5:443"]);
     assert_eq!(resolved.frontends[0].backends[0].node(), None);
 }
+
+#[test]
+fn health_alone_empties_no_service_and_a_threshold_comes_before() {
+    let unhealthy = r#","state":"down","unhealthy":true"#;
+    let one = [part("a", "10.244.3.2", ""), part("b", "10.244.3.3", unhealthy), part("c", "10.244.3.4", r#","state":"down""#)];
+    let resolved = myapp(SERVICE, &one);
+    assert_eq!((in_use(&resolved), resolved.panicking), (vec!["a 10.244.3.2:8080".to_owned()], false));
+    let below = myapp(r#"{"ports":[{"port":80}],"vips":["10.112.0.7"],"panic":51}"#, &one);
+    assert_eq!(in_use(&below), ["a 10.244.3.2:8080", "b 10.244.3.3:8080"]);
+    assert!(below.panicking);
+    let none = myapp(SERVICE, &one[1..]);
+    assert_eq!(in_use(&none), ["b 10.244.3.3:8080"], "who was marked down by hand stays out");
+    assert!(none.panicking);
+    let used: Vec<bool> = none.members.iter().map(|m| m.in_use).collect();
+    assert_eq!(used, [true, false]);
+}
+
+#[test]
+fn a_set_based_selector_finds_what_the_snapshot_finds() {
+    let labelled = |id: &str, labels: &str| {
+        let (_, value) = part(id, &format!("10.244.3.{}", id.len() + 1), &format!(r#","labels":{{{labels}}}"#));
+        (format!("/skydns/local/skydns/{id}/{id}/4"), value)
+    };
+    let parts = [
+        labelled("a", r#""env":"dev""#),
+        labelled("bb", r#""env":"prod","old":"1""#),
+        labelled("ccc", r#""env":"prod""#),
+        labelled("dddd", ""),
+    ];
+    let of = |expressions: &str| {
+        let resolved = myapp(&format!(r#"{{"ports":[{{"port":80}}],"expressions":[{expressions}]}}"#), &parts);
+        resolved.members.iter().map(|m| m.endpoint.id.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(of(r#"{"key":"env","operator":"In","values":["prod","dev"]}"#), ["a", "bb", "ccc"]);
+    assert_eq!(of(r#"{"key":"env","operator":"In","values":["prod"]},{"key":"old","operator":"DoesNotExist"}"#), ["ccc"]);
+    assert_eq!(of(r#"{"key":"env","operator":"NotIn","values":["prod"]}"#), ["a", "dddd"]);
+    assert_eq!(of(r#"{"key":"old","operator":"Exists"}"#), ["bb"]);
+}
+
+#[test]
+fn a_service_that_stands_for_a_name_has_no_endpoints() {
+    let resolved = myapp(r#"{"external_name":"db.example.com","ports":[{"port":80}]}"#, &[part("a", "10.244.3.2", "")]);
+    assert_eq!((resolved.members.len(), resolved.rejected.len(), in_use(&resolved).len()), (0, 0, 0));
+}

@@ -9,12 +9,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use tracing::debug;
 use weft_abi::VtepKey;
 use weft_agent::kernel::bpf::{BpfError, Datapath};
-use weft_model::snapshot::Snapshot;
+use weft_model::endpoint::EndpointState;
+use weft_model::ids::NetworkName;
 use weft_plan::{Host, maps};
-use weft_proxy::{Context, Ids, Limits};
+use weft_proxy::{Ids, Limits, Services};
 
 use super::{Fast, Outcome, Shadow, numbers, put_map, put_service, read_maps, read_services};
 use crate::view::chain;
+
+/// The services that are named when checks are not believed; of more only the number is said.
+const MAX_NAMED: usize = 10;
+
+/// What the rows of services were made of, apart from the services themselves.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Served {
+    numbers: BTreeMap<NetworkName, u32>,
+    unprogrammed: Vec<String>,
+}
 
 /// Rows that were refused.
 #[derive(Debug, Default)]
@@ -30,19 +41,13 @@ impl Fast {
     ///
     /// # Errors
     /// One of those without which no program may run.
-    pub(super) fn fill_maps(
-        &mut self,
-        snapshot: &Snapshot,
-        host: &Host,
-        wanted: &maps::Rows,
-        outcome: &mut Outcome,
-    ) -> Result<Refused, BpfError> {
+    pub(super) fn fill_maps(&mut self, host: &Host, wanted: &maps::Rows, outcome: &mut Outcome) -> Result<Refused, BpfError> {
         let mut refused = Refused::default();
         let Some(datapath) = self.open.as_mut() else { return Ok(refused) };
         // A row more or less would not be seen any more once they are counted anew.
         let mut shadow = match self.shadow.take().filter(|_| datapath.maps().have_as_many_rows()) {
             Some(shadow) => shadow,
-            None => Shadow { maps: read_maps(datapath)?, services: read_services(datapath)? },
+            None => Shadow { maps: read_maps(datapath)?, services: read_services(datapath)?, served: None },
         };
         let mut first = None;
         for action in maps::diff(wanted, &shadow.maps) {
@@ -68,7 +73,7 @@ impl Fast {
         shadow.maps.clone_from(wanted);
 
         let ids = self.ids.get_or_insert_with(|| Ids::seeded(&shadow.services));
-        let served = fill_services(datapath, snapshot, host, &mut shadow, ids, outcome);
+        let served = fill_services(datapath, self.resolver.services(), numbers(host), &mut shadow, ids, outcome);
         if let Err(e) = &served {
             outcome.failed += 1;
             outcome.problems.push(format!("datapath: {}", chain(e)));
@@ -89,22 +94,46 @@ impl Fast {
 /// Services, in the order in which no reader meets a hole; that order ends with the first row that is refused.
 fn fill_services(
     datapath: &mut Datapath,
-    snapshot: &Snapshot,
-    host: &Host,
+    services: &Services,
+    numbers: BTreeMap<NetworkName, u32>,
     shadow: &mut Shadow,
     ids: &mut Ids,
     outcome: &mut Outcome,
 ) -> Result<(), BpfError> {
-    let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
-    let desired = weft_proxy::desired(&weft_proxy::wanted(&services, &numbers(host)), &shadow.services, ids, &Limits::default());
-    outcome.problems.extend(desired.unprogrammed.iter().map(ToString::to_string));
+    if let Some(served) = shadow.served.as_ref().filter(|served| served.numbers == numbers) {
+        outcome.problems.extend(served.unprogrammed.iter().cloned());
+        return Ok(());
+    }
+    shadow.served = None;
+    let desired = weft_proxy::desired(&weft_proxy::wanted(services, &numbers), &shadow.services, ids, &Limits::default());
+    let unprogrammed: Vec<String> = desired.unprogrammed.iter().map(ToString::to_string).collect();
+    outcome.problems.extend(unprogrammed.iter().cloned());
     for action in weft_proxy::diff(&desired.rows, &shadow.services) {
         debug!(%action, "datapath");
         put_service(datapath, &action)?;
         shadow.services.apply(&action);
         outcome.done += 1;
     }
+    shadow.served = Some(Served { numbers, unprogrammed });
     Ok(())
+}
+
+/// A sentence for each service whose checks are not believed.
+pub(super) fn panicking(services: &Services) -> Vec<String> {
+    let all: Vec<String> = services
+        .iter()
+        .filter(|(_, resolved)| resolved.panicking)
+        .map(|(name, resolved)| {
+            let healthy = resolved.members.iter().filter(|m| m.endpoint.state == EndpointState::Up).count();
+            let of = healthy + resolved.members.iter().filter(|m| m.endpoint.unhealthy).count();
+            format!(
+                "service {name}: {healthy} of {of} endpoints are healthy, too few to do without the others: all of them are used"
+            )
+        })
+        .collect();
+    let more = all.len().saturating_sub(MAX_NAMED);
+    let more = (more > 0).then(|| format!("{more} more services use endpoints that their checks call down"));
+    all.into_iter().take(MAX_NAMED).chain(more).collect()
 }
 
 /// Whether it makes a network ours, or no longer ours.

@@ -6,8 +6,9 @@ use std::net::IpAddr;
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, Record};
 use ipnet::IpNet;
-use weft_model::endpoint::{Endpoint, EndpointKey, EndpointState, key_of};
+use weft_model::endpoint::{Endpoint, EndpointKey, key_of};
 use weft_model::ids::ServiceName;
+use weft_model::pool::Standing;
 use weft_model::record::Proto;
 use weft_model::service::{Service, Target};
 use weft_model::snapshot::Snapshot;
@@ -24,6 +25,10 @@ pub(crate) const NEGATIVE_TTL: u32 = 30;
 #[derive(Debug, Default)]
 pub(crate) struct ServiceRows {
     pub vips: Vec<IpAddr>,
+    /// The name that it stands for, lower case; then it has nothing else but ports.
+    pub external: Option<Name>,
+    /// Below how many percent of healthy instances checks are not believed.
+    pub panic: u8,
     pub ports: Vec<Port>,
     /// The rows of its instances.
     pub instances: Vec<usize>,
@@ -54,8 +59,8 @@ impl Zone {
         let cluster = snapshot.cluster();
         let domain_labels: Vec<&str> = cluster.domain_labels().collect();
         let domain = Name::from_labels(domain_labels.iter().rev().map(|l| l.as_bytes())).unwrap_or_default();
-        let states: HashMap<(&str, bool), EndpointState> =
-            snapshot.endpoints().map(|e| ((e.path.as_str(), e.ours), e.state)).collect();
+        let standings: HashMap<(&str, bool), Standing> =
+            snapshot.endpoints().map(|e| ((e.path.as_str(), e.ours), Standing::of(e))).collect();
 
         let mut skipped = 0;
         let mut entries = Vec::new();
@@ -72,9 +77,9 @@ impl Zone {
                 continue;
             };
             let owner = key_of(path, &stored.record);
-            let state = states.get(&(owner.0.as_str(), owner.1)).copied().unwrap_or(EndpointState::Down);
+            let standing = standings.get(&(owner.0.as_str(), owner.1)).copied().unwrap_or(Standing::Out);
             let leased = stored.lease.is_some() || stored.lost;
-            let (row, odd) = Row::new(&name.to_lowercase(), &stored.record, state, leased);
+            let (row, odd) = Row::new(&name.to_lowercase(), &stored.record, standing, leased);
             skipped += usize::from(odd);
             let hidden = inside && labels.get(domain_labels.len()).is_some_and(|l| l.eq_ignore_ascii_case("dns"));
             entries.push(Entry { key, row: row.map(|r| Row { hidden, ..r }), service: None });
@@ -135,17 +140,19 @@ fn service_rows(
 ) -> ServiceRows {
     let rows = |e: &Endpoint| rows_of.get(&(e.path.clone(), e.ours)).map(Vec::as_slice).unwrap_or_default();
     let endpoints = snapshot.endpoints_of(name, service);
-    let mut out = ServiceRows { vips: service.vips.iter().map(IpAddr::to_canonical).collect(), ..ServiceRows::default() };
+    let vips = service.vips.iter().map(IpAddr::to_canonical).collect();
+    let external = service.external_name.as_ref().and_then(|name| Name::from_labels(name.split('.').map(str::as_bytes)).ok());
+    let mut out = ServiceRows { vips, external, panic: service.panic, ..ServiceRows::default() };
     for endpoint in &endpoints {
         out.instances.extend(rows(endpoint));
     }
     out.instances.sort_unstable();
     out.texts.clone_from(&out.instances);
-    if !service.selector.is_empty() {
+    if service.has_selector() {
         for endpoint in &endpoints {
             out.by_id.entry(endpoint.id.to_ascii_lowercase().into_bytes().into()).or_default().extend(rows(endpoint));
         }
-        let own = Service { selector: BTreeMap::new(), ..service.clone() };
+        let own = Service { selector: BTreeMap::new(), expressions: Vec::new(), ..service.clone() };
         for endpoint in snapshot.endpoints_of(name, &own) {
             out.texts.extend(rows(&endpoint));
         }

@@ -14,7 +14,7 @@ use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use ipnet::IpNet;
 
-use super::row::{Host, Row, choose};
+use super::row::{Host, Row, choose, in_turn};
 use super::subject::is_wildcard;
 use super::{Answer, Next, Question, SERVICE_TTL, Zone, any, least_ttl, positive};
 
@@ -124,7 +124,7 @@ impl Zone {
         let depth = lower.num_labels();
         let whole = WHOLE_LABELS.contains(&depth);
         let rows: Vec<&Row> = self.tree.rows(node).iter().filter(|r| whole || r.depth == depth).collect();
-        let rows = choose(rows, |r| matches!(r.host, Host::Name(_)));
+        let rows = choose(rows, 0, |r| matches!(r.host, Host::Name(_)));
         let names = rows.iter().filter_map(|r| match &r.host {
             Host::Name(name) => Some(name),
             Host::Address(_) | Host::None => None,
@@ -138,8 +138,7 @@ impl Zone {
             return pointers(question, services.iter(), SERVICE_TTL);
         }
         let mut rows: Vec<&Row> = self.reverse.at(address).filter_map(|place| self.tree.row(place)).collect();
-        let turn = rows.iter().map(|r| r.tier).min();
-        rows.retain(|r| Some(r.tier) == turn);
+        in_turn(&mut rows, 0);
         pointers(question, rows.iter().map(|r| &r.target), least_ttl(&rows))
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use hickory_proto::rr::Name;
-use weft_model::endpoint::EndpointState;
+use weft_model::pool::{Standing, Turn};
 use weft_model::record::Record;
 
 /// TTL of a record that names none and hangs on no lease, in seconds (CoreDNS's etcd plugin; SkyDNS has 3600).
@@ -14,7 +14,7 @@ pub(crate) const DEFAULT_TTL: u32 = 300;
 /// The most that a record on a lease gets, in seconds: it can end at any time, and what clients keep cannot be called back.
 /// Equals CoreDNS's `min-lease-ttl`.
 pub(crate) const LEASED_TTL: u32 = 30;
-/// TTL of an endpoint that is draining or lost, in seconds: better news is expected soon.
+/// TTL of an endpoint that is anything but up, in seconds: better news is expected soon.
 pub(crate) const FADING_TTL: u32 = 5;
 /// Above this a TTL counts as 0 in old clients (RFC 2181 section 8).
 const MAX_TTL: u32 = i32::MAX as u32;
@@ -50,8 +50,8 @@ pub(crate) struct Row {
     /// Seconds.
     pub ttl: u32,
     pub group: Option<Box<str>>,
-    /// In which turn its endpoint is asked ([`EndpointState::tier`]).
-    pub tier: u8,
+    /// How its endpoint stands among its siblings.
+    pub standing: Standing,
     /// Labels in its key.
     pub depth: u8,
     /// Stands below `dns.<domain>`, so it is no part of what a name above stands for.
@@ -59,12 +59,12 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The row made of `record`, whose key is `name` and whose endpoint is in `state`; `None` if it is never answered.
+    /// The row made of `record`, whose key is `name` and whose endpoint stands like this; `None` if it is never answered.
     /// The flag is whether something in it cannot be said in DNS and is left out.
-    pub(crate) fn new(name: &Name, record: &Record, state: EndpointState, leased: bool) -> (Option<Self>, bool) {
-        let Some(tier) = state.tier() else {
+    pub(crate) fn new(name: &Name, record: &Record, standing: Standing, leased: bool) -> (Option<Self>, bool) {
+        if standing == Standing::Out {
             return (None, false);
-        };
+        }
         let mut odd = false;
         let host = match (record.address(), record.host_name()) {
             (Some(address), _) => Host::Address(address),
@@ -89,7 +89,7 @@ impl Row {
         if leased {
             ttl = ttl.min(LEASED_TTL);
         }
-        if tier > 0 {
+        if standing != Standing::Up {
             ttl = ttl.min(FADING_TTL);
         }
         let row = Self {
@@ -102,7 +102,7 @@ impl Row {
             mail: record.mail,
             ttl,
             group: Some(record.group.as_str()).filter(|g| !g.is_empty()).map(Box::from),
-            tier,
+            standing,
             depth: name.num_labels(),
             hidden: false,
         };
@@ -134,14 +134,19 @@ fn strip(name: &Name, count: u32) -> Name {
     }
 }
 
-/// Of these rows, those that `relevant` names and whose turn it is: groups first, then up before draining before lost.
-pub(crate) fn choose(rows: Vec<&Row>, relevant: impl Fn(&Row) -> bool) -> Vec<&Row> {
+/// Of these rows, those that `relevant` names and whose turn it is: groups first, then [`weft_model::pool`]'s rule with this
+/// threshold in percent, which only a service has.
+pub(crate) fn choose<'r>(rows: Vec<&'r Row>, panic: u8, relevant: impl Fn(&Row) -> bool) -> Vec<&'r Row> {
     let mut rows = grouped(rows);
     rows.retain(|r| relevant(r));
-    if let Some(turn) = rows.iter().map(|r| r.tier).min() {
-        rows.retain(|r| r.tier == turn);
-    }
+    in_turn(&mut rows, panic);
     rows
+}
+
+/// Leaves those of the rows whose turn it is.
+pub(crate) fn in_turn(rows: &mut Vec<&Row>, panic: u8) {
+    let turn = Turn::among(rows.iter().map(|r| r.standing), panic);
+    rows.retain(|r| turn.takes(r.standing));
 }
 
 /// SkyDNS's groups: the group of the shortest key that has one wins, rows without a group stay, and two groups on that

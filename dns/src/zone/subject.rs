@@ -26,6 +26,16 @@ pub(super) enum Subject<'z> {
     Port(&'z ServiceRows, &'z Port, Name),
 }
 
+impl Subject<'_> {
+    /// The threshold of [`weft_model::pool`] for what it stands for, in percent.
+    pub(super) fn panic(&self) -> u8 {
+        match self {
+            Self::Service(service) | Self::Tasks(service) | Self::Port(service, ..) => service.panic,
+            Self::Missing | Self::Rows(_) | Self::Apex(_) => 0,
+        }
+    }
+}
+
 /// Where a subject's addresses are.
 pub(super) enum Hosts {
     /// Nowhere.
@@ -137,6 +147,7 @@ impl Zone {
     fn hosts_within(&self, subject: &Subject<'_>, at: &Name, seen: &mut HashSet<Name>) -> Hosts {
         let rows = match subject {
             Subject::Missing | Subject::Port(..) => return Hosts::None,
+            Subject::Service(ServiceRows { external: Some(name), .. }) => return Hosts::Alias(name.clone(), SERVICE_TTL),
             Subject::Service(service) if !service.vips.is_empty() => {
                 return Hosts::Addresses(service.vips.clone(), SERVICE_TTL);
             }
@@ -148,7 +159,7 @@ impl Zone {
             },
         };
         // A host at or below the name that it stands under says nothing new.
-        let rows = choose(rows, |r| match &r.host {
+        let rows = choose(rows, subject.panic(), |r| match &r.host {
             Host::Address(_) => true,
             Host::Name(name) => !at.zone_of(name),
             Host::None => false,

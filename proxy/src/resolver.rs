@@ -1,0 +1,140 @@
+//! All services resolved, snapshot after snapshot, at the cost of what changed.
+//!
+//! What comes out is [`resolve`]'s of the latest snapshot, whatever the history; a property test holds the two together. An
+//! endpoint that changed is of the services of its name and of its labels; these alone are chosen for again. What an address
+//! means to all of them (hosts, subnets, virtual IPs) or where services stand seldom changes: then all is resolved anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use weft_model::endpoint::Endpoint;
+use weft_model::ids::ServiceName;
+use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::changes::Changes;
+
+use crate::context::Context;
+use crate::index::Index;
+use crate::members::{members, services_of};
+use crate::pick::{Services, over, resolve_with};
+
+/// The services of the last snapshot, resolved.
+#[derive(Clone, Debug, Default)]
+pub struct Resolver {
+    last: Option<Last>,
+    services: Services,
+}
+
+#[derive(Clone, Debug)]
+struct Last {
+    snapshot: Snapshot,
+    context: Context,
+    index: Index,
+}
+
+/// Which services may stand for other things than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Any.
+    All,
+    /// These.
+    Some(BTreeSet<ServiceName>),
+}
+
+impl Changed {
+    /// Nothing does.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::Some(BTreeSet::new())
+    }
+}
+
+impl Resolver {
+    /// Makes [`Resolver::services`] those of `snapshot`.
+    pub fn update(&mut self, snapshot: &Snapshot) -> Changed {
+        if let Some(last) = &mut self.last {
+            let changes = snapshot.changes_since(&last.snapshot);
+            let context = changes.addresses.then(|| Context::of(snapshot));
+            if !changes.names && context.is_none_or(|context| context == last.context) {
+                let affected = last.affected(snapshot, &changes);
+                for (name, endpoints) in &affected {
+                    redo(&mut self.services, name, snapshot, &last.context, endpoints.as_deref());
+                }
+                last.snapshot = snapshot.clone();
+                return Changed::Some(affected.into_keys().collect());
+            }
+        }
+        let context = Context::of(snapshot);
+        let index = Index::of(snapshot.services().map(|(name, stored)| (name, &stored.value)));
+        self.services = resolve_with(snapshot, &context, members(snapshot, &index));
+        self.last = Some(Last { snapshot: snapshot.clone(), context, index });
+        Changed::All
+    }
+
+    /// What each service of the last snapshot stands for; empty before the first.
+    #[must_use]
+    pub fn services(&self) -> &Services {
+        &self.services
+    }
+}
+
+/// An endpoint as it was and as it is.
+type Change = (Option<Arc<Endpoint>>, Option<Arc<Endpoint>>);
+
+impl Last {
+    /// The services that changes touch, each with the endpoints of it that changed, or none if it is defined differently
+    /// itself. Brings the index up to date.
+    fn affected<'c>(&mut self, snapshot: &Snapshot, changes: &'c Changes) -> BTreeMap<ServiceName, Option<Vec<&'c Change>>> {
+        let mut affected: BTreeMap<ServiceName, Option<Vec<&Change>>> = BTreeMap::new();
+        for change in &changes.endpoints {
+            let (old, new) = change;
+            // By the services as they were: those that differ now are affected by that alone.
+            let mut of: Vec<ServiceName> =
+                old.iter().chain(new).flat_map(|endpoint| services_of(&self.snapshot, &self.index, endpoint)).collect();
+            of.sort_unstable();
+            of.dedup();
+            for name in of {
+                affected.entry(name).or_insert_with(|| Some(Vec::new())).as_mut().into_iter().for_each(|list| list.push(change));
+            }
+        }
+        for name in &changes.services {
+            affected.insert(name.clone(), None);
+            if let Some(old) = self.snapshot.service(name) {
+                self.index.remove(name, &old.value);
+            }
+            if let Some(new) = snapshot.service(name) {
+                self.index.put(name, &new.value);
+            }
+        }
+        affected
+    }
+}
+
+/// Resolves one service again, from its endpoints before and those that changed; without these, from all that there are.
+fn redo(services: &mut Services, name: &ServiceName, snapshot: &Snapshot, context: &Context, changed: Option<&[&Change]>) {
+    let before = services.remove(name);
+    let Some(stored) = snapshot.service(name) else { return };
+    let service = &stored.value;
+    let endpoints = match (before, changed) {
+        (Some(before), Some(changed)) => {
+            let mut endpoints: Vec<Arc<Endpoint>> = before.members.into_iter().map(|member| member.endpoint).collect();
+            for (old, new) in changed.iter().copied() {
+                let Some(at) = old.as_ref().or(new.as_ref()) else { continue };
+                let place = endpoints.binary_search_by(|e| (&e.path, e.ours).cmp(&(&at.path, at.ours)));
+                let new = new.as_ref().filter(|new| snapshot.is_endpoint_of(new, name, service));
+                match (place, new) {
+                    (Ok(place), Some(new)) => endpoints[place] = Arc::clone(new),
+                    (Ok(place), None) => drop(endpoints.remove(place)),
+                    (Err(place), Some(new)) => endpoints.insert(place, Arc::clone(new)),
+                    (Err(_), None) => {}
+                }
+            }
+            endpoints
+        }
+        _ => snapshot.endpoints_of(name, service),
+    };
+    services.insert(name.clone(), over(endpoints, name, service, context));
+}
+
+#[cfg(test)]
+#[path = "resolver_tests.rs"]
+mod tests;

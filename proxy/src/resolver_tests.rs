@@ -1,0 +1,123 @@
+//! Whatever happens between two snapshots, what is brought up to date is what would be made anew.
+
+use proptest::prelude::*;
+use weft_model::ids::Revision;
+use weft_model::keys::Layout;
+use weft_model::stored::{Change, Entry};
+
+use super::*;
+use crate::pick::resolve;
+
+fn put(key: &str, value: &str, revision: i64) -> Change {
+    let at = Revision(revision);
+    Change::Put(Entry { key: key.into(), value: value.into(), lease: None, created: at, modified: at })
+}
+
+fn delete(key: &str, revision: i64) -> Change {
+    Change::Delete { key: key.into(), revision: Revision(revision) }
+}
+
+fn empty() -> Snapshot {
+    Snapshot::complete(Layout::default().into(), Revision(1), Vec::new(), None)
+}
+
+/// What a key may hold.
+fn world() -> Vec<(&'static str, Vec<&'static str>)> {
+    let records = vec![
+        r#"{"host":"10.244.3.2","port":8080,"weft":{"id":"x","node":"h1","labels":{"tier":"front"}}}"#,
+        r#"{"host":"10.244.3.2","port":8080,"weft":{"id":"x","node":"h1","labels":{"tier":"front","old":"1"}}}"#,
+        r#"{"host":"10.244.4.3","port":8080,"weft":{"id":"x","node":"h2","labels":{"tier":"back"},"state":"draining"}}"#,
+        r#"{"host":"10.244.4.3","weft":{"id":"x","labels":{"tier":"front"},"state":"down","unhealthy":true}}"#,
+        r#"{"host":"10.244.5.3","weft":{"id":"x","network":"blue","labels":{"tier":"front"}}}"#,
+        r#"{"host":"10.244.5.3","weft":{"id":"x","kind":"name","labels":{"tier":"front"}}}"#,
+        r#"{"host":"10.244.6.6","labels":{"tier":"back"}}"#,
+        r#"{"host":"10.112.0.7"}"#,
+    ];
+    let services = vec![
+        r#"{"ports":[{"port":80}],"vips":["10.112.0.7"]}"#,
+        r#"{"ports":[{"port":80}],"panic":60}"#,
+        r#"{"ports":[{"port":80}],"selector":{"tier":"front"}}"#,
+        r#"{"ports":[{"port":80}],"selector":{"tier":"front"},"expressions":[{"key":"old","operator":"DoesNotExist"}]}"#,
+        r#"{"ports":[{"port":80}],"expressions":[{"key":"tier","operator":"In","values":["front","back"]}]}"#,
+        r#"{"ports":[{"port":80}],"expressions":[{"key":"old","operator":"Exists"}]}"#,
+        r#"{"ports":[{"port":80}],"expressions":[{"key":"tier","operator":"NotIn","values":["front"]}]}"#,
+        r#"{"ports":[{"port":80}],"selector":{"tier":"front"},"network":"blue"}"#,
+        r#"{"external_name":"db.example.com"}"#,
+    ];
+    let mut world = Vec::new();
+    for key in ["web/a/4", "web/a/6", "web/b/4", "web/c", "db/a/4", "prod/web/a/4", "prod/a/4", "web/prod/4"] {
+        world.push((Box::leak(format!("/skydns/local/skydns/{key}").into_boxed_str()) as &str, records.clone()));
+    }
+    for name in ["default/web", "default/db", "default/any", "prod/web", "prod/other"] {
+        world.push((Box::leak(format!("/weft/v1/services/{name}").into_boxed_str()) as &str, services.clone()));
+    }
+    world.push(("/weft/v1/namespaces/prod", vec!["{}"]));
+    world.push((
+        "/weft/v1/nodes/h1",
+        vec![r#"{"node":"h1","public_ip":"192.0.2.1"}"#, r#"{"node":"h1","public_ip":"10.244.6.6"}"#],
+    ));
+    world.push(("/coreos.com/network/subnets/10.244.4.0-24", vec![r#"{"PublicIP":"192.0.2.9","weft":{"node":"h2"}}"#]));
+    world.push(("/weft/v1/vips/10.112.0.7", vec![r#"{"service":"default/web"}"#, r#"{"service":"default/db"}"#]));
+    world.push(("/weft/v1/config", vec![r#"{"service_cidrs":["10.112.0.0/16"],"dns_domain":"skydns.local."}"#]));
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_brought_up_to_date_is_what_would_be_made_anew(
+        steps in prop::collection::vec(prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4), 1..40)
+    ) {
+        let world = world();
+        let mut snapshot = empty();
+        let mut resolver = Resolver::default();
+        for (step, changes) in steps.iter().enumerate() {
+            let revision = 2 + i64::try_from(step).unwrap();
+            let change = |(key, value): &(prop::sample::Index, prop::sample::Index)| {
+                let (key, values) = &world[key.index(world.len())];
+                match value.index(values.len() + 1) {
+                    0 => delete(key, revision),
+                    n => put(key, values[n - 1], revision),
+                }
+            };
+            snapshot.apply(Revision(revision), changes.iter().map(change).collect());
+            let before = resolver.services().clone();
+            let changed = resolver.update(&snapshot);
+            let anew = resolve(&snapshot, &Context::of(&snapshot));
+            prop_assert_eq!(resolver.services(), &anew);
+            if let Changed::Some(names) = changed {
+                let differ = |name: &&ServiceName| before.get(*name) != anew.get(*name);
+                for name in before.keys().chain(anew.keys()).filter(differ) {
+                    prop_assert!(names.contains(name), "{} differs and is not said to", name);
+                }
+            }
+            let index = Index::of(snapshot.services().map(|(name, stored)| (name, &stored.value)));
+            prop_assert_eq!(&resolver.last.as_ref().unwrap().index, &index);
+        }
+    }
+}
+
+#[test]
+fn one_endpoint_touches_the_services_of_its_name_and_labels_alone() {
+    let mut snapshot = empty();
+    let service = |name: &str| format!("/weft/v1/services/default/{name}");
+    let record = |labels: &str| format!(r#"{{"host":"10.244.3.2","port":80,"weft":{{"id":"a","labels":{{{labels}}}}}}}"#);
+    snapshot.apply(
+        Revision(2),
+        vec![
+            put(&service("web"), r#"{"ports":[{"port":80}]}"#, 2),
+            put(&service("front"), r#"{"ports":[{"port":80}],"selector":{"tier":"front"}}"#, 2),
+            put(&service("back"), r#"{"ports":[{"port":80}],"selector":{"tier":"back"}}"#, 2),
+            put(&service("db"), r#"{"ports":[{"port":80}]}"#, 2),
+        ],
+    );
+    let mut resolver = Resolver::default();
+    assert_eq!(resolver.update(&snapshot), Changed::All);
+    let names = |names: &[&str]| Changed::Some(names.iter().map(|n| n.parse().unwrap()).collect());
+    assert_eq!(resolver.update(&snapshot), names(&[]));
+    snapshot.apply(Revision(3), vec![put("/skydns/local/skydns/web/a/4", &record(r#""tier":"front""#), 3)]);
+    assert_eq!(resolver.update(&snapshot), names(&["web", "front"]));
+    snapshot.apply(Revision(4), vec![put("/skydns/local/skydns/web/a/4", &record(r#""tier":"back""#), 4)]);
+    assert_eq!(resolver.update(&snapshot), names(&["web", "front", "back"]), "both those that it leaves and those that it joins");
+}
