@@ -65,7 +65,9 @@ impl Zone {
         let mut skipped = 0;
         let mut entries = Vec::new();
         let mut owners: Vec<EndpointKey> = Vec::new();
-        for (path, stored) in snapshot.records() {
+        // What is down by its health alone may be asked for all the same; of the rest the names exist, and have no data.
+        let down = snapshot.down_records().filter(|(path, _)| snapshot.record(path).is_none());
+        for (path, stored) in snapshot.records().chain(down) {
             let labels: Vec<&str> = path.labels().collect();
             let inside = labels.starts_with(&domain_labels);
             if !inside && labels.first() != Some(&"arpa") {
