@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weft_model::endpoint::Endpoint;
 use weft_model::ids::ServiceName;
 use weft_model::snapshot::Snapshot;
-use weft_model::snapshot::changes::Changes;
+use weft_model::snapshot::changes::{Changes, EndpointChange};
 
 use crate::context::Context;
 use crate::index::Index;
@@ -77,14 +77,15 @@ impl Resolver {
     }
 }
 
-/// An endpoint as it was and as it is.
-type Change = (Option<Arc<Endpoint>>, Option<Arc<Endpoint>>);
-
 impl Last {
     /// The services that changes touch, each with the endpoints of it that changed, or none if it is defined differently
     /// itself. Brings the index up to date.
-    fn affected<'c>(&mut self, snapshot: &Snapshot, changes: &'c Changes) -> BTreeMap<ServiceName, Option<Vec<&'c Change>>> {
-        let mut affected: BTreeMap<ServiceName, Option<Vec<&Change>>> = BTreeMap::new();
+    fn affected<'c>(
+        &mut self,
+        snapshot: &Snapshot,
+        changes: &'c Changes,
+    ) -> BTreeMap<ServiceName, Option<Vec<&'c EndpointChange>>> {
+        let mut affected: BTreeMap<ServiceName, Option<Vec<&EndpointChange>>> = BTreeMap::new();
         for change in &changes.endpoints {
             let (old, new) = change;
             // By the services as they were: those that differ now are affected by that alone.
@@ -110,7 +111,13 @@ impl Last {
 }
 
 /// Resolves one service again, from its endpoints before and those that changed; without these, from all that there are.
-fn redo(services: &mut Services, name: &ServiceName, snapshot: &Snapshot, context: &Context, changed: Option<&[&Change]>) {
+fn redo(
+    services: &mut Services,
+    name: &ServiceName,
+    snapshot: &Snapshot,
+    context: &Context,
+    changed: Option<&[&EndpointChange]>,
+) {
     let before = services.remove(name);
     let Some(stored) = snapshot.service(name) else { return };
     let service = &stored.value;

@@ -136,7 +136,7 @@ fn strip(name: &Name, count: u32) -> Name {
 
 /// Of these rows, those that `relevant` names and whose turn it is: groups first, then [`weft_model::pool`]'s rule with this
 /// threshold in percent, which only a service has.
-pub(crate) fn choose<'r>(rows: Vec<&'r Row>, panic: u8, relevant: impl Fn(&Row) -> bool) -> Vec<&'r Row> {
+pub(crate) fn choose(rows: Vec<&Row>, panic: u8, relevant: impl Fn(&Row) -> bool) -> Vec<&Row> {
     let mut rows = grouped(rows);
     rows.retain(|r| relevant(r));
     in_turn(&mut rows, panic);

@@ -11,8 +11,8 @@ use crate::ids::ServiceName;
 /// What of a snapshot is another than in an earlier one, as far as it concerns who stands behind which service.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Endpoints as they were and as they are; none is not there.
-    pub endpoints: Vec<(Option<Arc<Endpoint>>, Option<Arc<Endpoint>>)>,
+    /// Endpoints that came, went or are different.
+    pub endpoints: Vec<EndpointChange>,
     /// Services that came, went or are defined differently.
     pub services: Vec<ServiceName>,
     /// Hosts, subnets, virtual IPs, services or settings may be others, so an address may mean another thing.
@@ -20,6 +20,9 @@ pub struct Changes {
     /// The domain or the namespaces may be others, so a path may stand for another service.
     pub names: bool,
 }
+
+/// An endpoint as it was, and as it is; none is not there.
+pub type EndpointChange = (Option<Arc<Endpoint>>, Option<Arc<Endpoint>>);
 
 impl Snapshot {
     /// What is another than in `before`. Cheap if this one was made from it by changes; right in any case.
