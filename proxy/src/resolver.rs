@@ -124,7 +124,7 @@ fn redo(
     let endpoints = match (before, changed) {
         (Some(before), Some(changed)) => {
             let mut endpoints: Vec<Arc<Endpoint>> = before.members.into_iter().map(|member| member.endpoint).collect();
-            for (old, new) in changed.iter().copied() {
+            for (old, new) in changed {
                 let Some(at) = old.as_ref().or(new.as_ref()) else { continue };
                 let place = endpoints.binary_search_by(|e| (&e.path, e.ours).cmp(&(&at.path, at.ours)));
                 let new = new.as_ref().filter(|new| snapshot.is_endpoint_of(new, name, service));
