@@ -40,6 +40,7 @@ use weft_model::ids::{EndpointId, NetworkName, NodeName};
 use weft_model::snapshot::Snapshot;
 use weft_plan::{ipam, links};
 
+use crate::admin::drained;
 use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
@@ -255,6 +256,7 @@ impl Attachments {
             record: state.to_owned(),
             owner: attachment.owner.clone(),
             publish: attachment.publish.clone(),
+            warnings: snapshot.as_ref().and_then(|s| drained(s, &self.around.node)).into_iter().collect(),
         }
     }
 }

@@ -8,6 +8,7 @@ mod attach;
 mod claim;
 mod cleanup;
 mod config;
+mod connections;
 mod datapath;
 mod docker;
 mod doctor;

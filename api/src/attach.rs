@@ -146,6 +146,9 @@ pub struct Attached {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// Sentences about what its user may not expect: that the host is drained, say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// `POST /v1/attachments/release`: takes back what an owner has, all of it or one interface. That there is nothing is no error.

@@ -14,9 +14,9 @@ mod registry;
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
-    Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, Drops, EndpointAdd, EndpointView, ErrorBody, Gc,
-    Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release, ReservationView, Reserve,
-    ServiceCreate, ServiceCreated, ServiceView, Status,
+    Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops, EndpointAdd, EndpointView,
+    ErrorBody, Gc, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release, ReservationView,
+    Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 /// The largest answer that is read, bytes.
@@ -66,6 +66,27 @@ impl ClientError {
             // Other sources are answers that are none of ours, and those do not change.
             Self::Broken { source, .. } => source.is::<hyper::Error>(),
             Self::Refused { code, .. } => matches!(code, Code::NotReady | Code::StoreAway),
+        }
+    }
+}
+
+/// What is asked about a drain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Draining {
+    /// How far it is.
+    Look,
+    /// That it be drained.
+    Drain,
+    /// That it be drained no more.
+    Undrain,
+}
+
+impl Draining {
+    fn method(self) -> Method {
+        match self {
+            Self::Look => Method::GET,
+            Self::Drain => Method::PUT,
+            Self::Undrain => Method::DELETE,
         }
     }
 }
@@ -240,6 +261,23 @@ impl Client {
     pub async fn endpoint_rm(&self, id: &str, service: Option<&ServiceName>) -> Result<EndpointView, ClientError> {
         let query = service.map(|s| format!("?service={}", escape(&s.to_string()))).unwrap_or_default();
         self.call(Method::DELETE, &format!("/v1/endpoints/{}{query}", escape(id)), NOTHING).await
+    }
+
+    /// `GET`, `PUT` or `DELETE /v1/nodes/{node}/drain`: how far it is, drains, undrains.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn node_drain(&self, how: Draining, node: &NodeName) -> Result<DrainView, ClientError> {
+        self.call(how.method(), &format!("/v1/nodes/{node}/drain"), NOTHING).await
+    }
+
+    /// `GET`, `PUT` or `DELETE /v1/endpoints/{id}/drain`: how far it is, drains, undrains.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn endpoint_drain(&self, how: Draining, id: &str, service: Option<&ServiceName>) -> Result<DrainView, ClientError> {
+        let query = service.map(|s| format!("?service={}", escape(&s.to_string()))).unwrap_or_default();
+        self.call(how.method(), &format!("/v1/endpoints/{}/drain{query}", escape(id)), NOTHING).await
     }
 
     /// `GET /v1/services`.

@@ -27,6 +27,8 @@
 //! | `PUT /v1/endpoints/{namespace}/{service}/{id}` | [`EndpointSpec`] → [`EndpointView`] |
 //! | `DELETE /v1/endpoints/{namespace}/{service}/{id}` | → [`EndpointView`] as it was |
 //! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |
+//! | `GET`, `PUT`, `DELETE /v1/endpoints/{id}/drain?service=` | → [`DrainView`] |
+//! | `GET`, `PUT`, `DELETE /v1/nodes/{node}/drain` | → [`DrainView`] |
 //! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → [`ServiceView`] |
@@ -55,6 +57,7 @@ mod attach;
 mod client;
 mod dns;
 mod doctor;
+mod drains;
 mod drops;
 mod endpoints;
 mod error;
@@ -69,9 +72,10 @@ mod services;
 mod status;
 
 pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Draining};
 pub use dns::{DnsAnswer, DnsRecord};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
+pub use drains::{DrainView, DrainedEndpoint};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointSpec, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};

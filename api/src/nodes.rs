@@ -28,6 +28,9 @@ pub struct NodeView {
     /// Endpoints that it answers for.
     #[serde(default)]
     pub endpoints: usize,
+    /// Whether it is drained: what is on it takes nothing new while others are up.
+    #[serde(default)]
+    pub drained: bool,
     /// Whether it is the host that was asked.
     #[serde(default)]
     pub this: bool,

@@ -35,7 +35,9 @@ impl Deadline {
         Self(Instant::now() + patience)
     }
 
-    fn left(self) -> Duration {
+    /// What is left of it.
+    #[must_use]
+    pub fn left(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }

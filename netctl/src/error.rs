@@ -39,6 +39,14 @@ pub enum Error {
         /// How long was waited.
         after: Duration,
     },
+    /// What was waited for has not come.
+    #[error("not so after {}s: {why}", after.as_secs())]
+    Waited {
+        /// How long was waited.
+        after: Duration,
+        /// What was missing last.
+        why: String,
+    },
     /// Arguments that are fine each for itself, and not together.
     #[error("{0}")]
     Usage(String),

@@ -138,6 +138,7 @@ impl Admin {
                 capabilities: node.capabilities.clone(),
                 since: Some(node.since.clone()),
                 endpoints: snapshot.endpoints().filter(|e| e.node.as_ref() == Some(name)).count(),
+                drained: snapshot.node_drain(name).is_some(),
                 this: *name == self.node,
             };
             views.insert(name.to_string(), view);
@@ -155,6 +156,7 @@ impl Admin {
                 capabilities: Vec::new(),
                 since: None,
                 endpoints: snapshot.endpoints().filter(|e| e.node.is_some() && e.node.as_ref() == lease.node()).count(),
+                drained: lease.node().is_some_and(|node| snapshot.node_drain(node).is_some()),
                 this: lease.node() == Some(&self.node),
             });
             view.subnet = Some(key.subnet);

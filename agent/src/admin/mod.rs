@@ -6,6 +6,7 @@
 mod answer;
 mod caller;
 mod cluster;
+mod drains;
 mod drops;
 mod endpoint_put;
 mod endpoints;
@@ -24,6 +25,7 @@ mod status;
 
 pub use caller::Caller;
 pub use networks::IN_USE;
+pub use status::drained;
 
 use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;

@@ -12,9 +12,9 @@ use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
 use serde::de::DeserializeOwned;
 use weft_api::{
-    Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, Drops, EndpointAdd,
-    EndpointSpec, EndpointView, Gc, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView,
-    Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops,
+    EndpointAdd, EndpointSpec, EndpointView, Gc, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate, NetworkInit,
+    NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 use super::answer::{Body, Listed, Reply, Tagged};
@@ -136,6 +136,9 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/v1/nodes", Read, [], => Vec<NodeView>, |r| r.admin.nodes()),
     route!(GET "/v1/nodes/{node}", Read, [], => NodeView, |r| r.admin.node(r.segment(0))),
     route!(DELETE "/v1/nodes/{node}", Write, [], => NodeView, |r| r.admin.node_rm(r.segment(0)).await),
+    route!(GET "/v1/nodes/{node}/drain", Read, [], => DrainView, |r| r.admin.node_drain(r.segment(0)).await),
+    route!(PUT "/v1/nodes/{node}/drain", Write, [], => DrainView, |r| r.admin.drain_node(r.segment(0)).await),
+    route!(DELETE "/v1/nodes/{node}/drain", Write, [], => DrainView, |r| r.admin.undrain_node(r.segment(0)).await),
     route!(GET "/v1/namespaces", Read, ["limit", "continue"], => Listed<NamespaceView>,
         |r| r.admin.namespaces(&r.part()?)),
     route!(GET "/v1/namespaces/{namespace}", Read, [], => Tagged<NamespaceView>, |r| r.admin.namespace(r.segment(0))),
@@ -148,6 +151,12 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/v1/endpoints", Write, [], EndpointAdd => EndpointView, |r, add| r.admin.endpoint_add(add).await),
     route!(DELETE "/v1/endpoints/{id}", Write, ["service"], => EndpointView,
         |r| r.admin.endpoint_rm(r.segment(0), r.query.get("service")).await),
+    route!(GET "/v1/endpoints/{id}/drain", Read, ["service"], => DrainView,
+        |r| r.admin.endpoint_drain(r.segment(0), r.query.get("service")).await),
+    route!(PUT "/v1/endpoints/{id}/drain", Write, ["service"], => DrainView,
+        |r| r.admin.drain_endpoint(r.segment(0), r.query.get("service")).await),
+    route!(DELETE "/v1/endpoints/{id}/drain", Write, ["service"], => DrainView,
+        |r| r.admin.undrain_endpoint(r.segment(0), r.query.get("service")).await),
     route!(GET "/v1/endpoints/{namespace}/{service}/{id}", Read, [], => Tagged<EndpointView>,
         |r| r.admin.endpoint(&r.endpoint()?)),
     route!(PUT "/v1/endpoints/{namespace}/{service}/{id}", Write, ["dry_run", "If-Match", "If-None-Match"],

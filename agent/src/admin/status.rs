@@ -1,6 +1,7 @@
 //! `GET /v1/status`: put together from what the parts of the agent say of themselves.
 
 use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+use weft_model::ids::NodeName;
 use weft_model::snapshot::Snapshot;
 
 use super::Admin;
@@ -22,6 +23,7 @@ impl Admin {
         }
         reasons.extend(snapshot.iter().filter(|_| report.ready).filter_map(|s| bad_network(s)));
         reasons.extend(self.reasons.iter().filter_map(|r| r.borrow().clone()));
+        reasons.extend(snapshot.as_ref().and_then(|s| drained(s, &self.node)));
         reasons.extend(self.networks.borrow().problems.iter().cloned());
         reasons.extend(report.problems.iter().cloned());
         reasons.extend(self.attachments.problems());
@@ -60,6 +62,13 @@ impl Admin {
             bad: bad.map(|(key, bad)| BadValueView { key: key.clone(), why: bad.why.clone() }).collect(),
         }
     }
+}
+
+/// That this host is drained, and how to undo it.
+pub fn drained(snapshot: &Snapshot, node: &NodeName) -> Option<String> {
+    let drain = &snapshot.node_drain(node)?.value;
+    let since = if drain.since.is_empty() { String::new() } else { format!(" since {}", drain.since) };
+    Some(format!("{node} is drained{since}: what is on it takes nothing new while others are up; netctl node undrain {node}"))
 }
 
 /// A network configuration that was replaced by one that does not parse: the old one holds.

@@ -12,7 +12,7 @@ use weft_model::publish::Publish;
 
 use super::Context;
 use crate::agent::{Agent, Deadline};
-use crate::error::{DONE, Error};
+use crate::error::{DONE, Error, say};
 use crate::format::{Cell, Page, Tone, cell, col, list, wide};
 use crate::parse;
 use crate::{netns, resolv};
@@ -114,7 +114,9 @@ pub async fn attach(agent: &Agent, deadline: Deadline, request: &Attach) -> Resu
         let request = Attach { timeout_ms, ..request.clone() };
         async move { agent.client().attach(&request).await }
     };
-    agent.ask_until(deadline, once).await
+    let attached = agent.ask_until(deadline, once).await?;
+    attached.warnings.iter().for_each(|warning| say("attach", warning));
+    Ok(attached)
 }
 
 /// Arguments of `attach`.

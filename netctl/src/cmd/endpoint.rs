@@ -1,12 +1,12 @@
 //! `netctl endpoint`: what can take traffic.
 
 use clap::{Args, Subcommand};
-use weft_api::{EndpointAdd, EndpointView};
+use weft_api::{Draining, EndpointAdd, EndpointView};
 use weft_model::endpoint::{EndpointPort, EndpointState};
 use weft_model::ids::{EndpointId, NodeName, ServiceName};
 use weft_model::record::{Kind, Proto};
 
-use super::Context;
+use super::{Context, drain};
 use crate::error::{DONE, Error};
 use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
 use crate::parse::{self, Place};
@@ -20,6 +20,10 @@ pub enum Command {
     Add(AddArgs),
     /// Remove an endpoint that was added
     Rm(RmArgs),
+    /// Send nothing new to an endpoint while others are up; open connections are left alone
+    Drain(DrainArgs),
+    /// Send to an endpoint again that was drained
+    Undrain(DrainArgs),
 }
 
 /// Arguments of `endpoint list`.
@@ -56,6 +60,19 @@ pub struct AddArgs {
     labels: Vec<(String, String)>,
 }
 
+/// Arguments of `endpoint drain` and `endpoint undrain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Its id
+    #[arg(value_name = "ID")]
+    id: String,
+    /// The service, where several have an endpoint of this id; none is all names of one container
+    #[arg(long, value_name = "SERVICE")]
+    service: Option<ServiceName>,
+    #[command(flatten)]
+    wait: drain::Wait,
+}
+
 /// Arguments of `endpoint rm`.
 #[derive(Debug, Args)]
 pub struct RmArgs {
@@ -75,6 +92,8 @@ impl Command {
             Self::List(_) => "endpoint list",
             Self::Add(_) => "endpoint add",
             Self::Rm(_) => "endpoint rm",
+            Self::Drain(_) => "endpoint drain",
+            Self::Undrain(_) => "endpoint undrain",
         }
     }
 
@@ -83,7 +102,7 @@ impl Command {
     /// # Errors
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
-        let client = context.agent.client();
+        let client = context.agent.client().clone();
         match self {
             Self::List(args) => {
                 let mut endpoints = context.agent.ask(client.endpoints()).await?;
@@ -99,6 +118,8 @@ impl Command {
                 let removed = context.agent.ask(client.endpoint_rm(&args.id, args.service.as_ref())).await?;
                 context.printer.show(&removed, draw)?;
             }
+            Self::Drain(args) => return args.execute(context, Draining::Drain).await,
+            Self::Undrain(args) => return args.execute(context, Draining::Undrain).await,
         }
         Ok(DONE)
     }
@@ -108,6 +129,14 @@ impl ListArgs {
     fn wants(&self, endpoint: &EndpointView) -> bool {
         self.service.as_ref().is_none_or(|s| endpoint.service.as_ref() == Some(s))
             && self.node.as_ref().is_none_or(|n| endpoint.node.as_ref() == Some(n))
+    }
+}
+
+impl DrainArgs {
+    async fn execute(self, context: &mut Context, how: Draining) -> Result<u8, Error> {
+        let client = context.agent.client().clone();
+        let ask = |how| client.endpoint_drain(how, &self.id, self.service.as_ref());
+        drain::execute(context, how, self.wait, ask).await
     }
 }
 

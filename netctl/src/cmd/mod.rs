@@ -5,6 +5,7 @@ pub mod cni;
 pub mod config;
 pub mod dns;
 pub mod doctor;
+pub mod drain;
 pub mod drops;
 pub mod endpoint;
 pub mod network;

@@ -1,10 +1,10 @@
 //! `netctl node`: hosts.
 
 use clap::{Args, Subcommand};
-use weft_api::NodeView;
+use weft_api::{Draining, NodeView};
 use weft_model::ids::NodeName;
 
-use super::Context;
+use super::{Context, drain};
 use crate::error::{DONE, Error};
 use crate::format::{Cell, Page, Tone, cell, col, list, or_none, wide};
 
@@ -17,6 +17,21 @@ pub enum Command {
     Show(NameArgs),
     /// Free the subnet of a dead host early, and remove its records
     Rm(NameArgs),
+    /// Send nothing new to what is on a host while others are up, for the time of its maintenance; open connections are left
+    /// alone, and what is attached there meanwhile comes draining
+    Drain(DrainArgs),
+    /// Send to a host again that was drained
+    Undrain(DrainArgs),
+}
+
+/// Arguments of `node drain` and `node undrain`.
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// The host's name
+    #[arg(value_name = "NAME")]
+    node: NodeName,
+    #[command(flatten)]
+    wait: drain::Wait,
 }
 
 /// A host's name.
@@ -35,6 +50,8 @@ impl Command {
             Self::List => "node list",
             Self::Show(_) => "node show",
             Self::Rm(_) => "node rm",
+            Self::Drain(_) => "node drain",
+            Self::Undrain(_) => "node undrain",
         }
     }
 
@@ -43,7 +60,7 @@ impl Command {
     /// # Errors
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
-        let client = context.agent.client();
+        let client = context.agent.client().clone();
         match self {
             Self::List => {
                 let nodes = context.agent.ask(client.nodes()).await?;
@@ -56,6 +73,12 @@ impl Command {
             Self::Rm(args) => {
                 let removed = context.agent.ask(client.node_rm(&args.node)).await?;
                 context.printer.show(&removed, draw_removed)?;
+            }
+            Self::Drain(args) => {
+                return drain::execute(context, Draining::Drain, args.wait, |how| client.node_drain(how, &args.node)).await;
+            }
+            Self::Undrain(args) => {
+                return drain::execute(context, Draining::Undrain, args.wait, |how| client.node_drain(how, &args.node)).await;
             }
         }
         Ok(DONE)
@@ -111,7 +134,9 @@ fn draw_removed(node: &NodeView, page: &mut Page) {
 
 fn alive(node: &NodeView) -> Cell {
     match node.alive {
+        Some(true) if node.drained => Cell::toned("yes, drained", Tone::Warn),
         Some(true) => Cell::toned("yes", Tone::Good),
+        Some(false) if node.drained => Cell::toned("no, drained", Tone::Bad),
         Some(false) => Cell::toned("no", Tone::Bad),
         None => Cell::toned("unknown", Tone::Weak),
     }
