@@ -28,6 +28,9 @@ const LEGACY_CHECK: Duration = Duration::from_secs(1);
 /// the time.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// How long what lets devices send may stay after they are gone: its end would hold up whoever is attached meanwhile.
+const LEFTOVERS: Duration = Duration::from_secs(1);
+
 /// The packet filter of this host.
 #[derive(Debug)]
 pub struct Firewall {
@@ -45,6 +48,8 @@ pub struct Firewall {
     network: Option<Ipv4Net>,
     next_legacy_check: Instant,
     next_look: Instant,
+    /// When what is left of devices that are gone is to be removed.
+    leftovers: Option<Instant>,
     /// What was last logged.
     said: Vec<String>,
 }
@@ -85,6 +90,8 @@ pub struct Outcome {
     pub failed: u64,
     /// Why published ports lead nowhere.
     pub unpublished: Option<String>,
+    /// Whether our table is there and as it should be.
+    pub stands: bool,
 }
 
 impl Firewall {
@@ -108,6 +115,7 @@ impl Firewall {
             network: None,
             next_legacy_check: Instant::now() + LEGACY_CHECK,
             next_look: Instant::now(),
+            leftovers: None,
             said: Vec::new(),
         }
     }
@@ -122,7 +130,7 @@ impl Firewall {
         self.look = true;
     }
 
-    /// Returns once somebody else has changed rules. Giving up waiting loses nothing.
+    /// Returns once somebody else has changed rules, or what was left is to be removed. Giving up waiting loses nothing.
     pub async fn changed(&mut self) {
         loop {
             let notice = async {
@@ -131,7 +139,15 @@ impl Firewall {
                     None => std::future::pending().await,
                 }
             };
+            let leftovers = self.leftovers;
+            let due = async {
+                match leftovers {
+                    Some(due) => tokio::time::sleep_until(due).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                () = due => return,
                 () = notice => {
                     if self.nft.is_stale() {
                         self.look = true;
@@ -174,10 +190,20 @@ impl Firewall {
         outcome
     }
 
-    async fn sync_table(&self, cluster: &ClusterConfig, host: &Host, peers: &Peers, outcome: &mut Outcome) {
+    async fn sync_table(&mut self, cluster: &ClusterConfig, host: &Host, peers: &Peers, outcome: &mut Outcome) {
         let desired = nft::desired(cluster, host, peers, &self.masquerade);
-        match self.nft.sync(desired.as_ref()).await {
-            Ok(actions) => {
+        let due = self.leftovers.is_some_and(|due| due <= Instant::now());
+        let done = if due {
+            self.nft.sync(desired.as_ref()).await.map(|actions| (actions, false))
+        } else {
+            let is_gone = |device: &str| nix::net::if_::if_nametoindex(device).is_err();
+            self.nft.sync_but_leftovers(desired.as_ref(), is_gone).await
+        };
+        match done {
+            Ok((actions, left)) => {
+                let until = self.leftovers.filter(|_| !due).unwrap_or_else(|| Instant::now() + LEFTOVERS);
+                self.leftovers = left.then_some(until);
+                outcome.stands = desired.is_some();
                 for action in &actions {
                     match action {
                         nft::Action::Load { .. } | nft::Action::Unload => info!(%action, "packet filter"),
@@ -187,6 +213,7 @@ impl Firewall {
                 outcome.done += u64::try_from(actions.len()).unwrap_or_default();
             }
             Err(e) => {
+                self.leftovers = None;
                 // What is not installed is looked for at the next resync.
                 outcome.failed += u64::from(!matches!(e, NftError::NotInstalled | NftError::Generation { .. }));
                 let lost = "sources are not checked on the kernel path and containers do not reach the outside";

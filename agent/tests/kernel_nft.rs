@@ -415,6 +415,32 @@ async fn a_peer_more_changes_elements_and_counts_go_on_when_the_table_is_loaded_
 }
 
 #[tokio::test]
+async fn what_is_left_of_devices_that_are_gone_stays_until_it_is_to_go_and_is_no_change_by_others() {
+    let (mut machine, _other, snapshot) = two_hosts();
+    machine.follow(&machine.desired(&snapshot).kernel).await;
+    let empty = table(&machine, &snapshot, true);
+    machine.attach(&snapshot).await;
+    let nft = handle(&machine);
+    let one = table(&machine, &snapshot, true);
+    sync(&nft, &one).await;
+    let but_leftovers = async |to: &Ruleset, gone: bool| nft.sync_but_leftovers(Some(to), move |_| gone).await.unwrap();
+    assert_eq!(but_leftovers(&empty, true).await, (Vec::new(), true));
+    assert!(!nft.is_stale());
+    assert_eq!(nft.observe().await.unwrap(), Found::Ours(one.clone()));
+    // Another one comes meanwhile: it is added, and what is left stays.
+    machine.attach(&snapshot).await;
+    let two = table(&machine, &snapshot, true);
+    let (done, left) = but_leftovers(&two, true).await;
+    assert!(!left && matches!(done.as_slice(), [Action::Add(..)]), "{done:?}");
+    assert_eq!(but_leftovers(&one, true).await, (Vec::new(), true));
+    // A device that is there is another matter, and so is whoever wants all of it gone.
+    let (done, left) = but_leftovers(&one, false).await;
+    assert!(!left && matches!(done.as_slice(), [Action::Remove(..)]), "{done:?}");
+    assert_eq!(but_leftovers(&empty, true).await, (Vec::new(), true));
+    assert!(matches!(sync(&nft, &empty).await.as_slice(), [Action::Remove(..)]));
+}
+
+#[tokio::test]
 async fn a_change_is_noticed_when_it_happens() {
     let place = Place::new();
     let mut changes = Changes::new(Some(&place.netns())).unwrap();

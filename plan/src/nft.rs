@@ -418,6 +418,27 @@ pub fn diff(desired: Option<&Ruleset>, found: &Found) -> Vec<Action> {
     }
 }
 
+/// `desired`, and with it what `found` lets devices send that no container has any more, as far as they `are_gone`: a device that
+/// is not there sends nothing, so their elements need not end at once. Whether there are any.
+#[must_use]
+pub fn with_leftovers(desired: &Ruleset, found: &Found, is_gone: impl Fn(&str) -> bool) -> (Ruleset, bool) {
+    let mut kept = desired.clone();
+    let Found::Ours(from) = found else { return (kept, false) };
+    let sources = |sets: &Sets| -> Vec<(Set, Element)> {
+        let of = |set: Set| sets.get(&set).into_iter().flatten().map(move |element| (set, element.clone()));
+        [Set::Containers, Set::Containers6].into_iter().flat_map(of).collect()
+    };
+    let device = |element: &Element| if let Element::Source(device, _) = element { Some(device.clone()) } else { None };
+    let wanted: BTreeSet<String> = sources(&desired.sets).iter().filter_map(|(_, element)| device(element)).collect();
+    let is_left = |(_, element): &(Set, Element)| device(element).is_some_and(|d| !wanted.contains(&d) && is_gone(&d));
+    let left: Vec<(Set, Element)> = sources(&from.sets).into_iter().filter(is_left).collect();
+    let any = !left.is_empty();
+    for (set, element) in left {
+        kept.sets.entry(set).or_default().insert(element);
+    }
+    (kept, any)
+}
+
 /// Removals come first: a range that takes another's place may overlap it.
 fn steps(set: Set, to: &Sets, from: &Sets) -> Vec<Action> {
     let none = BTreeSet::new();

@@ -241,6 +241,25 @@ fn a_container_or_a_peer_costs_its_elements_only() {
 }
 
 #[test]
+fn what_devices_may_send_that_are_gone_may_stay_but_for_a_device_that_is_a_containers_again() {
+    let (before, now) = (world(&[2, 3], &[], &on()), world(&[3], &[], &on()));
+    let found = Found::Ours(before.clone());
+    let kept = |gone: bool| with_leftovers(&now, &found, |_| gone);
+    assert_eq!(kept(true), (before.clone(), true));
+    assert_eq!(kept(false), (now.clone(), false), "it is there, and might send");
+    assert_eq!(with_leftovers(&now, &Found::Altered, |_| true), (now.clone(), false));
+    assert_eq!(with_leftovers(&before, &found, |_| true), (before.clone(), false), "nothing is left");
+    // The device is there again and has another address: it may not send what the other one might.
+    let mut again = before.clone();
+    let sources = again.sets.get_mut(&Set::Containers).unwrap();
+    let old = sources.pop_first().unwrap();
+    let Element::Source(device, _) = old.clone() else { panic!("{old:?}") };
+    sources.insert(Element::Source(device, "10.244.3.99".parse().unwrap()));
+    let (kept, left) = with_leftovers(&again, &found, |_| true);
+    assert!(!left && !kept.sets[&Set::Containers].contains(&old), "{kept:?}");
+}
+
+#[test]
 fn ranges_that_the_kernel_lists_joined_are_the_same_ranges() {
     let ruleset = world(&[], &[2, 3], &on());
     let mut listed = ruleset.clone();
