@@ -166,12 +166,12 @@ pub async fn follow_mtu_from(host: &Netlink, spec: &VethSpec, to: u32, netns: &N
     host.with("change an MTU", follow).await?
 }
 
-/// Removes a veth pair by the name of its host end; one that is not there is removed.
+/// Removes a veth pair by the name of its host end; one that is not there is removed. Returns when nobody finds it any more.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub async fn remove(host_ifname: &str) -> Result<(), NetlinkError> {
-    Netlink::new()?.remove_device(host_ifname).await
+    Netlink::new()?.remove_device_soon(host_ifname).await
 }
 
 /// Gives a host end that was renamed its name back; its Ethernet address, which was made from the name, tells which it is.

@@ -47,6 +47,26 @@ async fn a_container_has_address_route_and_a_gateway_it_need_not_ask_for() {
     assert!(!container.run("ip link").contains("eth0"));
 }
 
+#[tokio::test]
+async fn a_removed_pair_is_gone_for_everybody_and_may_be_made_again_at_once() {
+    let (host, container) = (Place::new(), Place::new());
+    let (netlink, netns) = (host.netlink(), container.netns());
+    netlink.remove_device_soon(&spec().host_ifname).await.unwrap();
+    host.run("ip link add other type veth peer name rehto");
+    for _ in 0..5 {
+        create_from(&netlink, &spec(), &netns).await.unwrap();
+        // The end of another device is not taken for its end.
+        let device = spec().host_ifname;
+        let (removed, ()) = tokio::join!(netlink.remove_device_soon(&device), async {
+            host.run("ip link del other; ip link add other type veth peer name rehto");
+        });
+        removed.unwrap();
+        assert!(!host.run("ip link").contains(&spec().host_ifname));
+        assert!(!container.run("ip link").contains("eth0"));
+    }
+    netlink.remove_device_soon(&spec().host_ifname).await.unwrap();
+}
+
 /// A spec of both families, with its gateway and name server at the host: what a plan gives a host.
 fn dual() -> VethSpec {
     VethSpec { address6: Some("fd00:10:244:1::2".parse().unwrap()), ..spec() }

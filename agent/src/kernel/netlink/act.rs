@@ -157,6 +157,15 @@ pub(crate) fn remove_device(socket: &mut Socket, name: &str) -> Result<(), Netli
     remove_link(socket, name).map_err(|source| refused(format!("remove link {name}"), source))
 }
 
+/// The number of a device; none if there is none.
+pub(super) fn index_if_there(socket: &mut Socket, name: &str) -> Result<Option<u32>, NetlinkError> {
+    match device_by_name(socket, name) {
+        Ok(device) => Ok(Some(device.index)),
+        Err(answer) if answer.code() == libc::ENODEV => Ok(None),
+        Err(source) => Err(refused(format!("find link {name}"), source)),
+    }
+}
+
 fn remove_link(socket: &mut Socket, name: &str) -> Result<(), Answer> {
     socket.indexes.clear();
     let message = LinkUnspec::new_with_name(name).build();

@@ -36,7 +36,7 @@ const DATAGRAM: usize = 64 << 10;
 const BROKEN: Duration = Duration::from_secs(1);
 
 // include/uapi/linux/rtnetlink.h: RTNLGRP_*, as bits.
-const GROUP_LINK: u32 = 1 << 0;
+pub(super) const GROUP_LINK: u32 = 1 << 0;
 const GROUP_NEIGH: u32 = 1 << 2;
 const GROUP_IPV4_IFADDR: u32 = 1 << 4;
 const GROUP_IPV4_ROUTE: u32 = 1 << 6;
@@ -50,7 +50,7 @@ const GROUP_IPV6_NETCONF: u32 = 1 << 24;
 
 // The same: RTM_*.
 const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
+pub(super) const RTM_DELLINK: u16 = 17;
 const RTM_NEWADDR: u16 = 20;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;

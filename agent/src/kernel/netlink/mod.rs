@@ -19,6 +19,7 @@ pub mod events;
 mod link;
 mod observe;
 mod on_link;
+mod removal;
 mod socket;
 pub mod uplink;
 
