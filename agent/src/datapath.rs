@@ -6,6 +6,7 @@
 //! path carries everything, and [`Outcome::why_not`] says why.
 
 mod fill;
+pub mod later;
 pub mod look;
 pub mod preview;
 
@@ -41,6 +42,10 @@ pub struct Fast {
     /// Links that hold this agent's programs, and the device they were attached to.
     attached: BTreeMap<String, u32>,
     sockets: bool,
+    /// All links are to be looked at by the next sync, and waited for.
+    links_due: bool,
+    /// Links that are made and let go of beside.
+    later: later::Later,
     /// The last sync left everything as it should be.
     settled: bool,
     /// The map whose rows are looked at next.
@@ -68,7 +73,7 @@ pub struct Fill {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     /// Whether packets to other hosts take the fast path.
     pub fast: bool,
@@ -86,6 +91,8 @@ pub struct Outcome {
     pub failed: u64,
     /// Attachments without a program, by id, and why.
     pub unattached: BTreeMap<String, String>,
+    /// Links that are still to be made or let go of, for a thread that may block.
+    pub later: Option<later::Job>,
 }
 
 /// The numbers of the networks that the host is in besides the default one.
@@ -106,6 +113,8 @@ impl Fast {
             resolver: Resolver::default(),
             attached: BTreeMap::new(),
             sockets: false,
+            links_due: true,
+            later: later::Later::default(),
             settled: false,
             turn: 0,
         }
@@ -153,13 +162,15 @@ impl Fast {
     /// What is remembered of the maps is to be read again, and what could not be loaded tried again.
     pub fn resync(&mut self) {
         self.shadow = None;
+        self.links_due = true;
         if self.open.is_none() {
             self.why_not = None;
         }
     }
 
-    /// Makes maps and links as they should be.
-    pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows) -> Outcome {
+    /// Makes maps and links as they should be. With [`Links::Later`] links of containers that come or go are left for
+    /// [`Outcome::later`], if nothing else is to be done about links.
+    pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows, links: Links) -> Outcome {
         let changed = self.resolver.update(snapshot);
         let mut outcome = Outcome { remarks: fill::panicking(self.resolver.services()), ..Outcome::default() };
         if changed != Changed::none()
@@ -182,12 +193,19 @@ impl Fast {
             fill::Refused::default()
         });
         // A program on rows that are not right would drop what it does not know.
-        if rows_are_right && has_bpffs {
-            let failed_before = (outcome.failed, outcome.problems.len());
-            self.sync_links(host, &refused.without_endpoint, &mut outcome);
-            if !refused.any && (outcome.failed, outcome.problems.len()) == failed_before {
-                self.retire_others(&mut outcome);
+        let can_wait = links == Links::Later && rows_are_right && !refused.any && has_bpffs;
+        match self.steps_for_later(host).filter(|_| can_wait) {
+            Some(steps) => outcome.later = self.job(steps),
+            None if rows_are_right && has_bpffs => {
+                let failed_before = (outcome.failed, outcome.problems.len());
+                self.sync_links(host, &refused.without_endpoint, &mut outcome);
+                let went_well = (outcome.failed, outcome.problems.len()) == failed_before;
+                if !refused.any && went_well {
+                    self.retire_others(&mut outcome);
+                }
+                self.links_due = refused.any || !went_well;
             }
+            None => self.links_due = true,
         }
         self.settled = rows_are_right && !refused.any && has_bpffs;
         outcome.sockets = self.sockets;
@@ -240,6 +258,7 @@ impl Fast {
             Ok(maps) => {
                 warn!(maps, "somebody removed pins of maps; pinned again");
                 outcome.done += maps;
+                self.links_due = true;
                 return true;
             }
             Err(e) => {
@@ -256,6 +275,9 @@ impl Fast {
     }
 
     fn sync_links(&mut self, host: &Host, without_endpoint: &BTreeSet<String>, outcome: &mut Outcome) {
+        let beside = self.later.beside.clone();
+        let _nobody_else = beside.one_at_a_time();
+        self.collect();
         let Some(datapath) = self.open.as_ref() else { return };
         let there: BTreeMap<String, LinkState> = match datapath.links() {
             Ok(links) => links.into_iter().map(|l| (l.name.clone(), l)).collect(),
@@ -289,29 +311,22 @@ impl Fast {
     /// What is to be done about links, given those that are there.
     fn link_steps(&self, host: &Host, there: &BTreeMap<String, LinkState>) -> Vec<LinkStep> {
         let ours = |name: &str, index: u32| {
-            self.attached.get(name) == Some(&index) && there.get(name).is_some_and(|l| l.alive && l.ifindex == Some(index))
+            let is_there = there.get(name).is_some_and(|l| l.alive && l.ifindex == Some(index));
+            self.attached.get(name) == Some(&index) && is_there || self.is_making(name, index)
         };
         let mut steps = Vec::new();
-        let mut wanted: BTreeSet<String> = BTreeSet::new();
-        for container in &host.attachments {
-            let Some(index) = container.host_index else { continue };
-            let name = links::container(&container.id);
-            if !ours(&name, index) {
-                steps.push(LinkStep::Container { id: container.id.clone(), index });
-            }
-            wanted.insert(name);
-        }
-        if let Some(uplink) = host.uplink.as_ref().filter(|u| u.ethernet && host.overlay().is_some()) {
-            if !ours(UPLINK, uplink.index) {
-                steps.push(LinkStep::Uplink(uplink.index));
-            }
-            wanted.insert(UPLINK.to_owned());
+        let wanted = device_links(host);
+        for (name, index) in wanted.iter().filter(|(name, index)| !ours(name, **index)) {
+            steps.push(match links::container_of(name) {
+                Some(id) => LinkStep::Container { id: id.to_owned(), index: *index },
+                None => LinkStep::Uplink(*index),
+            });
         }
         let sockets = there.values().filter(|l| l.alive && !is_device_link(l)).count();
         if !self.sockets || sockets < bpf::Program::SOCKETS.len() {
             steps.push(LinkStep::Sockets);
         }
-        let unwanted = there.values().filter(|l| is_device_link(l) && !wanted.contains(&l.name));
+        let unwanted = there.values().filter(|l| is_device_link(l) && !wanted.contains_key(&l.name));
         steps.extend(unwanted.map(|link| LinkStep::Detach(link.name.clone())));
         steps
     }
@@ -353,6 +368,15 @@ impl Fast {
     }
 }
 
+/// Whether links are waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// All of them.
+    Now,
+    /// Those that something else does the work of meanwhile need not be.
+    Later,
+}
+
 /// One change of what programs are attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LinkStep {
@@ -380,6 +404,14 @@ impl fmt::Display for LinkStep {
             Self::Detach(name) => write!(f, "detach {name}"),
         }
     }
+}
+
+/// The devices that are to have a program, by the names of their links.
+fn device_links(host: &Host) -> BTreeMap<String, u32> {
+    let container = |a: &weft_plan::Attachment| Some((links::container(&a.id), a.host_index?));
+    let uplink = host.uplink.as_ref().filter(|u| u.ethernet && host.overlay().is_some());
+    let uplink = uplink.map(|uplink| (UPLINK.to_owned(), uplink.index));
+    host.attachments.iter().filter_map(container).chain(uplink).collect()
 }
 
 fn is_device_link(link: &LinkState) -> bool {

@@ -37,7 +37,7 @@ use weft_plan::{Desired, Host, Peer, Row, Step, Uplink, kernel, maps};
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
 use crate::datapath::look::Lookout;
-use crate::datapath::{self, Outcome, Shared};
+use crate::datapath::{self, Links, Outcome, Shared, later};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::networks::Known;
@@ -145,6 +145,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     resync.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut lookout = Lookout::default();
     let mut reading = Reading::default();
+    let linked = datapath::lock(&inputs.datapath).told();
     loop {
         if reading.due || uplink.problem.is_some() {
             uplink.find(&inputs).await;
@@ -165,6 +166,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             () = inputs.events.changed() => true,
             () = inputs.firewall.changed() => false,
             () = lookout.changed(&inputs.datapath) => false,
+            () = later::changed(&inputs.datapath, &linked) => false,
             _ = resync.tick() => {
                 datapath::lock(&inputs.datapath).resync();
                 inputs.firewall.resync();
@@ -304,7 +306,9 @@ async fn round(
     problems.extend(desired.warnings.iter().map(ToString::to_string));
     problems.extend(too_narrow(&host));
     let by_loopback = !desired.maps.ports.is_empty();
-    let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps).await;
+    // A container whose sources the packet filter checks may be told of before its program is in place.
+    let links = if filter.stands { Links::Later } else { Links::Now };
+    let (outcome, host) = sync_datapath(inputs, &snapshot, host, desired.maps, links).await;
     if by_loopback && !outcome.sockets {
         let why = outcome.why_not.as_deref().unwrap_or("the programs of sockets are not attached");
         problems.push(format!("published ports are not reached by localhost: {why}; name an address of the host instead"));
@@ -373,12 +377,16 @@ fn follow_mtu(inputs: &Inputs, report: &Report) {
 }
 
 /// Maps and programs, off the async threads: verifying programs and reading large maps back takes its time.
-async fn sync_datapath(inputs: &Inputs, snapshot: &Arc<Snapshot>, host: Host, rows: maps::Rows) -> (Outcome, Host) {
+async fn sync_datapath(inputs: &Inputs, snapshot: &Arc<Snapshot>, host: Host, rows: maps::Rows, links: Links) -> (Outcome, Host) {
     let (shared, snapshot, copy) = (inputs.datapath.clone(), snapshot.clone(), host.clone());
-    let synced = tokio::task::spawn_blocking(move || datapath::lock(&shared).sync(&snapshot, &copy, &rows)).await;
+    let synced = tokio::task::spawn_blocking(move || datapath::lock(&shared).sync(&snapshot, &copy, &rows, links)).await;
     let failed =
         |e: tokio::task::JoinError| Outcome { failed: 1, problems: vec![format!("datapath: {e}")], ..Outcome::default() };
-    (synced.unwrap_or_else(failed), host)
+    let mut outcome = synced.unwrap_or_else(failed);
+    if let Some(job) = outcome.later.take() {
+        tokio::task::spawn_blocking(move || job.run());
+    }
+    (outcome, host)
 }
 
 fn host(inputs: &Inputs, config: Option<NetworkConfig>, own: &Own, published: &Published, uplink: Option<Uplink>) -> Host {
@@ -420,7 +428,8 @@ fn index_of(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
-fn name_of(index: u32) -> Option<String> {
+/// The name of the device with this number.
+pub fn name_of(index: u32) -> Option<String> {
     // nix 0.31 gives an empty name, not an error, for a number that no device has.
     let name = nix::net::if_::if_indextoname(index).ok()?.into_string().ok();
     name.filter(|name| !name.is_empty())

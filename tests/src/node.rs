@@ -1,6 +1,6 @@
 //! A real agent: `weftd` with the flags that let several of them run on one kernel, and `netctl` beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -165,6 +165,29 @@ impl Node {
     #[must_use]
     pub fn bpffs(&self) -> PathBuf {
         self.dir.join("bpf")
+    }
+
+    /// The ids of the containers at whose devices there is a program: its link is pinned.
+    ///
+    /// # Errors
+    /// When it is not running, or the pins cannot be listed.
+    pub fn linked(&self) -> Result<BTreeSet<String>> {
+        let mut linked = BTreeSet::new();
+        // As the agent sees it, whatever its mount namespace is.
+        let bpffs = format!("/proc/{}/root{}", self.pid()?, self.bpffs().display());
+        for layout in std::fs::read_dir(&bpffs).with_context(|| format!("list {bpffs}"))? {
+            let layout = layout?;
+            // The kernel's own `progs.debug` and `maps.debug` are files beside them.
+            if !layout.file_type()?.is_dir() {
+                continue;
+            }
+            let links = layout.path().join("links");
+            for pin in std::fs::read_dir(&links).with_context(|| format!("list {}", links.display()))? {
+                let name = pin?.file_name().to_string_lossy().into_owned();
+                linked.extend(name.strip_prefix("container-").map(str::to_owned));
+            }
+        }
+        Ok(linked)
     }
 
     /// The socket.

@@ -69,6 +69,13 @@ fn two_hundred_at_once_have_an_address_each_and_reach_a_peer_and_a_full_subnet_s
     });
     let addresses: BTreeSet<String> = all.iter().map(address).collect();
     assert_eq!(addresses.len(), 200, "an address was given twice");
+    let ids: BTreeSet<String> = all.iter().map(|a| a["id"].as_str().unwrap().to_owned()).collect();
+    eventually("there is a program at each device", SOON, || {
+        let linked = h1.agent.linked()?;
+        ensure!(linked == ids, "{} of them", linked.len());
+        Ok(())
+    })
+    .unwrap();
     std::thread::scope(|scope| {
         for part in places.chunks(25) {
             let peer = &peer;
@@ -102,6 +109,10 @@ fn two_hundred_at_once_have_an_address_each_and_reach_a_peer_and_a_full_subnet_s
     assert_eq!(ask(h1, "/release", &owner).success().unwrap(), json!([]), "nothing there is no error");
     eventually("nothing is left", SOON, || {
         ensure!(traces(h1).is_empty() && endpoints(h1)?.is_empty(), "{} {:?}", traces(h1), endpoints(h1)?);
+        let linked = h1.agent.linked()?;
+        ensure!(linked.is_empty(), "links: {linked:?}");
+        let sources = h1.exec(["nft", "list", "set", "inet", "weft", "containers"])?.success()?.stdout;
+        ensure!(!sources.contains("elements"), "{sources}");
         Ok(())
     })
     .unwrap();

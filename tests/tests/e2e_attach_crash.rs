@@ -85,6 +85,8 @@ fn no_kill_of_plugin_or_agent_orphans_anything() {
         ensure!(records.is_empty(), "records: {records:?}");
         let left: Vec<String> = routes_and_links(host)?.into_iter().filter(|line| !outside.contains(line)).collect();
         ensure!(left.is_empty(), "links and routes: {left:?}");
+        let linked = host.agent.linked()?;
+        ensure!(linked.is_empty(), "links of programs: {linked:?}");
         let queue = host.agent.run_dir().join("queue");
         let files = std::fs::read_dir(&queue).map(|dir| dir.count()).unwrap_or_default();
         ensure!(files == 0, "{files} files in {}", queue.display());

@@ -2,6 +2,8 @@
 //! with one jump, and what others break is mended.
 #![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
+use serde_json::json;
+use weft_tests::api::call;
 use weft_tests::eventually::SOON;
 use weft_tests::topology::FABRIC;
 use weft_tests::traffic::{idle, probe, report, stream, tcp_server, who_answers};
@@ -264,5 +266,18 @@ fn without_nft_status_says_so_and_everything_else_works() {
     t.start_cluster().unwrap();
     let status = t.host(1).agent.wait_status("the reason", |s| s["reasons"].to_string().contains("nft")).unwrap();
     assert_eq!((&status["ready"], &status["datapath"]["fast"]), (&true.into(), &true.into()), "{status}");
+    // Nothing else checks what a container sends: it is told of when its program is in place, and not before.
+    let host = t.host(1);
+    for number in 0..3 {
+        let place = host.bare_namespace(&format!("n{number}")).unwrap();
+        // By a process: the agent does not see what is mounted here after its start.
+        let name = format!("sleep{number}");
+        let process = place.spawn(host.dir(), &name, ["sleep", "600"]).unwrap();
+        let netns = format!("/proc/{}/ns/net", process.pid());
+        let body = json!({"netns": netns, "ifname": "eth0"});
+        let attached = call(&host.agent.socket(), "POST", "/v1/attachments", &body).unwrap().success().unwrap();
+        let linked = host.agent.linked().unwrap();
+        assert!(linked.contains(attached["id"].as_str().unwrap()), "{attached}: {linked:?}");
+    }
     everybody_reaches_everybody(&t);
 }

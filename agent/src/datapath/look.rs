@@ -60,6 +60,11 @@ impl Lookout {
 impl Fast {
     /// Whether somebody else has changed what the last [`Fast::sync`] left.
     pub fn look(&mut self) -> bool {
+        // Links cannot be asked while one is being made: the kernel's lock is held that long.
+        if self.later.beside.is_at_work() {
+            return false;
+        }
+        self.collect();
         let (true, Some(datapath), Some(shadow)) = (self.settled, self.open.as_mut(), self.shadow.as_ref()) else { return false };
         let what = match datapath.disturbed() {
             Some(Disturbed::Link(link)) => {
@@ -79,6 +84,7 @@ impl Fast {
         };
         warn!(what, "somebody changed the datapath; putting it right");
         self.shadow = None;
+        self.links_due = true;
         self.settled = false;
         true
     }

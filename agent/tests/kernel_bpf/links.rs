@@ -123,6 +123,35 @@ fn a_link_is_detached_by_name_and_twice_is_no_error() {
 }
 
 #[test]
+fn a_link_that_was_made_beside_is_looked_after_as_any_other_and_let_go_of_beside() {
+    let place = Place::new();
+    let (netns, _, v1) = with_devices();
+    let mut datapath = netns.enter(|| place.open());
+    let linker = datapath.linker().unwrap();
+    let made = netns.enter(|| linker.make("web.1", v1).unwrap());
+    assert_eq!(programs_at(&netns, "v1").len(), 1);
+    let second = netns.enter(|| linker.make("web.1", v1).unwrap_err());
+    assert_eq!(second.to_string(), "attach link container-web.1");
+    datapath.hold(made);
+    let state = |name: &str| LinkState { name: name.to_owned(), alive: true, ifindex: Some(v1) };
+    assert_eq!((datapath.disturbed(), datapath.links().unwrap()), (None, vec![state("container-web.1")]));
+    // By the agent itself, as if it had been made there.
+    netns.enter(|| datapath.attach_container("web.1", v1).unwrap());
+    assert_eq!(programs_at(&netns, "v1").len(), 1);
+
+    let let_go = datapath.let_go("container-web.1");
+    assert_eq!(programs_at(&netns, "v1").len(), 1, "not yet");
+    assert_eq!(datapath.disturbed(), None, "and nobody looks after it any more");
+    let_go.finish().unwrap();
+    gone(&netns, "v1");
+    assert_eq!(datapath.links().unwrap(), []);
+    datapath.let_go("container-web.1").finish().unwrap();
+
+    let nowhere = netns.enter(|| linker.make("web", 4711).unwrap_err());
+    assert_eq!(nowhere.to_string(), "attach link container-web");
+}
+
+#[test]
 fn attaching_to_a_device_that_is_not_there_names_the_link() {
     let place = Place::new();
     let netns = Netns::new(unique());

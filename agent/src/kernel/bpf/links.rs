@@ -17,6 +17,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::linker::{LetGo, Made};
 use super::sys::{self, Attached, AttachedTo};
 use super::{BpfError, Program, create_dir};
 
@@ -74,9 +75,9 @@ pub(super) struct Links {
 
 /// A link that this agent attached, or put its program into.
 #[derive(Debug)]
-struct Held {
-    link: OwnedFd,
-    as_left: Attached,
+pub(super) struct Held {
+    pub(super) link: OwnedFd,
+    pub(super) as_left: Attached,
 }
 
 impl Links {
@@ -189,6 +190,16 @@ impl Links {
         self.others.iter().try_for_each(|dir| unpin(dir.join(encode(link))))
     }
 
+    /// Takes over a link that was made beside.
+    pub(super) fn hold(&mut self, made: Made) {
+        self.held.insert(made.link, made.held);
+    }
+
+    /// Forgets a link; unpinning and closing it is for whoever has the time. No other layout has one of this name.
+    pub(super) fn let_go(&mut self, link: &str) -> LetGo {
+        LetGo { path: self.path(link), held: self.held.remove(link) }
+    }
+
     /// A link that this agent attached and that is no longer as it left it: detached, or with another program. Asks
     /// [`AT_ONCE`] of them, the next ones the next time.
     pub(super) fn disturbed(&mut self) -> Option<String> {
@@ -249,7 +260,7 @@ fn get_at(path: &Path, link: &str) -> Result<Option<OwnedFd>, BpfError> {
     }
 }
 
-fn unpin(path: PathBuf) -> Result<(), BpfError> {
+pub(super) fn unpin(path: PathBuf) -> Result<(), BpfError> {
     match std::fs::remove_file(&path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BpfError::Path { op: "unpin", path, source }),
         _ => Ok(()),
@@ -258,7 +269,7 @@ fn unpin(path: PathBuf) -> Result<(), BpfError> {
 
 /// A file name for any text: bpffs refuses dots, and nobody likes slashes. Other bytes than letters, digits and `-`
 /// become `_` and two hexadecimal digits.
-fn encode(name: &str) -> String {
+pub(super) fn encode(name: &str) -> String {
     name.bytes().fold(String::with_capacity(name.len()), |mut file, byte| {
         if byte.is_ascii_alphanumeric() || byte == b'-' {
             file.push(char::from(byte));

@@ -20,6 +20,7 @@
 //! Read [`Datapath`] first; then [`mounts`] for where the two file systems come from.
 
 mod glance;
+mod linker;
 pub mod links;
 pub mod maps;
 pub mod mounts;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use weft_abi::LAYOUT_VERSION;
 
 pub use glance::Budget;
+pub use linker::{LetGo, Linker, Made};
 pub use links::LinkState;
 pub use maps::{Maps, Table};
 pub use netns::{netns_cookie, netns_cookie_of};
@@ -311,6 +313,26 @@ impl Datapath {
     /// The device is gone, or the kernel refuses.
     pub fn attach_container(&mut self, name: &str, ifindex: u32) -> Result<(), BpfError> {
         self.links.attach_device(&links::container(name), ifindex, self.object.fd(Program::FromContainer))
+    }
+
+    /// What makes links of containers without this datapath, which meanwhile does other things.
+    ///
+    /// # Errors
+    /// When this process has too many files open.
+    pub fn linker(&self) -> io::Result<Linker> {
+        let program = self.object.fd(Program::FromContainer).try_clone_to_owned()?;
+        Ok(Linker { dir: self.links.dir().to_owned(), program })
+    }
+
+    /// Takes over a link that a [`Linker`] has made: it is looked after like those of [`Datapath::attach_container`].
+    pub fn hold(&mut self, made: Made) {
+        self.links.hold(made);
+    }
+
+    /// As [`Datapath::detach`], but for what may take its time. Not while there are [`Datapath::others`].
+    #[must_use]
+    pub fn let_go(&mut self, link: &str) -> LetGo {
+        self.links.let_go(link)
     }
 
     /// Removes a link by its name, as [`LinkState::name`] has it. One that is not there is no error.
