@@ -28,9 +28,10 @@ use weft_store::{Outcome, StoreError};
 
 use crate::attach::Published;
 use crate::echo::Echo;
+use crate::registrations::Known;
 use crate::session::Kept;
 use crate::view::{View, chain};
-use records::parts;
+use records::{of_registration, parts};
 use settle::settle;
 
 /// What this host says of itself.
@@ -140,7 +141,7 @@ fn held(snapshot: &Snapshot, place: &Place, node: &NodeName) -> Option<String> {
 
 /// What is to be written so that the store says of this host what is true.
 #[must_use]
-pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
+pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published, registrations: &Known) -> Todo {
     let mut todo = Todo::default();
     if let Some(other) = held_by_other(snapshot, me) {
         todo.held = Some(held_sentence(&other.value));
@@ -156,6 +157,11 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
     for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
         for part in parts(snapshot, &me.node, attachment) {
             desired.insert(part.path, (&attachment.id, part.record));
+        }
+    }
+    for registration in registrations.by_id.values() {
+        for part in of_registration(snapshot, &me.node, registration) {
+            desired.entry(part.path).or_insert((&registration.id, part.record));
         }
     }
     for (place, stored) in snapshot.places() {
@@ -200,7 +206,7 @@ pub async fn run(
     mut view: View,
     mut me: watch::Receiver<Option<Me>>,
     mut liveness: Kept,
-    mut attachments: watch::Receiver<Arc<Published>>,
+    (mut attachments, mut registrations): (watch::Receiver<Arc<Published>>, watch::Receiver<Arc<Known>>),
     done: watch::Sender<u64>,
     reason: watch::Sender<Option<String>>,
 ) {
@@ -209,12 +215,13 @@ pub async fn run(
         let snapshot = view.borrow_and_update().clone();
         let known = me.borrow_and_update().clone();
         let published = attachments.borrow_and_update().clone();
+        let registered = registrations.borrow_and_update().clone();
         let lease = *liveness.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);
         if let (Some(snapshot), Some(known), Some(lease)) = (snapshot, known, lease)
             && echo.heard(snapshot.revision())
         {
-            let todo = todo(&snapshot, &known, lease, &published);
+            let todo = todo(&snapshot, &known, lease, &published, &registered);
             let obstacle = todo.obstacle();
             if todo.is_empty() {
                 if reason.borrow().as_ref() != obstacle.as_ref() {
@@ -247,6 +254,7 @@ pub async fn run(
             Ok(()) = view.changed() => {}
             Ok(()) = me.changed() => {}
             Ok(()) = attachments.changed() => {}
+            Ok(()) = registrations.changed() => {}
             Ok(()) = liveness.id.changed() => {}
             () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
@@ -307,7 +315,7 @@ pub fn held_sentence(node: &Node) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{todo as todo_of_both, *};
     use crate::state::Attachment;
     use weft_model::endpoint::EndpointState;
     use weft_model::keys::Layout;
@@ -359,6 +367,10 @@ mod tests {
             publish: Vec::new(),
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }
+    }
+
+    fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
+        todo_of_both(snapshot, me, liveness, attachments, &Known::default())
     }
 
     /// The store after `todo` has been written, on `lease`.

@@ -38,6 +38,7 @@ use crate::config::{DockerPlugin, Settings};
 use crate::datapath::Fast;
 use crate::docker;
 use crate::doctor::Doctor;
+use crate::elections;
 use crate::firewall::Firewall;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
@@ -45,6 +46,7 @@ use crate::networks::{self, Known};
 use crate::placeholders;
 use crate::reconcile::{self, Inputs, Report};
 use crate::registrar::{self, Me};
+use crate::registrations::{self, Registrations};
 use crate::runtimes;
 use crate::session::{self, Kept};
 use crate::state::{StateDir, boot_id};
@@ -114,6 +116,16 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         networks: networks.clone(),
     };
     let (attachments, published) = Attachments::new(state.clone(), journal, around);
+    let (liveness_tx, liveness) = watch::channel(None);
+    let around = registrations::Surroundings {
+        view: view.clone(),
+        health: health.clone(),
+        attached: published.clone(),
+        liveness,
+        node: node.clone(),
+    };
+    let (registrations, registered) = Registrations::new(state.clone(), state.registrations()?, around);
+    tokio::spawn(registrations.clone().expire());
     let names = Names::start(&settings, view.clone(), (report.clone(), networks.clone()), &mut registry_of_metrics);
     let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
@@ -136,6 +148,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         filter: firewall.look(),
         published: published.clone(),
         networks: networks.clone(),
+        registrations,
         doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
     // First what could not be asked for while no agent was here: whoever asks now may ask for what that frees.
@@ -187,7 +200,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 
     let further = (state, networks_tx);
-    let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report, further };
+    let live = (liveness_tx, registered);
+    let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report, further, live };
     let claiming = (own_tx, claim_reason.0);
     let registering = (published, registered_tx, register_reason.0);
     tokio::select! {
@@ -336,6 +350,8 @@ struct Member {
     report: watch::Receiver<Report>,
     /// Where further networks are remembered and made known.
     further: (Arc<StateDir>, watch::Sender<Arc<Known>>),
+    /// Where the liveness lease is made known, and what programs register on it.
+    live: (watch::Sender<Option<Kept>>, watch::Receiver<Arc<registrations::Known>>),
 }
 
 impl Member {
@@ -392,9 +408,11 @@ impl Member {
             snapshot = self.first_snapshot().await?;
         }
         let Some(liveness) = liveness else { bail!("no liveness lease is kept") };
+        self.live.0.send_replace(Some(liveness.clone()));
         let claim = snapshot.lease_of(&me.node).and_then(|(_, l)| l.lease);
         let claim: Kept = session::keep(store, "claim", session::CLAIM_TTL, claim);
 
+        let node = me.node.clone();
         let (me_tx, me_rx) = watch::channel(None);
         tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
         let (registry, view, facts) = (self.registry.clone(), self.view.clone(), self.facts.clone());
@@ -411,7 +429,10 @@ impl Member {
         tokio::spawn(networks::run(claiming.clone(), state, known));
         tokio::spawn(claim::run(claiming, own, claim_reason));
         tokio::spawn(placeholders::keep(registry.clone(), view.clone()));
-        tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, published, registered, register_reason));
+        let programs = self.live.1.clone();
+        tokio::spawn(elections::run(registry.clone(), node, view.clone(), liveness.clone(), programs.clone()));
+        let sources = (published, programs);
+        tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, sources, registered, register_reason));
         self.watch_name(me_rx).await
     }
 

@@ -7,7 +7,7 @@
 //! takes its keys over; then it runs out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
@@ -30,7 +30,16 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Kept {
     /// The lease; none while there is none (the store is away, or the last one ended).
     pub id: watch::Receiver<Option<LeaseId>>,
+    life: watch::Receiver<Option<Life>>,
     check: Arc<Notify>,
+}
+
+/// Until when a lease certainly lives: it was granted or renewed for so long, counted from before that was asked. The store
+/// may take it for alive longer than that (etcd's new leader gives every lease its whole time again), never shorter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Life {
+    lease: LeaseId,
+    until: Instant,
 }
 
 impl Kept {
@@ -38,15 +47,24 @@ impl Kept {
     pub fn check_now(&self) {
         self.check.notify_one();
     }
+
+    /// For how long from now `lease` certainly lives, whatever becomes of the store meanwhile.
+    #[must_use]
+    pub fn safe_for(&self, lease: LeaseId) -> Duration {
+        let life = *self.life.borrow();
+        life.filter(|life| life.lease == lease)
+            .map_or(Duration::ZERO, |life| life.until.saturating_duration_since(Instant::now()))
+    }
 }
 
 /// Keeps a lease of `ttl` from now on: `adopt` if it still lives, else a new one.
 #[must_use]
 pub fn keep(store: Arc<dyn Store>, name: &'static str, ttl: Duration, adopt: Option<LeaseId>) -> Kept {
     let (tx, id) = watch::channel(None);
+    let (alive, life) = watch::channel(None);
     let check = Arc::new(Notify::new());
-    tokio::spawn(keeper(store, name, ttl, adopt, tx, check.clone()));
-    Kept { id, check }
+    tokio::spawn(keeper(store, name, ttl, adopt, (tx, alive), check.clone()));
+    Kept { id, life, check }
 }
 
 async fn keeper(
@@ -54,15 +72,18 @@ async fn keeper(
     name: &'static str,
     ttl: Duration,
     adopt: Option<LeaseId>,
-    tx: watch::Sender<Option<LeaseId>>,
+    (tx, alive): (watch::Sender<Option<LeaseId>>, watch::Sender<Option<Life>>),
     check: Arc<Notify>,
 ) {
     let mut lease = adopt;
     let mut adopting = adopt.is_some();
     loop {
+        let asked = Instant::now();
+        let lives = |lease, for_| alive.send_replace(asked.checked_add(for_).map(|until| Life { lease, until }));
         let pause = match lease {
             None => match store.grant(ttl).await {
                 Ok(id) => {
+                    lives(id, ttl);
                     info!(lease = %id, name, "granted lease");
                     lease = Some(id);
                     tx.send_replace(lease);
@@ -75,6 +96,7 @@ async fn keeper(
             },
             Some(id) => match store.keep_alive(id).await {
                 Ok(Some(granted)) => {
+                    lives(id, granted);
                     let mut replaced = None;
                     if adopting {
                         // Compared once, so that a store which gives more than it is asked for is not asked for ever.
@@ -86,6 +108,7 @@ async fn keeper(
                         }
                         if let Some(new) = replaced {
                             info!(lease = %new, instead = %id, name, "granted lease; the adopted one lasts another time");
+                            lives(new, ttl);
                             lease = replaced;
                             adopting = false;
                         }
@@ -103,6 +126,7 @@ async fn keeper(
                     }
                     adopting = false;
                     lease = None;
+                    alive.send_replace(None);
                     tx.send_replace(None);
                     Duration::ZERO
                 }
@@ -149,6 +173,22 @@ mod tests {
         assert_eq!(id(&mut kept, |_| true).await, old);
         let mut ended = keep(store.clone(), "t", Duration::from_secs(60), Some(LeaseId(77)));
         assert_ne!(id(&mut ended, |_| true).await, LeaseId(77), "one that has ended is not");
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_safe_for_no_longer_than_the_store_has_it() {
+        let (store, _dir) = store().await;
+        let mut kept = keep(store.clone(), "t", Duration::from_secs(60), None);
+        let lease = id(&mut kept, |_| true).await;
+        let safe = kept.safe_for(lease);
+        let left = store.time_to_live(lease).await.unwrap().unwrap();
+        assert!(safe > Duration::ZERO && safe <= left + Duration::from_secs(1), "{safe:?} of {left:?}: it counts whole seconds");
+        assert_eq!(kept.safe_for(LeaseId(77)), Duration::ZERO, "of another one nothing is known");
+        store.revoke(lease).await.unwrap();
+        kept.check_now();
+        let new = id(&mut kept, |id| id != lease).await;
+        assert_eq!(kept.safe_for(lease), Duration::ZERO);
+        assert!(kept.safe_for(new) > Duration::ZERO);
     }
 
     #[tokio::test]

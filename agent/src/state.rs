@@ -5,6 +5,7 @@
 //! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
 //! | `networks.json` | further networks: the numbers that rows know them by, and the subnet last had in each |
 //! | `attachments.log` | who has which address, and when an address was last given back: see [`journal`] |
+//! | `registrations.json` | what programs of this host have registered |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
 //!
@@ -32,6 +33,7 @@ use weft_model::record::Proto;
 use crate::attach::handed::Handed;
 use crate::last_uplink::LastUplink;
 use crate::networks::Remembered;
+use crate::registrations::Registration;
 use journal::Log;
 
 /// Why the state directory cannot be used.
@@ -271,6 +273,22 @@ impl StateDir {
     /// The file cannot be written.
     pub fn write_networks(&self, networks: &BTreeMap<NetworkName, Remembered>) -> Result<(), StateError> {
         write(&self.path.join("networks.json"), networks, true)
+    }
+
+    /// What programs had registered.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn registrations(&self) -> Result<Vec<Registration>, StateError> {
+        Ok(read(&self.path.join("registrations.json"))?.unwrap_or_default())
+    }
+
+    /// Remembers what programs have registered. What the host loses that loses its power is said again, or over.
+    ///
+    /// # Errors
+    /// The file cannot be written; then the one of before is there.
+    pub fn write_registrations(&self, registrations: &[Registration]) -> Result<(), StateError> {
+        write(&self.path.join("registrations.json"), &registrations, false)
     }
 
     /// The attachments, and the log that goes on with them.

@@ -39,6 +39,12 @@
 //! | `POST /v1/attachments/release` | [`Release`] → `[`[`Attached`]`]`, those taken back |
 //! | `POST /v1/attachments/check` | [`Check`] → [`Attached`] |
 //! | `POST /v1/attachments/gc` | [`Gc`] → `[`[`Attached`]`]`, those taken back |
+//! | `GET /v1/registrations`, `GET /v1/registrations/{id}` | → list of [`Registered`], [`Registered`] |
+//! | `PUT /v1/registrations/{id}` | [`Register`] → [`Registered`] |
+//! | `DELETE /v1/registrations/{id}` | → [`Registered`] as it was |
+//! | `GET /v1/services/{namespace}/{name}/leader` | → [`LeaderView`] |
+//! | `PUT /v1/services/{namespace}/{name}/leader` | [`LeaderSet`] → [`LeaderView`] |
+//! | `DELETE /v1/services/{namespace}/{name}/leader` | → [`LeaderView`]: the oldest again |
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
@@ -68,6 +74,7 @@ mod nodes;
 mod plan;
 mod precondition;
 pub mod queue;
+mod registrations;
 mod services;
 mod status;
 
@@ -86,6 +93,7 @@ pub use nodes::NodeView;
 pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use precondition::{Precondition, etag};
 pub use queue::Queued;
+pub use registrations::{Candidacy, LeadBy, LeaderSet, LeaderView, Register, Registered};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
 pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
 

@@ -84,6 +84,12 @@ pub fn is_manual(snapshot: &Snapshot, name: &ServiceName, leader: &Endpoint) -> 
     snapshot.leader_choice(name).is_some_and(|choice| choice.value.manual == leader.id)
 }
 
+/// All that may lead `name`: its candidates, or where there is no election whatever is up.
+#[must_use]
+pub fn eligible(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
+    if is_elected(snapshot, name) { candidates(snapshot, name) } else { pool(snapshot, name) }
+}
+
 /// The chosen one, else the oldest.
 fn first(snapshot: &Snapshot, name: &ServiceName, pool: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
     let chosen = pool.iter().find(|e| is_manual(snapshot, name, e));

@@ -3,6 +3,8 @@
 //! Reading is not here: whoever reads looks at a [`Snapshot`](weft_model::snapshot::Snapshot). Every write that depends on
 //! what was read compares the revision it was read at.
 
+mod lead;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 

@@ -1,9 +1,10 @@
-//! Who asks, as far as it matters: whether he is still there.
+//! Who asks, as far as it matters: whether he is still there, and which process he is.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
 /// The other end of a connection.
@@ -17,6 +18,12 @@ impl Caller {
     /// Who is at the other end.
     pub fn of(stream: &UnixStream) -> Self {
         Self { stream: stream.as_fd().try_clone_to_owned().ok().map(Arc::new) }
+    }
+
+    /// His process, as this one sees it; none if it does not.
+    pub fn pid(&self) -> Option<i32> {
+        let credentials = getsockopt(self.stream.as_ref()?, sockopt::PeerCredentials).ok()?;
+        Some(credentials.pid()).filter(|pid| *pid > 0)
     }
 
     /// Whether he has closed the connection, or was killed. One who only has no more to say is there: he waits for the answer.
@@ -41,6 +48,7 @@ mod tests {
         use tokio::io::AsyncWriteExt;
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let caller = Caller::of(&ours);
+        assert_eq!((caller.pid(), Caller::default().pid()), (i32::try_from(std::process::id()).ok(), None));
         assert!(!caller.is_gone() && !Caller::default().is_gone());
         theirs.write_all(b"POST").await.unwrap();
         theirs.shutdown().await.unwrap();

@@ -132,7 +132,8 @@ impl Admin {
     }
 }
 
-pub(super) fn endpoint_view(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
+/// An endpoint as it is shown.
+pub fn endpoint_view(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
     EndpointView {
         id: endpoint.id.clone(),
         name: endpoint.name.clone(),

@@ -18,12 +18,14 @@ mod node_rm;
 mod plan;
 mod precondition;
 mod query;
+mod registrations;
 mod reservations;
 mod routes;
 mod services;
 mod status;
 
 pub use caller::Caller;
+pub use endpoints::endpoint_view;
 pub use networks::IN_USE;
 pub use status::drained;
 
@@ -57,6 +59,7 @@ use crate::names::Names;
 use crate::networks::Known;
 use crate::reconcile::Report;
 use crate::refusal::Refusal;
+use crate::registrations::Registrations;
 use crate::view::{Health, View};
 
 /// Connections served at once; more wait in the socket's queue.
@@ -94,6 +97,8 @@ pub struct Admin {
     pub published: watch::Receiver<Arc<Published>>,
     /// The networks besides the default one.
     pub networks: watch::Receiver<Arc<Known>>,
+    /// What programs registered.
+    pub registrations: Arc<Registrations>,
     /// Checkups.
     pub doctor: Doctor,
 }

@@ -16,6 +16,7 @@ use weft_api::{
     EndpointAdd, EndpointSpec, EndpointView, Gc, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate, NetworkInit,
     NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
+use weft_api::{LeaderSet, LeaderView, Register, Registered};
 
 use super::answer::{Body, Listed, Reply, Tagged};
 use super::endpoint_put::Named;
@@ -170,6 +171,18 @@ pub(super) static ROUTES: &[Route] = &[
         |r| r.admin.service(r.segment(0), r.segment(1))),
     route!(DELETE "/v1/services/{namespace}/{service}", Write, [], => ServiceView,
         |r| r.admin.service_rm(r.segment(0), r.segment(1)).await),
+    route!(GET "/v1/services/{namespace}/{service}/leader", Read, [], => LeaderView,
+        |r| r.admin.leader(r.segment(0), r.segment(1))),
+    route!(PUT "/v1/services/{namespace}/{service}/leader", Write, [], LeaderSet => LeaderView,
+        |r, set| r.admin.leader_set(r.segment(0), r.segment(1), Some(set)).await),
+    route!(DELETE "/v1/services/{namespace}/{service}/leader", Write, [], => LeaderView,
+        |r| r.admin.leader_set(r.segment(0), r.segment(1), None).await),
+    route!(GET "/v1/registrations", Local, [], => Vec<Registered>, |r| Ok(r.admin.registrations.list().await)),
+    route!(GET "/v1/registrations/{id}", Local, [], => Registered, |r| r.admin.registrations.get(r.segment(0)).await),
+    route!(PUT "/v1/registrations/{id}", Local, [], Register => Registered,
+        |r, said| r.admin.register(r.segment(0), said, &r.caller).await),
+    route!(DELETE "/v1/registrations/{id}", Local, [], => Registered,
+        |r| r.admin.registrations.withdraw(r.segment(0)).await),
     route!(GET "/v1/attachments", Local, [], => Vec<Attached>, |r| Ok(r.admin.attachments.list())),
     route!(POST "/v1/attachments", Local, [], Attach => Attached,
         |r, attach| r.admin.attachments.attach_for(attach, r.caller.clone()).await),

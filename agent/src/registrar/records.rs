@@ -12,6 +12,7 @@ use weft_model::keys::RecordPath;
 use weft_model::record::{Kind, Proto, Record, State, WeftRecord};
 use weft_model::snapshot::Snapshot;
 
+use crate::registrations::Registration;
 use crate::state::Attachment;
 
 /// One record.
@@ -90,6 +91,47 @@ pub fn parts(snapshot: &Snapshot, node: &NodeName, attachment: &Attachment) -> V
             }
             taken.insert(suffix);
         }
+    }
+    parts
+}
+
+/// The records of a registration on the host `node`.
+#[must_use]
+pub fn of_registration(snapshot: &Snapshot, node: &NodeName, registration: &Registration) -> Vec<Part> {
+    let said = &registration.said;
+    let own = snapshot.path_of(&said.service).child(registration.id.as_str());
+    let mut taken = BTreeSet::new();
+    let mut parts = Vec::new();
+    for address in &said.addresses {
+        let address = address.to_canonical();
+        let family = if address.is_ipv6() { "6" } else { "4" };
+        // Of further addresses of a family: what else could tell them apart is theirs alone.
+        let numbered = (2_u32..).map(|n| format!("{family}-a{n}"));
+        let Some(label) = std::iter::once(family.to_owned()).chain(numbered).find(|label| !taken.contains(label)) else { break };
+        let record = Record {
+            host: address.to_string(),
+            port: said.port.unwrap_or(0),
+            priority: said.priority,
+            weight: said.weight,
+            targetstrip: 1,
+            weft: Some(WeftRecord {
+                id: registration.id.clone(),
+                name: said.name.clone().unwrap_or_default(),
+                node: Some(node.clone()),
+                kind: said.kind,
+                state: said.state,
+                unhealthy: false,
+                candidate: said.candidate.is_some(),
+                born: registration.born,
+                port_name: said.port_name.clone(),
+                proto: said.proto,
+                labels: said.labels.clone(),
+                network: registration.network.clone(),
+            }),
+            ..Record::default()
+        };
+        parts.push(Part { path: own.child(&label), record });
+        taken.insert(label);
     }
     parts
 }
