@@ -4,9 +4,10 @@
 //! only for `netctl run`, which makes the namespace and the cgroup that the agent then attaches.
 //!
 //! [`cmd`] has a file per noun (arguments, the call, what to print); [`mod@format`] prints; [`run`] starts commands. Exit codes:
-//! 0 done, 1 refused or not found, 2 usage, 3 no agent; `run` hands back the command's own.
+//! 0 done, 1 refused or not found, 2 usage, 3 no agent; `run`, `announce` and `elect` hand back the command's own.
 
 mod agent;
+mod announce;
 mod cmd;
 mod error;
 mod format;

@@ -6,8 +6,8 @@ const BOUND: Duration = Duration::from_secs(60);
 
 struct Host {
     dir: tempfile::TempDir,
-    _senders:
-        (watch::Sender<Option<Arc<Snapshot>>>, watch::Sender<Health>, watch::Sender<Arc<Published>>, watch::Sender<Option<Kept>>),
+    /// Held so that the channels stay open.
+    _senders: Box<dyn std::any::Any>,
     registrations: Arc<Registrations>,
     known: watch::Receiver<Arc<Known>>,
 }
@@ -22,7 +22,7 @@ fn host(dir: tempfile::TempDir) -> Host {
     let around = Surroundings { view, health, attached, liveness, node: "h1".parse().unwrap() };
     let found = state.registrations().unwrap();
     let (registrations, known) = Registrations::new(state, found, around);
-    Host { dir, _senders: (view_tx, health_tx, attached_tx, live_tx), registrations, known }
+    Host { dir, _senders: Box::new((view_tx, health_tx, attached_tx, live_tx)), registrations, known }
 }
 
 fn said(json: &str) -> Register {

@@ -1,10 +1,12 @@
 //! `netctl endpoint`: what can take traffic.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
-use weft_api::{Draining, EndpointAdd, EndpointView};
+use weft_api::{Draining, EndpointAdd, EndpointView, Register};
 use weft_model::endpoint::{EndpointPort, EndpointState};
-use weft_model::ids::{EndpointId, NodeName, ServiceName};
-use weft_model::record::{Kind, Proto};
+use weft_model::ids::{EndpointId, MAX_LABEL, NodeName, ServiceName, sanitise_label};
+use weft_model::record::{Kind, Proto, State};
 
 use super::{Context, drain};
 use crate::error::{DONE, Error};
@@ -16,7 +18,7 @@ use crate::parse::{self, Place};
 pub enum Command {
     /// List endpoints
     List(ListArgs),
-    /// Add an endpoint outside of Weft's containers; it stays until it is removed
+    /// Add an endpoint outside of Weft's containers; it stays until it is removed, unless --ttl is given
     Add(AddArgs),
     /// Remove an endpoint that was added
     Rm(RmArgs),
@@ -58,6 +60,9 @@ pub struct AddArgs {
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
+    /// Only for so long, or until this host's agent is silent; adding it again before it is over begins anew
+    #[arg(long, value_name = "TIME", value_parser = parse::duration)]
+    ttl: Option<Duration>,
 }
 
 /// Arguments of `endpoint drain` and `endpoint undrain`.
@@ -110,7 +115,17 @@ impl Command {
                 context.printer.show(&endpoints, |endpoints, page| draw_list(endpoints, page))?;
             }
             Self::Add(args) => {
+                let ttl = args.ttl;
                 let add = args.request()?;
+                if let Some(ttl) = ttl {
+                    let (id, said) = registration(add, ttl)?;
+                    let registered = context.agent.ask(client.register(id.as_str(), &said)).await?;
+                    context.printer.show(&registered, |registered, page| match &registered.endpoint {
+                        Some(endpoint) => draw(endpoint, page),
+                        None => page.field("id", cell(&registered.id)),
+                    })?;
+                    return Ok(DONE);
+                }
                 let added = context.agent.ask(client.endpoint_add(&add)).await?;
                 context.printer.show(&added, draw)?;
             }
@@ -155,6 +170,28 @@ impl AddArgs {
             labels: parse::labels(&self.labels).map_err(Error::Usage)?,
         })
     }
+}
+
+/// An endpoint that is added for a time: the same id is the same endpoint, and adding it again renews it.
+fn registration(add: EndpointAdd, ttl: Duration) -> Result<(EndpointId, Register), Error> {
+    let made = || sanitise_label(&format!("{}-{}", add.address, add.port.unwrap_or(0)), MAX_LABEL).parse();
+    let id = add.id.clone().map_or_else(made, Ok).map_err(|e| Error::Usage(format!("{e}; set --id")))?;
+    let said = Register {
+        service: add.service,
+        kind: Kind::Service,
+        name: None,
+        addresses: vec![add.address],
+        port: add.port,
+        port_name: add.port_name,
+        proto: add.proto,
+        labels: add.labels,
+        ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+        state: State::Up,
+        priority: 0,
+        weight: 0,
+        candidate: None,
+    };
+    Ok((id, said))
 }
 
 fn draw_list(endpoints: &[EndpointView], page: &mut Page) {

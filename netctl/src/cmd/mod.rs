@@ -1,5 +1,6 @@
 //! The commands, one file per noun: arguments, the call, what to print.
 
+pub mod announce;
 pub mod attach;
 pub mod cni;
 pub mod config;
@@ -7,7 +8,9 @@ pub mod dns;
 pub mod doctor;
 pub mod drain;
 pub mod drops;
+pub mod elect;
 pub mod endpoint;
+pub mod leader;
 pub mod network;
 pub mod node;
 pub mod plan;
@@ -63,6 +66,10 @@ pub enum Command {
     Cni(cni::Command),
     /// Start a command in a network namespace of its own, attached; detach when it ends
     Run(run::RunArgs),
+    /// Register something as an instance of a service for as long as it runs
+    Announce(announce::AnnounceArgs),
+    /// Run a command on one host at a time: the one that leads
+    Elect(elect::ElectArgs),
     /// Show what the agent would change now, and why
     Plan,
     /// Show what the programs dropped, and why
@@ -96,6 +103,8 @@ impl Command {
             Self::Attachment(_) => "attachment list",
             Self::Cni(command) => command.name(),
             Self::Run(_) => "run",
+            Self::Announce(_) => "announce",
+            Self::Elect(_) => "elect",
             Self::Plan => "plan",
             Self::Drops(_) => "drops",
             Self::Doctor(_) => "doctor",
@@ -123,6 +132,8 @@ impl Command {
             Self::Attachment(command) => command.execute(context).await,
             Self::Cni(command) => command.execute(context),
             Self::Run(args) => args.execute(context).await,
+            Self::Announce(args) => args.execute(context).await,
+            Self::Elect(args) => args.execute(context).await,
             Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
             Self::Doctor(args) => args.execute(context).await,

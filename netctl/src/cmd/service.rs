@@ -10,6 +10,7 @@ use weft_model::service::{ServicePort, check_ports};
 
 use super::Context;
 use super::endpoint::state;
+use super::leader::LeaderArgs;
 use crate::agent::{Agent, Deadline};
 use crate::error::{DONE, Error, say};
 use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
@@ -24,6 +25,8 @@ pub enum Command {
     List,
     /// Show a service and its backends
     Show(NameArgs),
+    /// Show who leads a service or a name, or set who is to
+    Leader(LeaderArgs),
     /// Remove a service and free its virtual IP; its endpoints stay
     Rm(NameArgs),
 }
@@ -75,6 +78,7 @@ impl Command {
             Self::Create(_) => "service create",
             Self::List => "service list",
             Self::Show(_) => "service show",
+            Self::Leader(_) => "service leader",
             Self::Rm(_) => "service rm",
         }
     }
@@ -105,6 +109,7 @@ impl Command {
                 let service = context.agent.ask(client.service(&args.service)).await?;
                 context.printer.show(&service, draw)?;
             }
+            Self::Leader(args) => return args.execute(context).await,
             Self::Rm(args) => {
                 let removed = context.agent.ask(client.service_rm(&args.service)).await?;
                 context.printer.show(&removed, draw_removed)?;

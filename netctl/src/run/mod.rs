@@ -165,6 +165,26 @@ pub enum RunError {
         #[source]
         source: io::Error,
     },
+    /// There is no such process, or it may not be followed.
+    #[error("follow process {pid}")]
+    NoProcess {
+        /// Its number.
+        pid: i32,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// The unit cannot be followed.
+    #[error("follow unit {unit}: {why}")]
+    Unit {
+        /// Its name.
+        unit: String,
+        /// Why not.
+        why: String,
+    },
+    /// The agent does not take the registration.
+    #[error("{0}")]
+    NotRegistered(String),
     /// The command's end cannot be awaited.
     #[error("wait for the command")]
     Wait(#[source] io::Error),

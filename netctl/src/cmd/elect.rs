@@ -1,0 +1,281 @@
+//! `netctl elect`: a command that runs on one host at a time, the one that leads.
+//!
+//! ```text
+//!   stands ── holds the lead ──▶ acts ── told so by the agent ──▶ runs ── lost, or no longer certain ──▶ TERM, KILL ─▶ stands
+//! ```
+//!
+//! Each answer of the agent says for how long the lead is certain from when it was asked for. The command is told to stop so long
+//! before that is over that it has time for it, and is killed before it is over, whatever the agent or the store are doing.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use clap::Args;
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep_until};
+use weft_api::{Candidacy, Register};
+use weft_model::ids::{EndpointId, ServiceName};
+use weft_model::record::{Kind, Proto, State};
+
+use super::Context;
+use super::announce::{Teller, begin, kept};
+use crate::announce::heart::Heart;
+use crate::announce::process::{Order, Process};
+use crate::announce::{labels, make_id};
+use crate::error::{DONE, Error, say};
+use crate::parse;
+use crate::run::env::EnvOptions;
+use crate::run::signals::{self, Received, Signals};
+
+/// How often the agent is asked at least: so much later than it could, a candidate begins.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Arguments of `elect`.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+The command runs while this candidate holds the lead of NAME, and no other does. It is stopped by SIGTERM and, when the time of \
+--grace is over, with all of its process group by SIGKILL: before another candidate can have the lead, also when this host is \
+cut off or its agent dies. Then it waits for the lead again, unless --once is given. A command that ends by itself ends netctl.
+
+WEFT_ID tells the command its id, WEFT_TERM the number of this term, which is greater than that of any leader before: what \
+compares it refuses what a former leader says too late. Its input and output are netctl's own; signals are handed on.
+
+The exit code is the command's, as that of netctl announce; 0 if a signal came while it did not run.")]
+pub struct ElectArgs {
+    /// What is led: NAME or NAMESPACE/NAME; leader.NAME is the leader's name in DNS
+    #[arg(value_name = "NAME")]
+    name: ServiceName,
+    /// This candidate's id [default: the name and six random digits]
+    #[arg(long)]
+    id: Option<EndpointId>,
+    /// Its address [default: that of the container in which netctl runs, else this host's]
+    #[arg(long = "address", value_name = "ADDRESS")]
+    addresses: Vec<IpAddr>,
+    /// The port at which the leader serves
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// A label; repeat it for several
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+    /// For how long it stays a candidate when netctl is no longer there to say so
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = parse::duration)]
+    ttl: Duration,
+    /// How long the command may take to stop; at most a third of the time for which a lead is certain
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse::duration)]
+    grace: Duration,
+    /// End when the lead is lost, instead of waiting for it again
+    #[arg(long)]
+    once: bool,
+    #[command(flatten)]
+    env: EnvOptions,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+/// How a command that was running has ended.
+enum End {
+    /// By itself, or by a signal that was for it; with this code.
+    Itself(u8),
+    /// Because the lead was lost.
+    Stopped(u8),
+}
+
+/// Until when the lead is certain, and how long the command has to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Safe {
+    until: Instant,
+    grace: Duration,
+}
+
+impl Safe {
+    /// As told by an answer that was asked for at that time.
+    fn of(asked: Instant, safe: Duration, grace: Duration) -> Self {
+        Self { until: asked + safe, grace: grace.min(safe / 3) }
+    }
+
+    /// A later answer, whose time is measured by the first one's grace: the grace does not shrink with what is left.
+    fn renewed(self, asked: Instant, safe: Duration) -> Self {
+        Self { until: self.until.max(asked + safe), ..self }
+    }
+
+    /// When the command is killed: the kernel and this process get some of the time.
+    fn kill_at(self) -> Instant {
+        self.until.checked_sub(self.grace / 4).unwrap_or(self.until)
+    }
+
+    /// When the command is told to stop.
+    fn stop_at(self) -> Instant {
+        let kill = self.kill_at();
+        kill.checked_sub(self.grace).unwrap_or(kill)
+    }
+}
+
+impl ElectArgs {
+    /// Does it.
+    ///
+    /// # Errors
+    /// When the candidate is refused, or the command was not started.
+    pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
+        let id = self.id.clone().map_or_else(|| make_id(&self.name), Ok)?;
+        let variables = self.env.variables().map_err(crate::run::RunError::from)?;
+        let said = self.said()?;
+        let mut signals = Signals::block(false)?;
+        let heart = Heart::start(context.agent.clone(), id.clone(), said, PACE);
+        let mut heart = begin(heart, &mut signals).await?;
+        let mut teller = Teller::default();
+        loop {
+            let Some((safe, term)) = self.wait(&mut heart, &mut signals, &mut teller).await else {
+                heart.withdraw().await;
+                return Ok(DONE);
+            };
+            say("elect", &format!("leads {}", self.name));
+            let mut variables = variables.clone();
+            variables.push(("WEFT_TERM".into(), Some(term.into())));
+            let order = Order { command: self.command.clone(), variables, own_group: true };
+            let registered = heart.last();
+            let process = match Process::start(order, id.as_str(), kept(&registered).map(|(r, _)| r), &signals) {
+                Ok(process) => process,
+                Err(e) => {
+                    heart.withdraw().await;
+                    return Err(e.into());
+                }
+            };
+            match self.lead(&mut heart, process, safe, &mut signals, &mut teller).await? {
+                End::Stopped(_) if !self.once => {
+                    say("elect", &format!("leads {} no more; waits for it again", self.name));
+                    heart.change(|said| said.candidate = Some(Candidacy::Stands));
+                }
+                End::Itself(code) | End::Stopped(code) => {
+                    heart.withdraw().await;
+                    return Ok(code);
+                }
+            }
+        }
+    }
+
+    fn said(&self) -> Result<Register, Error> {
+        Ok(Register {
+            service: self.name.clone(),
+            kind: Kind::Name,
+            name: None,
+            addresses: self.addresses.clone(),
+            port: self.port,
+            port_name: String::new(),
+            proto: Proto::Tcp,
+            labels: labels(&self.labels)?,
+            ttl_ms: u64::try_from(self.ttl.as_millis()).unwrap_or(u64::MAX),
+            state: State::Up,
+            priority: 0,
+            weight: 0,
+            candidate: Some(Candidacy::Stands),
+        })
+    }
+
+    /// Waits for the lead, and for the agent to know that it is acted by. None if a signal asked for an end.
+    async fn wait(&self, heart: &mut Heart, signals: &mut Signals, teller: &mut Teller) -> Option<(Safe, String)> {
+        let mut beat = heart.last();
+        loop {
+            teller.hear("elect", &beat);
+            if let Some((registered, asked)) = kept(&beat) {
+                let safe = Safe::of(asked, Duration::from_millis(registered.safe_for_ms), self.grace);
+                let acts = registered.said.candidate == Some(Candidacy::Acts);
+                match (registered.lead && safe.stop_at() > Instant::now(), acts) {
+                    (true, true) => return Some((safe, registered.term.map(|term| term.to_string()).unwrap_or_default())),
+                    (true, false) => heart.change(|said| said.candidate = Some(Candidacy::Acts)),
+                    // It was lost between the two.
+                    (false, true) if registered.lead_known => heart.change(|said| said.candidate = Some(Candidacy::Stands)),
+                    (false, _) => {}
+                }
+            }
+            tokio::select! {
+                next = heart.next() => beat = next,
+                _ = signals.ending() => return None,
+            }
+        }
+    }
+
+    /// While the command runs.
+    async fn lead(
+        &self,
+        heart: &mut Heart,
+        process: Process,
+        mut safe: Safe,
+        signals: &mut Signals,
+        teller: &mut Teller,
+    ) -> Result<End, Error> {
+        // When it is killed, once it has been told to stop for want of the lead.
+        let mut stopping: Option<Instant> = None;
+        loop {
+            let next = stopping.unwrap_or_else(|| safe.stop_at());
+            let Received { signal, .. } = tokio::select! {
+                // A command that ended when it was to be stopped has ended, whatever else is true by now.
+                biased;
+                () = process.ended() => break,
+                () = sleep_until(next) => {
+                    if stopping.is_some() {
+                        process.signal_group(Signal::SIGKILL);
+                        process.ended().await;
+                        break;
+                    }
+                    say("elect", "the lead is no longer certain: the command is stopped");
+                    process.signal(Signal::SIGTERM);
+                    stopping = Some(safe.kill_at());
+                    continue;
+                }
+                beat = heart.next() => {
+                    teller.hear("elect", &beat);
+                    if let Some((registered, asked)) = kept(&beat) {
+                        if registered.lead {
+                            safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms));
+                        } else if registered.lead_known && stopping.is_none() {
+                            say("elect", "the lead goes to another one: the command is stopped");
+                            process.signal(Signal::SIGTERM);
+                            stopping = Some(safe.kill_at().min(Instant::now() + safe.grace));
+                        }
+                    }
+                    continue;
+                }
+                received = signals.next() => received,
+            };
+            match signal {
+                Signal::SIGTSTP | Signal::SIGCONT | Signal::SIGWINCH => {
+                    process.signal(signal);
+                    if signal == Signal::SIGTSTP {
+                        signals::stop();
+                    }
+                }
+                signal => process.signal(signal),
+            }
+        }
+        let code = process.reap()?;
+        Ok(if stopping.is_some() { End::Stopped(code) } else { End::Itself(code) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_told_to_stop_and_killed_before_the_lead_is_uncertain() {
+        let now = Instant::now();
+        for (safe, grace) in [(15_000, 3_000), (2_000, 3_000), (900, 100), (10, 3_000), (0, 3_000)] {
+            let (safe, grace) = (Duration::from_millis(safe), Duration::from_millis(grace));
+            let told = Safe::of(now, safe, grace);
+            assert!(told.stop_at() <= told.kill_at() && told.kill_at() <= told.until, "{told:?}");
+            assert!(told.grace <= grace && told.kill_at() - told.stop_at() == told.grace);
+            assert!(told.stop_at() >= now, "there is time left to run: {told:?}");
+        }
+    }
+
+    #[test]
+    fn a_later_answer_never_shortens_what_was_certain() {
+        let now = Instant::now();
+        let told = Safe::of(now, Duration::from_secs(9), Duration::from_secs(3));
+        assert_eq!(told.renewed(now, Duration::from_secs(5)), told);
+        let later = told.renewed(now + Duration::from_secs(1), Duration::from_secs(9));
+        assert_eq!((later.until, later.grace), (now + Duration::from_secs(10), told.grace));
+    }
+}
