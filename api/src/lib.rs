@@ -31,6 +31,7 @@
 //! | `GET`, `PUT`, `DELETE /v1/nodes/{node}/drain` | → [`DrainView`] |
 //! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
+//! | `PUT /v1/services/{namespace}/{name}` | [`ServiceSpec`] → [`ServiceCreated`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → [`ServiceView`] |
 //! | `GET /v1/attachments` | → list of [`Attached`] |
 //! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
@@ -94,7 +95,7 @@ pub use plan::{Plan, PlannedAction, PlannedKind};
 pub use precondition::{Precondition, etag};
 pub use queue::Queued;
 pub use registrations::{Candidacy, LeadBy, LeaderSet, LeaderView, Register, Registered};
-pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceView};
+pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
 pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
 
 /// The header that says at which revision of the store an answer stands.

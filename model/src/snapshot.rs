@@ -34,6 +34,7 @@ pub mod changes;
 mod drains;
 mod loss;
 mod networks;
+pub mod owners;
 mod trees;
 
 use loss::Losses;

@@ -586,3 +586,33 @@ fn completion_manual_and_version_need_no_agent() {
     assert_eq!(code, 0);
     assert_eq!(serde_json::from_str::<Value>(&out).unwrap(), json!({"netctl": env!("CARGO_PKG_VERSION"), "weftd": null}));
 }
+
+#[test]
+fn of_two_who_change_a_service_at_once_neither_undoes_what_the_other_did() {
+    let writes = AtomicUsize::new(0);
+    let bodies = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = bodies.clone();
+    let server = Server::start(move |request| {
+        let mut service = created();
+        if request.line.starts_with("PUT ") {
+            seen.lock().unwrap().push(request.body.clone());
+            if writes.fetch_add(1, Ordering::SeqCst) == 0 {
+                return refusal(
+                    Code::Changed,
+                    "service default/myapp: it is at revision 9, not 8; read it again, and decide again",
+                );
+            }
+        } else if writes.load(Ordering::SeqCst) > 0 {
+            // What the other one has done meanwhile.
+            service["labels"] = json!({"team": "a"});
+        }
+        Some((200, service))
+    });
+    let (code, _, err) = told(&run(&mut server.netctl(), &["service", "set", "myapp", "--panic", "50"]));
+    assert_eq!((code, err.as_str()), (0, ""));
+    let (get, put) = ("GET /v1/services/default/myapp", "PUT /v1/services/default/myapp");
+    assert_eq!(server.lines(), [get, put, get, put]);
+    let bodies = bodies.lock().unwrap();
+    assert_eq!(bodies[0], json!({"ports": [{"name": "", "port": 80, "target": 8080, "proto": "tcp"}], "panic": 50}));
+    assert_eq!((&bodies[1]["labels"], &bodies[1]["panic"]), (&json!({"team": "a"}), &json!(50)));
+}

@@ -11,12 +11,13 @@ use ipnet::IpNet;
 use weft_model::ids::{NodeName, ServiceName};
 use weft_model::record::Proto;
 use weft_model::snapshot::Snapshot;
+use weft_model::snapshot::owners::VipOwners;
 
 /// What the cluster's addresses mean, the same for all services. Equal contexts give equal verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     service_cidrs: Vec<IpNet>,
-    vips: BTreeMap<IpAddr, ServiceName>,
+    vips: VipOwners,
     hosts: BTreeMap<IpAddr, HostAddress>,
     /// Whose subnet begins at an address.
     subnets: BTreeMap<IpAddr, (IpNet, Option<NodeName>)>,
@@ -77,16 +78,8 @@ impl Context {
     /// What the addresses mean in this snapshot.
     #[must_use]
     pub fn of(snapshot: &Snapshot) -> Self {
-        let mut context = Self { service_cidrs: snapshot.cluster().service_cidrs.clone(), ..Self::default() };
-        for (vip, owner) in snapshot.vips() {
-            context.vips.insert(vip.to_canonical(), owner.value.service.clone());
-        }
-        for (name, service) in snapshot.services() {
-            for vip in &service.value.vips {
-                // Two services that claim one address, with no key to tell whose it is: the first by name has it.
-                context.vips.entry(vip.to_canonical()).or_insert_with(|| name.clone());
-            }
-        }
+        let service_cidrs = snapshot.cluster().service_cidrs.clone();
+        let mut context = Self { service_cidrs, vips: snapshot.vip_owners(), ..Self::default() };
         for (key, lease) in snapshot.leases_of_all() {
             let subnet = IpNet::V4(key.subnet);
             let holder = || lease.value.node().cloned().map_or(HostAddress::Holder(subnet), HostAddress::Node);
@@ -131,7 +124,7 @@ impl Context {
         if let Some(range) = self.service_cidrs.iter().find(|r| r.contains(&address)) {
             return Some(Reason::InServiceRange(address, *range));
         }
-        if let Some(service) = self.vips.get(&address) {
+        if let Some(service) = self.vips.of(address) {
             return Some(Reason::VirtualIp(address, service.clone()));
         }
         if allow_hosts { None } else { self.host(address) }
@@ -157,6 +150,12 @@ impl Context {
         self.hosts.get(&address).map(|host| Reason::Host(address, host.clone()))
     }
 
+    /// The services that list this virtual IP, which is another's.
+    #[must_use]
+    pub fn rivals(&self, vip: IpAddr) -> &[ServiceName] {
+        self.vips.rivals(vip)
+    }
+
     /// Why `vip` does not stand for `service`; `None` if it does.
     ///
     /// A virtual IP takes traffic away from whoever has the address, so it must lie in a service range, where nobody has one.
@@ -164,7 +163,7 @@ impl Context {
     #[must_use]
     pub fn vip_fault(&self, vip: IpAddr, service: &ServiceName) -> Option<VipFault> {
         let vip = vip.to_canonical();
-        if let Some(other) = self.vips.get(&vip).filter(|owner| *owner != service) {
+        if let Some(other) = self.vips.of(vip).filter(|owner| *owner != service) {
             return Some(VipFault::Taken(other.clone()));
         }
         if let Some(reason) = meaningless(vip).or_else(|| self.host(vip)) {

@@ -30,7 +30,7 @@ pub mod vip;
 
 pub use context::Context;
 pub use lists::{Desired, Ids, Limits, desired, wanted};
-pub use pick::{Resolved, Services, backends, resolve};
+pub use pick::{Resolved, Services, backends, resolve, resolve_some};
 pub use resolver::{Changed, Resolver};
 pub use rows::{Action, Rows, diff};
 pub use vip::choose_vip;

@@ -34,6 +34,8 @@ pub struct Resolved {
     pub vips: Vec<IpAddr>,
     /// The virtual IPs that it lists and that do not stand for it.
     pub vip_faults: Vec<(IpAddr, VipFault)>,
+    /// Who lists one of its virtual IPs as well, and does not have it.
+    pub vip_rivals: Vec<(IpAddr, ServiceName)>,
     /// A row per port, as the service lists them.
     pub frontends: Vec<Frontend>,
     /// What would be a backend but for its address or port; by path, then address.
@@ -134,6 +136,18 @@ pub fn resolve(snapshot: &Snapshot, context: &Context) -> Services {
     resolve_with(snapshot, context, members(snapshot, &index))
 }
 
+/// The same for some of the snapshot's services, in one walk over the endpoints however many they are.
+#[must_use]
+pub fn resolve_some(snapshot: &Snapshot, context: &Context, wanted: &[(&ServiceName, &Stored<Service>)]) -> Services {
+    let index = Index::of(wanted.iter().map(|(name, stored)| (*name, &stored.value)));
+    let mut members = members(snapshot, &index);
+    let resolved = |(name, stored): &(&ServiceName, &Stored<Service>)| {
+        let endpoints = members.remove(*name).unwrap_or_default();
+        ((*name).clone(), over(endpoints, name, &stored.value, context))
+    };
+    wanted.iter().map(resolved).collect()
+}
+
 /// The same, where the services' endpoints are known.
 pub(crate) fn resolve_with(snapshot: &Snapshot, context: &Context, mut members: Members) -> Services {
     let resolved = |(name, service): (&ServiceName, &Stored<Service>)| {
@@ -154,7 +168,10 @@ pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &
     let mut resolved = Resolved { network: service.network.clone(), ..Resolved::default() };
     for vip in &service.vips {
         match context.vip_fault(*vip, name) {
-            None => resolved.vips.push(*vip),
+            None => {
+                resolved.vips.push(*vip);
+                resolved.vip_rivals.extend(context.rivals(*vip).iter().map(|rival| (*vip, rival.clone())));
+            }
             Some(fault) => resolved.vip_faults.push((*vip, fault)),
         }
     }

@@ -47,6 +47,7 @@ fn of(snapshot: &Snapshot, name: &str) -> Resolved {
     let all = resolve(snapshot, &context);
     for (name, service) in snapshot.services() {
         assert_eq!(all[name], backends(snapshot, name, &service.value, &context), "{name}");
+        assert_eq!(all[name], resolve_some(snapshot, &context, &[(name, service)])[name], "{name}");
     }
     all[&name.parse().unwrap()].clone()
 }

@@ -4,8 +4,8 @@
 //! what was read compares the revision it was read at.
 
 mod lead;
+mod services;
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_model::cluster::ClusterConfig;
@@ -16,10 +16,11 @@ use weft_model::network::NetworkConfig;
 use weft_model::node::Node;
 use weft_model::record::Record;
 use weft_model::reservation::Reservation;
-use weft_model::service::{Service, VipOwner};
 use weft_model::subnet::{Lease, SubnetKey};
 
 use crate::{Compare, Op, Outcome, Store, StoreError, Txn};
+
+pub use services::ServicePut;
 
 /// Typed writes over any store.
 #[derive(Clone, Debug)]
@@ -456,49 +457,6 @@ impl Registry {
     pub async fn remove_namespace(&self, name: &Namespace, at: Revision) -> Result<Outcome, StoreError> {
         let key = self.layout.namespace(name).into_bytes();
         self.write(vec![Compare::ModifiedAt(key.clone(), at)], vec![Op::Delete(key)]).await
-    }
-
-    /// Creates a service together with its virtual IPs. Refused if its name, one of the addresses, or (in the default
-    /// namespace) a namespace of its name is there; or if the cluster's settings, which say what addresses there are, do not
-    /// stand as they were read at `settings`.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn create_service(
-        &self,
-        name: &ServiceName,
-        service: &Service,
-        settings: Option<Revision>,
-    ) -> Result<Outcome, StoreError> {
-        let key = self.layout.service(name).into_bytes();
-        let mut when = vec![Compare::Absent(key.clone()), unchanged(self.layout.cluster_config().as_bytes(), settings)];
-        if name.namespace.is_default() {
-            if let Ok(namesake) = name.name.as_str().parse::<Namespace>() {
-                when.push(Compare::Absent(self.layout.namespace(&namesake).into_bytes()));
-            }
-        } else {
-            when.push(Compare::Present(self.layout.namespace(&name.namespace).into_bytes()));
-        }
-        let mut then = vec![Op::Put { key, value: service.to_json().into_bytes(), lease: None }];
-        // Only maps with other than string keys can fail here.
-        let owner = serde_json::to_vec(&VipOwner { service: name.clone() }).unwrap_or_default();
-        for vip in &service.vips {
-            let key = self.layout.vip(*vip).into_bytes();
-            when.push(Compare::Absent(key.clone()));
-            then.push(Op::Put { key, value: owner.clone(), lease: None });
-        }
-        self.write(when, then).await
-    }
-
-    /// Removes a service read at `at`, and gives its virtual IPs back.
-    ///
-    /// # Errors
-    /// Those of the store.
-    pub async fn remove_service(&self, name: &ServiceName, at: Revision, vips: &[IpAddr]) -> Result<Outcome, StoreError> {
-        let key = self.layout.service(name).into_bytes();
-        let when = vec![Compare::ModifiedAt(key.clone(), at)];
-        let then = vips.iter().map(|vip| Op::Delete(self.layout.vip(*vip).into_bytes())).chain([Op::Delete(key)]).collect();
-        self.write(when, then).await
     }
 }
 

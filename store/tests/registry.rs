@@ -16,7 +16,7 @@ use weft_model::snapshot::Snapshot;
 use weft_model::subnet::{Lease, SubnetKey, Tree};
 use weft_store::Outcome;
 use weft_store::embedded::EmbeddedStore;
-use weft_store::registry::{NodeRemains, RecordPut, Registry};
+use weft_store::registry::{NodeRemains, RecordPut, Registry, ServicePut};
 
 async fn registry() -> (Registry, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
@@ -71,6 +71,40 @@ async fn a_service_and_its_address_come_and_go_together() {
     assert!(done(registry.remove_service(&name, at, &vips).await.unwrap()));
     let s = snapshot(&registry).await;
     assert_eq!((s.services().count(), s.vips().count()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_service_is_replaced_with_its_addresses_or_not_at_all() {
+    let (registry, _dir) = registry().await;
+    let name: ServiceName = "web".parse().unwrap();
+    assert!(done(registry.create_service(&name, &service("10.112.0.7"), None).await.unwrap()));
+    assert!(done(registry.create_service(&"db".parse().unwrap(), &service("10.112.0.8"), None).await.unwrap()));
+    let read = async || {
+        let s = snapshot(&registry).await;
+        let vips: Vec<(IpAddr, Revision)> =
+            s.vips().filter(|(_, owner)| owner.value.service == name).map(|(vip, owner)| (*vip, owner.modified)).collect();
+        (s.service(&name).unwrap().modified, vips)
+    };
+    let put = |vips: &[&str], over: Revision, owned: &[(IpAddr, Revision)]| {
+        let vips: Vec<IpAddr> = vips.iter().map(|vip| vip.parse().unwrap()).collect();
+        let (kept, released) = owned.iter().copied().partition(|(vip, _)| vips.contains(vip));
+        let service = Service { ports: vec!["80".parse().unwrap()], vips, ..Service::default() };
+        let put = ServicePut { name: name.clone(), service, over: Some(over), settings: None, kept, released };
+        let registry = registry.clone();
+        async move { done(registry.write_service(&put).await.unwrap()) }
+    };
+    let (at, owned) = read().await;
+    assert!(!put(&["10.112.0.7", "10.112.0.8"], at, &owned).await, "the second one is another's");
+    assert!(!put(&["10.112.0.9"], at.next(), &owned).await, "the definition was read at another revision");
+    assert!(put(&["10.112.0.7", "10.112.0.9"], at, &owned).await);
+    let (again, both) = read().await;
+    assert_eq!((both.len(), both[0]), (2, owned[0]), "what stays is not written again");
+    assert!(!put(&["10.112.0.7"], at, &both).await, "written meanwhile");
+    assert!(put(&[], again, &both).await);
+    assert_eq!(read().await.1, []);
+    assert_eq!(snapshot(&registry).await.vips().count(), 1, "the other service has its own");
+    let of_another = [("10.112.0.8".parse().unwrap(), at)];
+    assert!(!put(&["10.112.0.8"], read().await.0, &of_another).await, "what was read of an address is compared as well");
 }
 
 #[tokio::test]

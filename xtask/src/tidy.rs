@@ -26,7 +26,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("weft-agent", &["weft-abi", "weft-api", "weft-dns", "weft-model", "weft-plan", "weft-proxy", "weft-store"]),
     ("netctl", &["weft-api", "weft-model"]),
     ("weft-cni", &["weft-api", "weft-model"]),
-    ("weft-tests", &["weft-api", "weft-model"]),
+    ("weft-tests", &["weft-api", "weft-model", "weft-proxy"]),
     ("xtask", &[]),
 ];
 

@@ -21,6 +21,7 @@ mod query;
 mod registrations;
 mod reservations;
 mod routes;
+mod service_put;
 mod services;
 mod status;
 

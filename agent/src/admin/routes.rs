@@ -14,7 +14,8 @@ use serde::de::DeserializeOwned;
 use weft_api::{
     Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops,
     EndpointAdd, EndpointSpec, EndpointView, Gc, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate, NetworkInit,
-    NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView,
+    Status,
 };
 use weft_api::{LeaderSet, LeaderView, Register, Registered};
 
@@ -169,8 +170,10 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/v1/services", Write, [], ServiceCreate => ServiceCreated, |r, create| r.admin.service_create(create).await),
     route!(GET "/v1/services/{namespace}/{service}", Read, [], => Tagged<ServiceView>,
         |r| r.admin.service(r.segment(0), r.segment(1))),
-    route!(DELETE "/v1/services/{namespace}/{service}", Write, [], => ServiceView,
-        |r| r.admin.service_rm(r.segment(0), r.segment(1)).await),
+    route!(PUT "/v1/services/{namespace}/{service}", Write, ["dry_run", "If-Match", "If-None-Match"],
+        ServiceSpec => Tagged<ServiceCreated>, |r, spec| r.admin.service_put(r.segment(0), r.segment(1), spec, r.write).await),
+    route!(DELETE "/v1/services/{namespace}/{service}", Write, ["dry_run", "If-Match"], => ServiceView,
+        |r| r.admin.service_rm(r.segment(0), r.segment(1), r.write).await),
     route!(GET "/v1/services/{namespace}/{service}/leader", Read, [], => LeaderView,
         |r| r.admin.leader(r.segment(0), r.segment(1))),
     route!(PUT "/v1/services/{namespace}/{service}/leader", Write, [], LeaderSet => LeaderView,

@@ -6,7 +6,8 @@ use weft_model::ids::{EndpointId, Namespace, ServiceName};
 
 use super::{Client, ClientError, NOTHING};
 use crate::{
-    CONTINUE_HEADER, EndpointSpec, EndpointView, ListQuery, NamespacePut, NamespaceView, Page, Precondition, ServiceView,
+    CONTINUE_HEADER, EndpointSpec, EndpointView, ListQuery, NamespacePut, NamespaceView, Page, Precondition, ServiceCreated,
+    ServiceSpec, ServiceView,
 };
 
 impl Client {
@@ -90,6 +91,35 @@ impl Client {
         dry_run: bool,
     ) -> Result<EndpointView, ClientError> {
         let path = format!("/v1/endpoints/{}/{}/{id}{}", service.namespace, service.name, dry(dry_run));
+        self.call_if(Method::DELETE, &path, condition, NOTHING).await.map(|(view, _)| view)
+    }
+
+    /// `PUT /v1/services/{namespace}/{name}`: created, or replaced as a whole.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn service_put(
+        &self,
+        service: &ServiceName,
+        spec: &ServiceSpec,
+        condition: Precondition,
+        dry_run: bool,
+    ) -> Result<ServiceCreated, ClientError> {
+        let path = format!("/v1/services/{}/{}{}", service.namespace, service.name, dry(dry_run));
+        self.call_if(Method::PUT, &path, condition, Some(spec)).await.map(|(view, _)| view)
+    }
+
+    /// `DELETE /v1/services/{namespace}/{name}`, if it is as `condition` asks. Returns it as it was.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn service_delete(
+        &self,
+        service: &ServiceName,
+        condition: Precondition,
+        dry_run: bool,
+    ) -> Result<ServiceView, ClientError> {
+        let path = format!("/v1/services/{}/{}{}", service.namespace, service.name, dry(dry_run));
         self.call_if(Method::DELETE, &path, condition, NOTHING).await.map(|(view, _)| view)
     }
 

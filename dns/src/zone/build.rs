@@ -114,14 +114,24 @@ impl Zone {
             [Some(IpNet::V4(n.network)), v6].into_iter().flatten()
         });
         let ranges = networks.chain(cluster.service_cidrs.iter().copied());
+        // What another service has leads there: whoever lists it beside that one answers with its instances.
+        let owners = snapshot.vip_owners();
+        let own_vips = |name: &ServiceName, service: &Service| -> Vec<IpAddr> {
+            let vips = service.vips.iter().filter(|vip| owners.of(**vip).is_none_or(|owner| owner == name));
+            vips.map(IpAddr::to_canonical).collect()
+        };
         let vips = services.iter().flat_map(|(name, service)| {
             let path = snapshot.path_of(name);
             let labels: Vec<&str> = path.labels().collect();
+            let vips = own_vips(name, service);
             let name = Name::from_labels(labels.iter().rev().map(|l| l.as_bytes())).ok();
-            name.into_iter().flat_map(|name| service.vips.iter().map(move |vip| (vip.to_canonical(), name.to_lowercase())))
+            name.into_iter().flat_map(move |name| vips.clone().into_iter().map(move |vip| (vip, name.to_lowercase())))
         });
         let reverse = Reverse::new(ranges.collect(), &domain.to_lowercase(), tree.rows(tree::ROOT), vips);
-        let services = services.iter().map(|(name, s)| service_rows(snapshot, name, s, &rows_of, &tree)).collect();
+        let services = services
+            .iter()
+            .map(|(name, s)| ServiceRows { vips: own_vips(name, s), ..service_rows(snapshot, name, s, &rows_of, &tree) })
+            .collect();
 
         let labels = || domain_labels.iter().map(|l| l.as_bytes());
         let apex = tree.find(labels()).unwrap_or(tree::ROOT);
@@ -132,7 +142,7 @@ impl Zone {
     }
 }
 
-/// What a service stands for. Rows stand in the order of their keys, so that two hosts answer alike.
+/// What a service stands for besides its virtual IPs. Rows stand in the order of their keys, so that two hosts answer alike.
 fn service_rows(
     snapshot: &Snapshot,
     name: &ServiceName,
@@ -142,9 +152,8 @@ fn service_rows(
 ) -> ServiceRows {
     let rows = |e: &Endpoint| rows_of.get(&(e.path.clone(), e.ours)).map(Vec::as_slice).unwrap_or_default();
     let endpoints = snapshot.endpoints_of(name, service);
-    let vips = service.vips.iter().map(IpAddr::to_canonical).collect();
     let external = service.external_name.as_ref().and_then(|name| Name::from_labels(name.split('.').map(str::as_bytes)).ok());
-    let mut out = ServiceRows { vips, external, panic: service.panic, ..ServiceRows::default() };
+    let mut out = ServiceRows { external, panic: service.panic, ..ServiceRows::default() };
     for endpoint in &endpoints {
         out.instances.extend(rows(endpoint));
     }

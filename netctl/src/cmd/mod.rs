@@ -11,11 +11,13 @@ pub mod drops;
 pub mod elect;
 pub mod endpoint;
 pub mod leader;
+pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod plan;
 pub mod run;
 pub mod service;
+mod service_set;
 pub mod shell;
 pub mod status;
 pub mod version;
@@ -51,6 +53,9 @@ pub enum Command {
     /// What can take traffic: containers, and addresses outside
     #[command(subcommand)]
     Endpoint(endpoint::Command),
+    /// Names that services are told apart by
+    #[command(subcommand)]
+    Namespace(namespace::Command),
     /// Virtual IPs over endpoints
     #[command(subcommand)]
     Service(service::Command),
@@ -97,6 +102,7 @@ impl Command {
             Self::Config(command) => command.name(),
             Self::Node(command) => command.name(),
             Self::Endpoint(command) => command.name(),
+            Self::Namespace(command) => command.name(),
             Self::Service(command) => command.name(),
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",
@@ -126,6 +132,7 @@ impl Command {
             Self::Config(command) => command.execute(context).await,
             Self::Node(command) => command.execute(context).await,
             Self::Endpoint(command) => command.execute(context).await,
+            Self::Namespace(command) => command.execute(context).await,
             Self::Service(command) => command.execute(context).await,
             Self::Attach(args) => args.execute(context).await,
             Self::Detach(args) => args.execute(context).await,

@@ -4,13 +4,16 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceView};
+use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
 use weft_model::ids::{NetworkName, ServiceName};
-use weft_model::service::{ServicePort, check_ports};
+use weft_model::policy::{Affinity, Algorithm, Prefer};
+use weft_model::selector::Selector;
+use weft_model::service::{ServicePort, check_ports, parse_ports};
 
 use super::Context;
 use super::endpoint::state;
 use super::leader::LeaderArgs;
+use super::service_set::{SetArgs, external_name, percent, selector};
 use crate::agent::{Agent, Deadline};
 use crate::error::{DONE, Error, say};
 use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
@@ -20,13 +23,15 @@ use crate::parse;
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Create a service: a name with a virtual IP over its endpoints
-    Create(CreateArgs),
+    Create(Box<CreateArgs>),
     /// List services
     List,
     /// Show a service and its backends
     Show(NameArgs),
     /// Show who leads a service or a name, or set who is to
     Leader(LeaderArgs),
+    /// Change a service; what is not named stays as it is, and so do its virtual IPs
+    Set(Box<SetArgs>),
     /// Remove a service and free its virtual IP; its endpoints stay
     Rm(NameArgs),
 }
@@ -40,17 +45,42 @@ pub struct CreateArgs {
     service: ServiceName,
     /// A port of the virtual IP, and the backends' port or port name where that differs; repeat it for
     /// several. One is needed, unless --headless
-    #[arg(long = "port", value_name = "[NAME=]PORT[:TARGET][/tcp|udp]", group = "ports or none")]
-    ports: Vec<ServicePort>,
-    /// Only endpoints with this label, from the whole namespace, instead of those below the service's name; repeat it for several
-    #[arg(long = "selector", value_name = "KEY=VALUE", value_parser = parse::label)]
-    selector: Vec<(String, String)>,
-    /// This virtual IP [default: a free one of the service CIDRs]
+    #[arg(long = "port", value_name = "[NAME=]PORT[:TARGET][/tcp|udp|tcp+udp]", group = "ports or none", value_parser = parse_ports)]
+    ports: Vec<Vec<ServicePort>>,
+    /// Only endpoints with these labels, from the whole namespace, instead of those below the service's name:
+    /// 'tier=front,env in (a,b),env notin (c),canary,!old'; repeat it for more
+    #[arg(long = "selector", value_name = "SELECTOR")]
+    selector: Vec<Selector>,
+    /// This virtual IP; repeat it for several [default: a free one of the service CIDRs]
     #[arg(long, value_name = "ADDRESS")]
-    vip: Option<IpAddr>,
+    vip: Vec<IpAddr>,
     /// No virtual IP: the name stands for the instances
     #[arg(long, conflicts_with = "vip", group = "ports or none")]
     headless: bool,
+    /// The name stands for this one: DNS answers with an alias
+    #[arg(
+        long,
+        value_name = "NAME",
+        conflicts_with_all = ["vip", "headless", "selector"],
+        group = "ports or none",
+        value_parser = external_name
+    )]
+    external_name: Option<String>,
+    /// A label of the service's own; repeat it for several
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
+    labels: Vec<(String, String)>,
+    /// Below how many percent of healthy endpoints checks are not believed; at 0 only when they would leave none
+    #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
+    panic: u8,
+    /// How a backend is chosen: random, weighted, maglev or least. Kept; this version chooses at random
+    #[arg(long, value_name = "HOW")]
+    algorithm: Option<Algorithm>,
+    /// A client stays with its backend so long after its last connection. Kept; not yet applied by this version
+    #[arg(long, value_name = "client[,600s]")]
+    affinity: Option<Affinity>,
+    /// Which endpoints are asked first: node, zone or local. Kept; not yet applied by this version
+    #[arg(long, value_name = "WHICH")]
+    prefer: Option<Prefer>,
     /// Addresses of hosts may be backends
     #[arg(long)]
     allow_hosts: bool,
@@ -79,6 +109,7 @@ impl Command {
             Self::List => "service list",
             Self::Show(_) => "service show",
             Self::Leader(_) => "service leader",
+            Self::Set(_) => "service set",
             Self::Rm(_) => "service rm",
         }
     }
@@ -110,6 +141,10 @@ impl Command {
                 context.printer.show(&service, draw)?;
             }
             Self::Leader(args) => return args.execute(context).await,
+            Self::Set(args) => {
+                let changed = args.execute(&context.agent).await?;
+                context.printer.show(&changed.service, draw)?;
+            }
             Self::Rm(args) => {
                 let removed = context.agent.ask(client.service_rm(&args.service)).await?;
                 context.printer.show(&removed, draw_removed)?;
@@ -121,16 +156,25 @@ impl Command {
 
 impl CreateArgs {
     fn request(self) -> Result<ServiceCreate, Error> {
-        check_ports(&self.ports).map_err(Error::Usage)?;
-        Ok(ServiceCreate {
-            service: self.service,
-            ports: self.ports,
-            selector: parse::labels(&self.selector).map_err(Error::Usage)?,
-            vip: self.vip,
+        let ports = self.ports.concat();
+        check_ports(&ports).map_err(Error::Usage)?;
+        let selector = selector(self.selector).map_err(Error::Usage)?;
+        let spec = ServiceSpec {
+            ports,
+            selector: selector.equal,
+            expressions: selector.expressions,
+            external_name: self.external_name,
+            labels: parse::labels(&self.labels).map_err(Error::Usage)?,
+            vips: Some(self.vip).filter(|vips| !vips.is_empty()),
             headless: self.headless,
             allow_hosts: self.allow_hosts,
             network: self.network,
-        })
+            algorithm: self.algorithm,
+            affinity: self.affinity,
+            prefer: self.prefer,
+            panic: self.panic,
+        };
+        Ok(ServiceCreate::from((self.service, spec)))
     }
 }
 
@@ -162,27 +206,20 @@ async fn create(agent: &Agent, deadline: Deadline, create: &ServiceCreate) -> Re
     }
 }
 
-/// As far as a view tells: it is silent about `allow_hosts`.
+/// Whether a service is what was asked for; any virtual IP will do where none was named.
 fn is_as_asked(service: &ServiceView, create: &ServiceCreate) -> bool {
-    service.ports == create.ports
-        && service.selector == create.selector
-        && service.vips.is_empty() == create.headless
-        && create.vip.is_none_or(|vip| service.vips.contains(&vip))
+    let (_, asked) = create.clone().into_spec();
+    let (network, vips) = (asked.network.clone().filter(|network| !network.is_default()), asked.vips.clone());
+    let all = vips.iter().flatten().all(|vip| service.vips.contains(vip));
+    let there = ServiceSpec { vips, ..ServiceSpec::from(service) };
+    all && there == ServiceSpec { network, ..asked }
 }
 
 fn draw_list(services: &[ServiceView], page: &mut Page) {
     page.table(
         [col("NAME"), col("VIP"), col("PORTS"), col("BACKENDS"), col("DNS NAME"), wide("SELECTOR"), wide("REJECTED")],
         services.iter().map(|s| {
-            [
-                cell(s.full_name()),
-                vips(s),
-                list(&s.ports),
-                backends(s),
-                cell(&s.dns_name),
-                labels(&s.selector),
-                cell(s.rejected.len()),
-            ]
+            [cell(s.full_name()), vips(s), list(&s.ports), backends(s), cell(&s.dns_name), selected(s), cell(s.rejected.len())]
         }),
     );
 }
@@ -196,6 +233,9 @@ fn backends(service: &ServiceView) -> Cell {
 
 fn vips(service: &ServiceView) -> Cell {
     // An older or thinner answer may have the one without the list.
+    if let Some(name) = &service.external_name {
+        return cell(format_args!("-> {name}"));
+    }
     let all = if service.vips.is_empty() { service.vip.as_slice() } else { service.vips.as_slice() };
     if all.is_empty() { Cell::toned("headless", Tone::Weak) } else { list(all) }
 }
@@ -205,9 +245,44 @@ fn draw_fields(service: &ServiceView, page: &mut Page) {
     page.field("dns name", cell(&service.dns_name));
     page.field("vip", vips(service));
     page.field("ports", list(&service.ports));
-    if !service.selector.is_empty() {
-        page.field("selector", labels(&service.selector));
+    if !(service.selector.is_empty() && service.expressions.is_empty()) {
+        page.field("selector", selected(service));
     }
+    if !service.labels.is_empty() {
+        page.field("labels", labels(&service.labels));
+    }
+    if let Some(network) = &service.network {
+        page.field("network", cell(network));
+    }
+    if service.allow_hosts {
+        page.field("hosts", cell("may be backends"));
+    }
+    if service.panic > 0 {
+        page.field("panic", cell(format_args!("below {} % healthy", service.panic)));
+    }
+    let policies = [
+        ("algorithm", service.algorithm.map(|a| a.to_string())),
+        ("affinity", service.affinity.map(|a| a.to_string())),
+        ("prefer", service.prefer.map(|p| p.to_string())),
+    ];
+    for (name, value) in policies {
+        if let Some(value) = value {
+            page.field(name, cell(value));
+        }
+    }
+    if service.panicking {
+        let text = "too few endpoints are healthy, so those that their checks call down are used too";
+        page.field("warning", Cell::toned(text, Tone::Warn));
+    }
+    for warning in service.conflicts.iter().chain(&service.not_applied) {
+        page.field("warning", Cell::toned(warning, Tone::Warn));
+    }
+}
+
+/// Its selector as it is written.
+fn selected(service: &ServiceView) -> Cell {
+    let selector = Selector { equal: service.selector.clone(), expressions: service.expressions.clone() };
+    if selector.is_empty() { or_none(None::<&str>) } else { cell(selector) }
 }
 
 fn draw_backends(service: &ServiceView, page: &mut Page) {
@@ -344,14 +419,25 @@ default/myapp  headless    -            0/0       myapp.skydns.local.
             "dns=53/udp",
             "--selector",
             "tier=web",
+            "--selector",
+            "env in (a,b),!old",
             "--vip",
             "10.112.0.9",
+            "--label",
+            "team=a",
+            "--panic",
+            "50",
         ])
         .unwrap();
         assert_eq!(create.service.to_string(), "prod/myapp");
         assert_eq!(create.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http=80:8080/tcp", "dns=53/udp"]);
         assert_eq!(create.selector["tier"], "web");
-        assert_eq!(create.vip, Some("10.112.0.9".parse().unwrap()));
+        assert_eq!(create.expressions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["env in (a,b)", "!old"]);
+        assert_eq!(create.vips, ["10.112.0.9".parse::<IpAddr>().unwrap()]);
+        assert_eq!((create.labels["team"].as_str(), create.panic), ("a", 50));
+        let both = request(&["resolver", "--port", "dns=53/tcp+udp"]).unwrap();
+        assert_eq!(both.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["dns=53/tcp", "dns=53/udp"]);
+        assert_eq!(request(&["db", "--external-name", "DB.example.com."]).unwrap().external_name.unwrap(), "db.example.com");
         assert!(request(&["myapp", "--headless"]).unwrap().ports.is_empty());
     }
 
@@ -364,7 +450,12 @@ default/myapp  headless    -            0/0       myapp.skydns.local.
             (&["myapp", "--port", "80/sctp"], "tcp or udp"),
             (&["tasks", "--port", "80"], "is reserved"),
             (&["myapp", "--headless", "--vip", "10.0.0.1"], "cannot be used with"),
-            (&["myapp", "--port", "80", "--selector", "tier"], "the form is KEY=VALUE"),
+            (&["myapp", "--port", "80", "--selector", "tier in x"], "the form is tier=front,env in (a,b)"),
+            (&["myapp", "--port", "80", "--selector", "a=b", "--selector", "a=c"], "nothing bears both"),
+            (&["myapp", "--port", "80", "--panic", "101"], "0 to 100"),
+            (&["myapp", "--external-name", "10.0.0.1"], "is an address"),
+            (&["myapp", "--external-name", "a.b", "--headless"], "cannot be used with"),
+            (&["myapp", "--port", "80", "--algorithm", "best"], "one of random, weighted, maglev, least"),
             (&["myapp", "--port", "80", "--timeout", "soon"], "the form is 500ms, 30s or 2m"),
         ] {
             match request(words) {

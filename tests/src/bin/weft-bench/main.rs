@@ -18,6 +18,7 @@ mod peers;
 mod plot;
 mod programs;
 mod progress;
+mod registry;
 mod report;
 mod stage;
 mod stats;
@@ -42,6 +43,8 @@ enum What {
     Overlay(Options),
     /// Attaching and detaching: the agent's socket, weft-cni, the bridge plugin; two hundred at once
     Attach(Options),
+    /// A change of one endpoint where there are 50,000
+    Registry(Options),
     /// One end of a measurement; started by the others
     #[command(subcommand, hide = true)]
     End(ends::End),
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         What::End(end) => return report(end.run()),
         What::Overlay(options) => bench(&options, overlay::run),
         What::Attach(options) => bench(&options, attach::run),
+        What::Registry(options) => bench(&options, registry::run),
     };
     // Whatever failed after Ctrl-C failed because everything was being taken down.
     if signals::ending() {
