@@ -20,6 +20,8 @@ use crate::{
     Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
+use crate::store::{StoreExport, StoreImport, StoreImported};
+
 /// The largest answer that is read, bytes.
 const MAX_ANSWER: usize = 256 << 20;
 
@@ -391,6 +393,23 @@ impl Client {
     /// See [`ClientError`].
     pub async fn plan(&self) -> Result<Plan, ClientError> {
         self.call(Method::GET, "/v1/plan", NOTHING).await
+    }
+
+    /// `GET /v1/store/export`: the first page, or the one that follows one of which `next` and revision are given.
+    ///
+    /// # Errors
+    /// See [`ClientError`]; [`Code::Conflict`] when the store forgot that revision.
+    pub async fn store_export(&self, after: Option<(&str, i64)>) -> Result<StoreExport, ClientError> {
+        let query = after.map(|(next, revision)| format!("?from={next}&revision={revision}")).unwrap_or_default();
+        self.call(Method::GET, &format!("/v1/store/export{query}"), NOTHING).await
+    }
+
+    /// `POST /v1/store/import`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn store_import(&self, part: &StoreImport) -> Result<StoreImported, ClientError> {
+        self.call(Method::POST, "/v1/store/import", Some(part)).await
     }
 
     /// `POST /v1/doctor`: begins a checkup.

@@ -50,6 +50,8 @@
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
 //! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |
+//! | `GET /v1/store/export?from=&revision=` | → [`StoreExport`](store::StoreExport), a page |
+//! | `POST /v1/store/import` | [`StoreImport`](store::StoreImport) → [`StoreImported`](store::StoreImported) |
 //! | `GET /v1/doctor/{id}` | → [`Checkup`] as far as it is |
 //!
 //! Every answer says in `Weft-Revision` at which revision of the store it stands, and one of a single object in `ETag` when that
@@ -78,6 +80,7 @@ pub mod queue;
 mod registrations;
 mod services;
 mod status;
+pub mod store;
 
 pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
 pub use client::{Client, ClientError, Draining};

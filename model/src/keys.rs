@@ -232,6 +232,12 @@ impl Layout {
         }
     }
 
+    /// The prefixes as they were given: of the network, of names, our own.
+    #[must_use]
+    pub fn prefixes(&self) -> (&str, &str, &str) {
+        (&self.network, &self.dns, &self.weft)
+    }
+
     /// The byte prefixes below which everything of ours stands.
     #[must_use]
     pub fn watched(&self) -> Vec<Vec<u8>> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use weft_api::ClientError;
 
 use crate::cmd::cni::InstallError;
+use crate::cmd::store::StoreDocumentError;
 use crate::format::{PrintError, printable};
 use crate::netns::NetnsError;
 use crate::resolv::ResolvError;
@@ -80,6 +81,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A document of the store.
+    #[error(transparent)]
+    StoreDocument(#[from] StoreDocumentError),
     /// The answer cannot be printed.
     #[error(transparent)]
     Print(#[from] PrintError),

@@ -24,7 +24,7 @@ use self::tables::{Stretch, View};
 use self::writer::{Answer, Command, Failure, Reply, Shared, Work, Writer};
 use crate::prefix::{self, text, texts};
 use crate::ttl::whole_seconds;
-use crate::{Batch, Entry, Kind, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch};
+use crate::{Batch, Entry, Kind, LeaseId, Listing, Outcome, Page, Revision, Store, StoreError, Txn, Watch};
 
 /// How many commands may wait for the writer; more wait where they come from.
 const COMMANDS: usize = 256;
@@ -175,6 +175,17 @@ impl Store for EmbeddedStore {
             return Err(StoreError::Denied { op, source: "no prefix is given".into() });
         }
         self.read(|| op, move |view| view.list(&prefixes)).await
+    }
+
+    async fn page(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, StoreError> {
+        let prefixes = prefix::disjoint(prefixes);
+        let op = format!("list {} from {}", texts(&prefixes), text(from));
+        let from = from.to_vec();
+        let page = self.read(|| op, move |view| view.page(&prefixes, &from, at, limit)).await?;
+        page.ok_or_else(|| {
+            let at = at.unwrap_or_default();
+            StoreError::Compacted { from: at, oldest: at.next() }
+        })
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

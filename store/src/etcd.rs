@@ -29,7 +29,7 @@ use self::fault::{Fault, Said};
 use self::watch::Ended;
 use crate::prefix::{self, text, texts};
 use crate::ttl::whole_seconds;
-use crate::{Compare, Condition, Entry, Kind, LeaseId, Listing, Op, Outcome, Revision, Store, StoreError, Txn, Watch};
+use crate::{Compare, Condition, Entry, Kind, LeaseId, Listing, Op, Outcome, Page, Revision, Store, StoreError, Txn, Watch};
 
 /// How many keys a page of a listing holds at most.
 const PAGE: i64 = 2_000;
@@ -127,6 +127,49 @@ impl EtcdStore {
         Ok(Listing { revision: revision.unwrap_or_default(), entries })
     }
 
+    async fn page_once(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, Fault> {
+        let mut page = Page { revision: at.unwrap_or_default(), ..Page::default() };
+        let mut at = at;
+        for prefix in prefixes {
+            // etcd spells "no end" as a zero byte, and the first of all keys as one too.
+            let end = prefix::end_of(prefix);
+            if end.as_ref().is_some_and(|end| end.as_slice() <= from) {
+                continue;
+            }
+            let mut next = std::cmp::max(prefix.as_slice(), from).to_vec();
+            let mut most = limit;
+            loop {
+                let wanted = most.min(limit - page.entries.len());
+                if wanted == 0 {
+                    page.next = Some(next);
+                    return Ok(page);
+                }
+                let key = if next.is_empty() { vec![0] } else { next.clone() };
+                let mut options = GetOptions::new().with_range(end.clone().unwrap_or_else(|| vec![0]));
+                options = options.with_limit(i64::try_from(wanted).unwrap_or(i64::MAX));
+                if let Some(Revision(at)) = at {
+                    options = options.with_revision(at);
+                }
+                let mut answer = match self.read(key, options).await {
+                    Err(Fault::TooLarge(_)) if wanted > 1 => {
+                        most = wanted / 2;
+                        continue;
+                    }
+                    answer => answer?,
+                };
+                let (revision, _) = header(answer.header())?;
+                page.revision = *at.get_or_insert(revision);
+                let more = answer.more();
+                page.entries.extend(answer.take_kvs().into_iter().map(entry_of));
+                match page.entries.last() {
+                    Some(last) if more => next = [last.key.as_slice(), &[0]].concat(),
+                    _ => break,
+                }
+            }
+        }
+        Ok(page)
+    }
+
     /// Which of a transaction's leases it is that etcd does not find.
     async fn ended_lease(&self, txn: &Txn) -> LeaseId {
         let mut leases: Vec<LeaseId> = txn
@@ -181,6 +224,14 @@ impl Store for EtcdStore {
                 Err(fault) => return Err(error(op(), fault)),
             }
         }
+    }
+
+    async fn page(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, StoreError> {
+        let prefixes = prefix::disjoint(prefixes);
+        self.page_once(&prefixes, from, at, limit).await.map_err(|fault| match (fault, at) {
+            (Fault::Compacted(_), Some(at)) => StoreError::Compacted { from: at, oldest: at.next() },
+            (fault, _) => error(format!("list {} from {}", texts(&prefixes), text(from)), fault),
+        })
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

@@ -34,6 +34,17 @@ pub struct Listing {
     pub entries: Vec<Entry>,
 }
 
+/// Some of a [`Listing`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The revision at which all of the listing held.
+    pub revision: Revision,
+    /// In the order of keys.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins; none after the last one.
+    pub next: Option<Vec<u8>>,
+}
+
 /// Changes in the order of revisions. A revision is never split between two batches of one watched prefix.
 ///
 /// With several prefixes, the embedded store's batches are complete up to `revision` in all of them. etcd watches each prefix
@@ -192,7 +203,7 @@ impl Watch {
     }
 }
 
-/// What Weft needs of a store. Six operations; everything typed is built on them.
+/// What Weft needs of a store. A few operations; everything typed is built on them.
 #[async_trait]
 pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Which store this is.
@@ -203,6 +214,12 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
 
     /// All keys that begin with any of `prefixes`, at one revision, however many there are (read in pages).
     async fn list(&self, prefixes: &[Vec<u8>]) -> Result<Listing, StoreError>;
+
+    /// At most `limit` keys that begin with any of `prefixes`, from the key `from` on, as they were at `at`: now, if that is none.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`], when the store no longer knows how it was then (the embedded one: as soon as it has changed).
+    async fn page(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, StoreError>;
 
     /// Compare and write, at one revision.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;

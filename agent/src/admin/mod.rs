@@ -24,6 +24,7 @@ mod routes;
 mod service_put;
 mod services;
 mod status;
+mod store;
 
 pub use caller::Caller;
 pub use endpoints::endpoint_view;

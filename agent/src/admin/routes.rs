@@ -19,11 +19,14 @@ use weft_api::{
 };
 use weft_api::{LeaderSet, LeaderView, Register, Registered};
 
+use weft_api::store::{StoreExport, StoreImport, StoreImported};
+
 use super::answer::{Body, Listed, Reply, Tagged};
 use super::endpoint_put::Named;
 use super::filter::{Filter, Part};
 use super::precondition::Write;
 use super::query::{Query, unescape};
+use super::store::MAX_PART;
 use super::{Admin, Caller};
 use crate::refusal::Refusal;
 
@@ -202,6 +205,8 @@ pub(super) static ROUTES: &[Route] = &[
     }),
     route!(POST "/v1/doctor", Local, [], CheckupStart => Checkup, |r, start| r.admin.doctor.begin(&r.admin, start)),
     route!(GET "/v1/doctor/{id}", Local, [], => Checkup, |r| r.admin.doctor.checkup(r.segment(0))),
+    route!(GET "/v1/store/export", Local, ["from", "revision"], => StoreExport, |r| r.admin.store_export(&r.query).await),
+    route!(POST "/v1/store/import", Local, [], StoreImport => StoreImported, |r, part| r.admin.store_import(part).await),
     route!(GET "/v1/plan", Local, [], => Plan, |r| r.admin.plan().await),
     route!(GET "/v1/drops", Local, ["all"], => Drops, |r| r.admin.drops(r.query.flag("all")?).await),
 ];
@@ -217,10 +222,11 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
     let reads = route.method == Method::GET;
     let condition = if reads { Precondition::None } else { condition(request.headers(), route.params)? };
     let write = Write { condition, dry_run: query.flag("dry_run")? };
-    let body = match Limited::new(request.into_body(), MAX_BODY).collect().await {
+    let most = if route.path == "/v1/store/import" { MAX_PART } else { MAX_BODY };
+    let body = match Limited::new(request.into_body(), most).collect().await {
         Ok(body) => body.to_bytes(),
         Err(e) if e.is::<LengthLimitError>() => {
-            return Err(Refusal::new(Code::TooLarge, format!("the request's body has more than {MAX_BODY} bytes")));
+            return Err(Refusal::new(Code::TooLarge, format!("the request's body has more than {most} bytes")));
         }
         Err(e) => return Err(Refusal::invalid(format!("read the request: {e}"))),
     };

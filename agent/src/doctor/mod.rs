@@ -20,6 +20,7 @@ mod forwarding;
 mod host;
 mod judge;
 mod maps;
+mod orphans;
 mod paths;
 mod store;
 mod uplink;
@@ -61,7 +62,7 @@ type Looking = Pin<Box<dyn Future<Output = Vec<Finding>> + Send>>;
 type Check = (&'static str, fn(Arc<Admin>) -> Looking);
 
 /// The checks of this host, in the order in which they are shown. Names stay: scripts know them.
-const CHECKS: [Check; 20] = [
+const CHECKS: [Check; 21] = [
     ("kernel", |a| Box::pin(host::kernel(a))),
     ("privileges", |a| Box::pin(host::privileges(a))),
     ("fast-path", |a| Box::pin(host::fast_path(a))),
@@ -77,6 +78,7 @@ const CHECKS: [Check; 20] = [
     ("lease", |a| Box::pin(store::lease(a))),
     ("node", |a| Box::pin(store::node(a))),
     ("values", |a| Box::pin(store::values(a))),
+    ("orphans", |a| Box::pin(orphans::orphans(a))),
     ("other-leases", |a| Box::pin(store::other_leases(a))),
     ("dns", |a| Box::pin(dns::answers(a))),
     ("dns-upstream", |a| Box::pin(dns::upstream(a))),

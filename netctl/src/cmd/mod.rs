@@ -20,6 +20,7 @@ pub mod service;
 mod service_set;
 pub mod shell;
 pub mod status;
+pub mod store;
 pub mod version;
 
 use clap::Subcommand;
@@ -81,6 +82,9 @@ pub enum Command {
     Drops(drops::DropsArgs),
     /// Find what is wrong with this host's part of the network, and what to do about it
     Doctor(doctor::DoctorArgs),
+    /// Everything in the store, as a document: to keep it, or to move to another store
+    #[command(subcommand)]
+    Store(store::Command),
     /// Names
     #[command(subcommand)]
     Dns(dns::Command),
@@ -114,6 +118,7 @@ impl Command {
             Self::Plan => "plan",
             Self::Drops(_) => "drops",
             Self::Doctor(_) => "doctor",
+            Self::Store(command) => command.name(),
             Self::Dns(command) => command.name(),
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
@@ -144,6 +149,7 @@ impl Command {
             Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
             Self::Doctor(args) => args.execute(context).await,
+            Self::Store(command) => command.execute(context).await,
             Self::Dns(command) => command.execute(context).await,
             Self::Completion(args) => args.execute(context),
             Self::Man(args) => args.execute(context),

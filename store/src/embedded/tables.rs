@@ -15,7 +15,7 @@ use redb::{
 };
 
 use crate::prefix::{end_of, position};
-use crate::{Change, Compare, Entry, LeaseId, Listing, Op, Revision, Txn};
+use crate::{Change, Compare, Entry, LeaseId, Listing, Op, Page, Revision, Txn};
 
 const META: TableDefinition<&str, i64> = TableDefinition::new("meta");
 const KEYS: TableDefinition<&[u8], (i64, i64, i64, &[u8])> = TableDefinition::new("keys");
@@ -299,6 +299,44 @@ impl View {
             }
         }
         Ok(Listing { revision: self.revision()?, entries })
+    }
+
+    /// Some of everything below disjoint prefixes; none if it is not any more as it was at `at`.
+    pub fn page(
+        &self,
+        prefixes: &[Vec<u8>],
+        from: &[u8],
+        at: Option<Revision>,
+        limit: usize,
+    ) -> Result<Option<Page>, redb::Error> {
+        let now = self.revision()?;
+        let mut looked = at.unwrap_or(now).next();
+        while looked <= now {
+            match self.history(prefixes, looked)? {
+                Stretch::Changes(changes, reached) if changes.is_empty() => looked = reached.next(),
+                _ => return Ok(None),
+            }
+        }
+        let keys = self.0.open_table(KEYS)?;
+        let mut page = Page { revision: at.unwrap_or(now), ..Page::default() };
+        for prefix in prefixes {
+            let begin = std::cmp::max(prefix.as_slice(), from);
+            let end = end_of(prefix);
+            let rows = match &end {
+                Some(end) if end.as_slice() <= begin => continue,
+                Some(end) => keys.range(begin..end.as_slice())?,
+                None => keys.range(begin..)?,
+            };
+            for row in rows {
+                let (key, found) = row?;
+                if page.entries.len() >= limit {
+                    page.next = Some(key.value().to_vec());
+                    return Ok(Some(page));
+                }
+                page.entries.push(entry_of(key.value(), found.value()));
+            }
+        }
+        Ok(Some(page))
     }
 
     /// All leases and their seconds.

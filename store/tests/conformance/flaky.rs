@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use weft_store::{Entry, Kind, LeaseId, Listing, Outcome, Revision, Store, StoreError, Txn, Watch};
+use weft_store::{Entry, Kind, LeaseId, Listing, Outcome, Page, Revision, Store, StoreError, Txn, Watch};
 
 /// A real store behind a line that can be cut.
 #[derive(Debug)]
@@ -50,6 +50,11 @@ impl Store for Flaky {
     async fn list(&self, prefixes: &[Vec<u8>]) -> Result<Listing, StoreError> {
         self.line("list")?;
         self.inner.list(prefixes).await
+    }
+
+    async fn page(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, StoreError> {
+        self.line("page")?;
+        self.inner.page(prefixes, from, at, limit).await
     }
 
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError> {

@@ -142,6 +142,42 @@ pub async fn a_listing_of_many_pages_is_of_one_revision(bench: &dyn Bench) {
     }
 }
 
+pub async fn pages_make_up_the_listing_of_one_revision(bench: &dyn Bench) {
+    let store = bench.store();
+    for n in 0..25 {
+        put(&*store, format!("/{}/{n:02}", ["a", "b", "c", "d", "e"][n % 5]), n.to_string()).await;
+    }
+    put(&*store, b"/a/\xff\xff".to_vec(), "").await;
+    put(&*store, b"/a0".to_vec(), "just after").await;
+    let prefixes = below(&["/d/", "/a/", "/b/"]);
+    let listing = store.list(&prefixes).await.unwrap();
+    for limit in [1, 2, 5, 15, 16, 17, 1000] {
+        let (mut entries, mut from, mut at) = (Vec::new(), Vec::new(), Some(listing.revision));
+        loop {
+            let page = store.page(&prefixes, &from, at, limit).await.unwrap();
+            assert_eq!(page.revision, listing.revision);
+            assert!(page.entries.len() <= limit);
+            entries.extend(page.entries);
+            at = Some(page.revision);
+            // Changed elsewhere: the pages are still of one listing.
+            put(&*store, "/c/00", "another").await;
+            match page.next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        assert_eq!(entries, listing.entries, "pages of {limit}");
+    }
+    assert_eq!(store.page(&below(&["/x/"]), b"", None, 10).await.unwrap().entries, []);
+    // What was is told as it was, or not at all.
+    put(&*store, "/a/00", "changed").await;
+    match store.page(&prefixes, b"", Some(listing.revision), 1000).await {
+        Ok(page) => assert_eq!(page.entries, listing.entries),
+        Err(StoreError::Compacted { .. }) => {}
+        Err(error) => panic!("{error}"),
+    }
+}
+
 pub async fn prefixes_are_exact_to_the_byte(bench: &dyn Bench) {
     let store = bench.store();
     for key in [&b"/a/b"[..], b"/a/b/c", b"/a/bc", b"/a/c", b"/a/a", b"/a\xff", b"\xff", b"\xff\xff\x01", b"\xff\xfe"] {

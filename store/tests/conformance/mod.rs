@@ -33,6 +33,7 @@ macro_rules! conformance {
             deleting_what_is_not_there_makes_no_revision
             of_twenty_racing_claims_exactly_one_wins
             a_listing_of_many_pages_is_of_one_revision
+            pages_make_up_the_listing_of_one_revision
             prefixes_are_exact_to_the_byte
             prefixes_within_others_list_each_key_once
             what_is_too_large_is_denied
