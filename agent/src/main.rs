@@ -5,6 +5,8 @@
 
 mod admin;
 mod attach;
+#[cfg(test)]
+mod churn_tests;
 mod claim;
 mod cleanup;
 mod config;

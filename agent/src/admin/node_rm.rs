@@ -17,7 +17,18 @@ impl Admin {
     pub(super) async fn node_rm(&self, name: &str) -> Result<NodeView, Refusal> {
         let snapshot = self.snapshot()?;
         let remains = remains(&snapshot, &self.node, name)?;
-        let view = self.node(name)?;
+        // One that is gone for so long that only records tell of it is in no list of nodes.
+        let view = self.node(name).unwrap_or_else(|_| NodeView {
+            node: name.to_owned(),
+            alive: Some(false),
+            subnet: None,
+            public_ip: None,
+            version: None,
+            capabilities: Vec::new(),
+            since: None,
+            endpoints: remains.records.len(),
+            this: false,
+        });
         let written = self.registry.remove_node(&remains).await;
         match written.map_err(|e| Refusal::store(&format!("node rm {name}"), &e))? {
             Outcome::Done(revision) => {
