@@ -27,6 +27,7 @@ impl Admin {
             capabilities: Vec::new(),
             since: None,
             endpoints: remains.records.len(),
+            drained: false,
             this: false,
         });
         let written = self.registry.remove_node(&remains).await;
