@@ -211,7 +211,7 @@ async fn export_once(context: &Context, file: &File, path: &Path, patience: &mut
             written(write!(out, ",\"entries\":["))?;
         }
         for entry in &page.entries {
-            written(write!(out, "{}\n", if exported.keys == 0 { "" } else { "," }))?;
+            written(writeln!(out, "{}", if exported.keys == 0 { "" } else { "," }))?;
             written(serde_json::to_writer(&mut out, entry).map_err(io::Error::from))?;
             exported.keys += 1;
             exported.leased += u64::from(entry.leased);
