@@ -178,8 +178,10 @@ impl Agent {
                 let liveness = session::keep(store.clone(), "liveness", TTL, adopt);
                 let registry = Registry::new(store, Arc::new(Layout::default()));
                 let (me, reason) = (watch::channel(Some(me)), watch::channel(None));
+                let programs = watch::channel(Arc::default());
+                let sources = (attachments, programs.1);
                 tokio::select! {
-                    () = registrar::run(registry, view, me.1, liveness, attachments, done_tx, reason.0) => {}
+                    () = registrar::run(registry, view, me.1, liveness, sources, done_tx, reason.0) => {}
                     _ = killed => {}
                 }
             });
