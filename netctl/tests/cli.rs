@@ -187,7 +187,10 @@ fn usage_shows_what_is_needed_and_nothing_that_the_environment_says() {
     let (code, help, _) = told(&run(&mut Command::new(env!("CARGO_BIN_EXE_netctl")), &["service", "create", "--help"]));
     assert_eq!(code, 0);
     let usage = help.lines().find(|l| l.starts_with("Usage: ")).unwrap();
-    assert!(usage.ends_with("<--port <[NAME=]PORT[:TARGET][/tcp|udp]>|--headless> <NAME>"), "{usage}");
+    assert!(
+        usage.ends_with("<--port <[NAME=]PORT[:TARGET][/tcp|udp|tcp+udp]>|--headless|--external-name <NAME>> <NAME>"),
+        "{usage}"
+    );
     let socket = "The agent's socket [env: WEFT_SOCKET] [default: /run/weft/weft.sock]";
     assert!(help.split_whitespace().collect::<Vec<_>>().join(" ").contains(socket), "{help}");
 }
