@@ -8,6 +8,7 @@
 //! * A declared service owns its name: its virtual IPs are the name's addresses, its instances are found by SRV,
 //!   `tasks.<name>` and `<id>.<name>`, its ports by `_port._proto.<name>` (a port without a name by its number).
 //! * A service that stands for a name outside of the cluster, or for another one in it, is an alias and nothing else.
+//! * `leader.<name>` is who leads the service or name ([`weft_model::leader`]), where no record is called so.
 //! * Of several records those that are up are given; only if there is none those that drain, and then those that are lost.
 //!   Health alone leaves no name empty ([`weft_model::pool`]).
 //! * A name is an alias (CNAME) if all its records point to one and the same other name. Where addresses and names are mixed,
@@ -36,10 +37,11 @@ use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use weft_model::ids::Revision;
 use weft_model::record::DEFAULT_PRIORITY;
+use weft_model::snapshot::Snapshot;
 
 use build::ServiceRows;
 use reverse::Reverse;
-use row::{Row, Srv, choose, weigh};
+use row::{FADING_TTL, Row, Srv, choose, weigh};
 use subject::{Hosts, Subject};
 use tree::Tree;
 
@@ -104,6 +106,8 @@ pub struct Zone {
     services: Vec<ServiceRows>,
     reverse: Reverse,
     skipped: usize,
+    /// What it was made from: who leads is looked up when it is asked for. A copy shares all that it holds.
+    snapshot: Snapshot,
 }
 
 impl Zone {
@@ -269,6 +273,10 @@ impl Zone {
             Subject::Rows(rows) | Subject::Apex(rows) => {
                 let rows = choose(rows.clone(), 0, Row::has_host);
                 (weigh(rows.iter().map(|r| r.srv(r.port))), least_ttl(&rows))
+            }
+            Subject::Leader(rows) => {
+                let rows = choose(rows.clone(), subject.panic(), Row::has_host);
+                (weigh(rows.iter().map(|r| r.srv(r.port))), least_ttl(&rows).min(FADING_TTL))
             }
             Subject::Missing => return Vec::new(),
         };

@@ -138,7 +138,8 @@ impl Zone {
         let below = |label: &'static [u8]| tree.child(apex, b"dns").and_then(|dns| tree.child(dns, label));
         let (apex_hosts, name_servers) = (below(b"apex"), below(b"ns"));
         let revision = snapshot.revision();
-        Self { soa: soa(&domain, revision.0), revision, domain, apex, apex_hosts, name_servers, tree, services, reverse, skipped }
+        let (soa, snapshot) = (soa(&domain, revision.0), snapshot.clone());
+        Self { soa, revision, domain, apex, apex_hosts, name_servers, tree, services, reverse, skipped, snapshot }
     }
 }
 

@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 
 use hickory_proto::rr::Name;
+use weft_model::keys::RecordPath;
+use weft_model::leader;
 use weft_model::record::Proto;
 
 use super::build::{Port, ServiceRows};
-use super::row::{Host, Row, choose};
-use super::{SERVICE_TTL, Zone, least_ttl};
+use super::row::{FADING_TTL, Host, Row, choose};
+use super::{SERVICE_TTL, Zone, least_ttl, tree};
 
 /// What a name in the zone stands for.
 pub(super) enum Subject<'z> {
@@ -22,6 +24,8 @@ pub(super) enum Subject<'z> {
     Service(&'z ServiceRows),
     /// A declared service's instances.
     Tasks(&'z ServiceRows),
+    /// The leader of a service or a name.
+    Leader(Vec<&'z Row>),
     /// `_port._proto` of a declared service.
     Port(&'z ServiceRows, &'z Port, Name),
 }
@@ -31,7 +35,7 @@ impl Subject<'_> {
     pub(super) fn panic(&self) -> u8 {
         match self {
             Self::Service(service) | Self::Tasks(service) | Self::Port(service, ..) => service.panic,
-            Self::Missing | Self::Rows(_) | Self::Apex(_) => 0,
+            Self::Missing | Self::Rows(_) | Self::Apex(_) | Self::Leader(_) => 0,
         }
     }
 }
@@ -67,6 +71,7 @@ impl Zone {
             hidden |= index == apex && *label == b"dns";
             match self.tree.child(node, label) {
                 Some(child) => node = child,
+                None if rest == [b"leader"] => return self.leader(labels.get(..index).unwrap_or_default()),
                 None => return Subject::Missing,
             }
         }
@@ -75,6 +80,19 @@ impl Zone {
         }
         let rows = self.tree.rows(node).iter().filter(|r| hidden || !r.hidden).collect();
         if node == self.apex { Subject::Apex(rows) } else { Subject::Rows(rows) }
+    }
+
+    /// Who leads the name at these labels, from the root down. A name that can have a leader and has none exists all the same.
+    fn leader(&self, labels: &[&[u8]]) -> Subject<'_> {
+        let labels: Option<Vec<&str>> = labels.iter().map(|label| std::str::from_utf8(label).ok()).collect();
+        let path = RecordPath::from_labels(labels.unwrap_or_default());
+        let Some(name) = self.snapshot.service_at(&path).filter(|name| self.snapshot.path_of(name) == path) else {
+            return Subject::Missing;
+        };
+        let leader = leader::leader(&self.snapshot, &name);
+        let key = leader.and_then(|leader| tree::key(leader.path.labels()));
+        let node = key.and_then(|key| self.tree.find(key.split(|byte| *byte == 0)));
+        Subject::Leader(node.map(|node| self.tree.rows(node).iter().collect()).unwrap_or_default())
     }
 
     fn service(&self, node: u32) -> Option<&ServiceRows> {
@@ -132,7 +150,7 @@ impl Zone {
     /// The rows that texts and mail hosts are taken from.
     pub(super) fn texts<'z>(&'z self, subject: &Subject<'z>) -> Vec<&'z Row> {
         match subject {
-            Subject::Rows(rows) | Subject::Apex(rows) => rows.clone(),
+            Subject::Rows(rows) | Subject::Apex(rows) | Subject::Leader(rows) => rows.clone(),
             Subject::Service(service) | Subject::Tasks(service) => self.places(&service.texts),
             Subject::Missing | Subject::Port(..) => Vec::new(),
         }
@@ -152,7 +170,7 @@ impl Zone {
                 return Hosts::Addresses(service.vips.clone(), SERVICE_TTL);
             }
             Subject::Service(service) | Subject::Tasks(service) => self.places(&service.instances),
-            Subject::Rows(rows) => rows.clone(),
+            Subject::Rows(rows) | Subject::Leader(rows) => rows.clone(),
             Subject::Apex(rows) => match self.apex_hosts.map(|n| self.tree.rows(n)) {
                 Some(own) if own.iter().any(Row::has_host) => own.iter().collect(),
                 Some(_) | None => rows.clone(),
@@ -174,6 +192,9 @@ impl Zone {
             }
         }
         let mut ttl = least_ttl(&rows);
+        if matches!(subject, Subject::Leader(_)) {
+            ttl = ttl.min(FADING_TTL);
+        }
         // Beside the zone's SOA there can be no CNAME.
         let may_alias = !matches!(subject, Subject::Apex(_));
         if let ([name], true, true) = (&*names, addresses.list.is_empty(), may_alias) {

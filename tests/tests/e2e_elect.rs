@@ -1,0 +1,211 @@
+//! `netctl elect`: of all candidates one runs, whatever dies; and who leads outlives the store's outages.
+#![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+use weft_tests::container::endpoints;
+use weft_tests::eventually::{SOON, throughout};
+use weft_tests::place::Daemon;
+use weft_tests::{Host, Topology, eventually};
+
+/// Short, so that a death is noticed soon; etcd takes no less than 2 s.
+const TTL: Duration = Duration::from_secs(3);
+
+/// Longer than it takes until a lease has ended, its keys are gone, and others have seen it.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Three hosts with a candidate each. Their commands hold one lock of this machine's kernel as long as they live, so that two at a
+/// time are seen, and cannot be asked to stop: SIGTERM is ignored.
+struct World {
+    candidates: Vec<Option<Daemon>>,
+    dir: PathBuf,
+    topology: Topology,
+}
+
+impl World {
+    fn new() -> Self {
+        let topology = Topology::builder(3).lease_ttl(TTL).build().unwrap();
+        topology.start_cluster().unwrap();
+        let dir = topology.dir().to_owned();
+        let mut world = Self { candidates: Vec::new(), dir, topology };
+        for number in 1..=3 {
+            let candidate = world.stand(number);
+            world.candidates.push(Some(candidate));
+        }
+        world
+    }
+
+    fn stand(&self, number: usize) -> Daemon {
+        let host = self.topology.host(number);
+        let dir = self.dir.display();
+        let command = format!(
+            r#"exec 9>>{dir}/lock; flock --nonblock 9 || echo "$WEFT_ID" >> {dir}/overlaps
+               echo "$WEFT_TERM $WEFT_ID" >> {dir}/terms; trap '' TERM; exec sleep infinity"#
+        );
+        let id = format!("c{number}");
+        let line = host.agent.netctl_line(["elect", "job", "--id", &id, "--ttl", "3s", "--", "sh", "-c", &command]).unwrap();
+        host.spawn("elect", line).unwrap()
+    }
+
+    /// The terms that have begun, in the order in which commands started: number and candidate.
+    fn terms(&self) -> Vec<(u64, String)> {
+        let text = std::fs::read_to_string(self.dir.join("terms")).unwrap_or_default();
+        let term = |line: &str| line.split_once(' ').map(|(term, id)| (term.parse().unwrap(), id.to_owned()));
+        text.lines().filter_map(term).collect()
+    }
+
+    /// Waits until so many terms have begun in all, and tells whose the last one is.
+    fn term(&self, number: usize) -> usize {
+        let terms = eventually(&format!("term {number}"), LONG, || {
+            let terms = self.terms();
+            if terms.len() >= number { Ok(terms) } else { Err(format!("{terms:?}\n{}", self.said())) }
+        })
+        .unwrap();
+        terms.last().unwrap().1.trim_start_matches('c').parse().unwrap()
+    }
+
+    fn said(&self) -> String {
+        self.candidates.iter().flatten().map(Daemon::stderr).collect()
+    }
+
+    fn leader(&self, host: &Host) -> Value {
+        host.netctl(["service", "leader", "job", "-o", "json"]).unwrap().json().unwrap()
+    }
+}
+
+#[test]
+fn of_three_candidates_one_runs_whatever_dies_and_one_that_is_cut_off_has_ended_first() {
+    let mut w = World::new();
+    let first = w.term(1);
+    let others: Vec<usize> = (1..=3).filter(|n| *n != first).collect();
+    let watcher = others[0];
+    eventually("all know who leads", SOON, || {
+        let view = w.leader(w.topology.host(watcher));
+        let as_said = view["leader"]["id"] == format!("c{first}") && view["by"] == "election";
+        if as_said { Ok(()) } else { Err(view.to_string()) }
+    })
+    .unwrap();
+    // In DNS as well, as an address.
+    let host = w.topology.host(watcher);
+    eventually("leader.job is its host", SOON, || {
+        let answer = host.netctl(["dns", "query", "leader.job.skydns.local", "-o", "json"]).unwrap().json().unwrap();
+        let address = w.topology.host(first).address().to_string();
+        if answer["answers"][0]["data"] == address { Ok(()) } else { Err(answer.to_string()) }
+    })
+    .unwrap();
+
+    // Its agent dies: nobody renews the lease, and the command ends before that is over.
+    w.topology.host(first).agent.kill9().unwrap();
+    let second = w.term(2);
+    assert_ne!(second, first);
+    w.topology.host(first).agent.start().unwrap();
+    w.topology.host(first).agent.wait_ready().unwrap();
+
+    // Cut off: agent and candidate live, and hear of nobody.
+    w.topology.host(second).pull_cable().unwrap();
+    let third = w.term(3);
+    assert_ne!(third, second);
+    w.topology.host(second).plug_cable().unwrap();
+    w.topology.host(second).agent.wait_ready().unwrap();
+    // Who is back does not take the lead back, however old.
+    throughout("the leader stays", TTL, || if w.terms().len() == 3 { Ok(()) } else { Err(format!("{:?}", w.terms())) }).unwrap();
+
+    // By hand it goes to one that lives.
+    let chosen = (1..=3).find(|n| *n != third).unwrap();
+    let host = w.topology.host(chosen);
+    eventually("it can be chosen", LONG, || host.netctl(["service", "leader", "job", "--set", &format!("c{chosen}")])?.success())
+        .unwrap();
+    assert_eq!(w.term(4), chosen);
+    host.netctl(["service", "leader", "job", "--oldest"]).unwrap().success().unwrap();
+
+    // Without power.
+    w.topology.host(chosen).power_off().unwrap();
+    w.candidates[chosen - 1] = None;
+    assert_ne!(w.term(5), chosen);
+
+    let overlaps = std::fs::read_to_string(w.dir.join("overlaps")).unwrap_or_default();
+    assert_eq!(overlaps, "", "two ran at a time: {:?}\n{}", w.terms(), w.said());
+    let terms = w.terms();
+    assert!(terms.is_sorted_by(|a, b| a.0 < b.0), "each term has a greater number: {terms:?}");
+}
+
+/// What is served of `web` on a host: ids and states.
+fn served(host: &Host) -> Vec<(String, String)> {
+    let all = endpoints(host).unwrap();
+    let of_web = all.iter().filter(|e| e["service"] == "default/web");
+    of_web.map(|e| (e["id"].as_str().unwrap().to_owned(), e["state"].as_str().unwrap().to_owned())).collect()
+}
+
+fn dates(topology: &Topology) -> Vec<(String, Value)> {
+    let all = topology.etcd().list("/skydns/local/skydns/web/").unwrap();
+    all.into_iter().map(|(key, value)| (key, serde_json::from_str::<Value>(&value).unwrap()["weft"]["born"].clone())).collect()
+}
+
+#[test]
+fn an_outage_longer_than_the_lease_is_forgotten_by_nobody() {
+    let t = Topology::builder(2).lease_ttl(TTL).build().unwrap();
+    t.start_cluster().unwrap();
+    let (h1, h2) = (t.host(1), t.host(2));
+    let line = h1.agent.netctl_line(["announce", "web", "--id", "a", "--ttl", "2s", "--port", "80", "--", "sleep", "infinity"]);
+    let _announced = h1.spawn("announce", line.unwrap()).unwrap();
+    let _container = h2.container(["--service", "web:80", "--id", "b"], ["sleep", "infinity"]).unwrap();
+    let up = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), "up".to_owned())).collect::<Vec<_>>();
+    let becomes = |host: &Host, ids: &[&str]| {
+        eventually(&format!("{ids:?} on {}", host.name()), LONG, || {
+            if served(host) == up(ids) { Ok(()) } else { Err(format!("{:?}", served(host))) }
+        })
+        .unwrap();
+    };
+    for host in [h1, h2] {
+        becomes(host, &["a", "b"]);
+    }
+    let leader =
+        |host: &Host| host.netctl(["service", "leader", "web", "-o", "json"]).unwrap().json().unwrap()["leader"]["id"].clone();
+    assert_eq!(leader(h2), "a");
+    let before = dates(&t);
+
+    t.etcd().stop().unwrap();
+    for host in [h1, h2] {
+        host.agent.wait_status("the store is away", |s| s["store"]["connected"] == false).unwrap();
+    }
+    // Taken at once, and said to be on its way.
+    let add = ["endpoint", "add", "web", "192.0.2.9:80", "--id", "c", "--ttl", "1h", "-o", "json"];
+    let added = h1.netctl(add).unwrap().json().unwrap();
+    assert_eq!(added["store"], "pending", "{added}");
+    throughout("the last good state holds", 3 * TTL, || {
+        for host in [h1, h2] {
+            anyhow::ensure!(served(host) == up(&["a", "b"]), "{}: {:?}", host.name(), served(host));
+        }
+        Ok(())
+    })
+    .unwrap();
+    // An agent that is restarted meanwhile has forgotten nothing of its own either.
+    h1.agent.kill9().unwrap();
+    h1.agent.start().unwrap();
+    h1.agent.wait_answering().unwrap();
+    t.etcd().start().unwrap();
+    for host in [h1, h2] {
+        becomes(host, &["a", "b", "c"]);
+    }
+    let after: Vec<_> = dates(&t).into_iter().filter(|(key, _)| !key.contains("/c/")).collect();
+    assert_eq!((after, leader(h2)), (before.clone(), "a".into()));
+
+    // Cut off for longer than the lease: this time the store does forget, and what is registered is written anew, as old as it was.
+    h1.pull_cable().unwrap();
+    eventually("the store has forgotten h1", LONG, || {
+        let left = t.etcd().list("/skydns/local/skydns/web/")?;
+        anyhow::ensure!(left.len() == 1, "{left:?}");
+        Ok(())
+    })
+    .unwrap();
+    eventually("another leads meanwhile", SOON, || if leader(h2) == "b" { Ok(()) } else { Err(leader(h2)) }).unwrap();
+    assert_eq!(served(h1), up(&["a", "b", "c"]), "who hears of nobody keeps what was");
+    h1.plug_cable().unwrap();
+    for host in [h1, h2] {
+        becomes(host, &["a", "b", "c"]);
+    }
+    let after: Vec<_> = dates(&t).into_iter().filter(|(key, _)| !key.contains("/c/")).collect();
+    assert_eq!((after, leader(h2)), (before, "a".into()));
+}
