@@ -90,9 +90,15 @@ struct Safe {
 }
 
 impl Safe {
-    /// As told by an answer that was asked for at that time.
-    fn of(asked: Instant, safe: Duration, grace: Duration) -> Self {
-        Self { until: asked + safe, grace: grace.min(safe / 3) }
+    /// As told by an answer that was asked for at that time. `most` is the longest time that was ever told: a third of it is as
+    /// much as a command gets to stop, however little is left now.
+    fn of(asked: Instant, safe: Duration, most: Duration, grace: Duration) -> Self {
+        Self { until: asked + safe, grace: grace.min(most / 3) }
+    }
+
+    /// Whether it is worth while to begin: not with the rest of a lead that nobody renews.
+    fn is_fresh(self, most: Duration) -> bool {
+        self.until.saturating_duration_since(Instant::now()) >= most / 2
     }
 
     /// A later answer, whose time is measured by the first one's grace: the grace does not shrink with what is left.
@@ -125,8 +131,10 @@ impl ElectArgs {
         let heart = Heart::start(context.agent.clone(), id.clone(), said, PACE);
         let mut heart = begin(heart, &mut signals).await?;
         let mut teller = Teller::default();
+        // The longest time for which the lead was ever certain. It outlives a loss: what comes after one may be little.
+        let mut most = Duration::ZERO;
         loop {
-            let Some((safe, term)) = self.wait(&mut heart, &mut signals, &mut teller).await else {
+            let Some((safe, term)) = self.wait(&mut heart, &mut most, &mut signals, &mut teller).await else {
                 heart.withdraw().await;
                 return Ok(DONE);
             };
@@ -174,14 +182,22 @@ impl ElectArgs {
     }
 
     /// Waits for the lead, and for the agent to know that it is acted by. None if a signal asked for an end.
-    async fn wait(&self, heart: &mut Heart, signals: &mut Signals, teller: &mut Teller) -> Option<(Safe, String)> {
+    async fn wait(
+        &self,
+        heart: &mut Heart,
+        most: &mut Duration,
+        signals: &mut Signals,
+        teller: &mut Teller,
+    ) -> Option<(Safe, String)> {
         let mut beat = heart.last();
         loop {
             teller.hear("elect", &beat);
             if let Some((registered, asked)) = kept(&beat) {
-                let safe = Safe::of(asked, Duration::from_millis(registered.safe_for_ms), self.grace);
+                let told = Duration::from_millis(registered.safe_for_ms);
+                *most = told.max(*most);
+                let safe = Safe::of(asked, told, *most, self.grace);
                 let acts = registered.said.candidate == Some(Candidacy::Acts);
-                match (registered.lead && safe.stop_at() > Instant::now(), acts) {
+                match (registered.lead && safe.is_fresh(*most), acts) {
                     (true, true) => return Some((safe, registered.term.map(|term| term.to_string()).unwrap_or_default())),
                     (true, false) => heart.change(|said| said.candidate = Some(Candidacy::Acts)),
                     // It was lost between the two.
@@ -263,7 +279,7 @@ mod tests {
         let now = Instant::now();
         for (safe, grace) in [(15_000, 3_000), (2_000, 3_000), (900, 100), (10, 3_000), (0, 3_000)] {
             let (safe, grace) = (Duration::from_millis(safe), Duration::from_millis(grace));
-            let told = Safe::of(now, safe, grace);
+            let told = Safe::of(now, safe, safe, grace);
             assert!(told.stop_at() <= told.kill_at() && told.kill_at() <= told.until, "{told:?}");
             assert!(told.grace <= grace && told.kill_at() - told.stop_at() == told.grace);
             assert!(told.stop_at() >= now, "there is time left to run: {told:?}");
@@ -271,9 +287,17 @@ mod tests {
     }
 
     #[test]
+    fn the_rest_of_a_lead_is_not_begun_with() {
+        let (now, most) = (Instant::now(), Duration::from_secs(9));
+        let of = |safe: u64| Safe::of(now, Duration::from_secs(safe), most, Duration::from_secs(3));
+        assert!(of(9).is_fresh(most) && of(6).is_fresh(most) && !of(3).is_fresh(most));
+        assert!(of(6).stop_at() > now, "what is begun with has time to run");
+    }
+
+    #[test]
     fn a_later_answer_never_shortens_what_was_certain() {
         let now = Instant::now();
-        let told = Safe::of(now, Duration::from_secs(9), Duration::from_secs(3));
+        let told = Safe::of(now, Duration::from_secs(9), Duration::from_secs(9), Duration::from_secs(3));
         assert_eq!(told.renewed(now, Duration::from_secs(5)), told);
         let later = told.renewed(now + Duration::from_secs(1), Duration::from_secs(9));
         assert_eq!((later.until, later.grace), (now + Duration::from_secs(10), told.grace));
