@@ -374,7 +374,13 @@ async fn running(facts: Facts, before: impl AsyncFnOnce(&Registry)) -> Running {
     before(&registry).await;
     let (view_tx, view) = watch::channel(None);
     let (health, _) = watch::channel(crate::view::Health::default());
-    tokio::spawn(crate::view::run(weft_store::follow::follow(store.clone(), layout.watched()), layout, view_tx, health));
+    tokio::spawn(crate::view::run(
+        weft_store::follow::follow(store.clone(), layout.watched()),
+        layout,
+        view_tx,
+        health,
+        std::sync::Arc::default(),
+    ));
     let me = Me {
         node: facts.node.clone(),
         public_ip: facts.public_ip,

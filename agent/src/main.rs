@@ -7,6 +7,7 @@ mod admin;
 mod attach;
 #[cfg(test)]
 mod churn_tests;
+mod changes;
 mod claim;
 mod cleanup;
 mod config;

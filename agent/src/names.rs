@@ -18,6 +18,7 @@ use weft_dns::hickory_proto::op::Message;
 use weft_dns::hickory_proto::rr::{Name, Record, RecordType};
 use weft_dns::{Metrics, Server, Zone, resolv_conf_servers};
 use weft_model::ids::NetworkName;
+use weft_model::ids::Revision;
 use weft_plan::ipam;
 
 use crate::config::Settings;
@@ -39,6 +40,7 @@ pub struct Names {
     state: Mutex<State>,
     /// Those that the settings name.
     upstreams: Vec<SocketAddr>,
+    zone: watch::Receiver<Option<Arc<Zone>>>,
     shutdown: CancellationToken,
 }
 
@@ -67,11 +69,11 @@ impl Names {
         let (zone_tx, zone) = watch::channel(None);
         let shutdown = CancellationToken::new();
         let upstreams = if settings.dns_upstream.is_empty() { system_upstreams() } else { settings.dns_upstream.clone() };
-        let server = Server::start(zone, &upstreams, metrics.clone(), &shutdown);
+        let server = Server::start(zone.clone(), &upstreams, metrics.clone(), &shutdown);
         let explicit = settings.dns_upstream.clone();
         let upstreams_now = move || if explicit.is_empty() { system_upstreams() } else { explicit.clone() };
         tokio::spawn(network_names::run(view.clone(), networks, upstreams_now, metrics.clone(), shutdown.clone()));
-        let names = Arc::new(Self { server, state: Mutex::default(), upstreams: settings.dns_upstream.clone(), shutdown });
+        let names = Arc::new(Self { server, state: Mutex::default(), upstreams: settings.dns_upstream.clone(), zone, shutdown });
         tokio::spawn(make_zones(view, zone_tx, metrics));
         tokio::spawn(names.clone().listen(settings.dns_listen.clone(), report));
         if settings.dns_upstream.is_empty() {
@@ -88,6 +90,11 @@ impl Names {
         let (name, record_type) = question(name, kind)?;
         let message = self.server.query(name.clone(), record_type).await;
         Ok(answer(&name, record_type, &message))
+    }
+
+    /// The store's revision that names are answered by; 0 before there are any.
+    pub fn revision(&self) -> Revision {
+        self.zone.borrow().as_ref().map(|zone| zone.revision()).unwrap_or_default()
     }
 
     /// What could not be done.

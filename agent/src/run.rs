@@ -33,6 +33,7 @@ use weft_store::{Outcome, Store, StoreError};
 
 use crate::admin::{self, Admin};
 use crate::attach::{Attachments, Published, Surroundings};
+use crate::changes::Changes;
 use crate::claim::{self, Facts, Own};
 use crate::config::{DockerPlugin, Settings};
 use crate::datapath::Fast;
@@ -73,7 +74,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let registry = Registry::new(store.clone(), layout.clone());
     let (view_tx, view) = watch::channel(None);
     let (health_tx, health) = watch::channel(Health::default());
-    tokio::spawn(view::run(follow(store.clone(), layout.watched()), layout.clone(), view_tx, health_tx));
+    let changes = Arc::new(Changes::default());
+    tokio::spawn(view::run(follow(store.clone(), layout.watched()), layout.clone(), view_tx, health_tx, changes.clone()));
 
     let facts = Facts {
         node: node.clone(),
@@ -149,6 +151,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         published: published.clone(),
         networks: networks.clone(),
         registrations,
+        changes,
+        watchers: Arc::default(),
         doctor: Doctor::new(settings.clone(), bpffs.as_ref().and_then(|b| b.note()).map(str::to_owned)),
     });
     // First what could not be asked for while no agent was here: whoever asks now may ask for what that frees.

@@ -5,9 +5,13 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 use tracing::{info, warn};
+use weft_model::ids::Revision;
 use weft_model::keys::Layout;
 use weft_model::snapshot::Snapshot;
+use weft_store::Change;
 use weft_store::follow::{Follow, Update};
+
+use crate::changes::Changes;
 
 /// The latest snapshot; none before the first complete listing.
 pub type View = watch::Receiver<Option<Arc<Snapshot>>>;
@@ -27,6 +31,7 @@ pub async fn run(
     layout: Arc<Layout>,
     view: watch::Sender<Option<Arc<Snapshot>>>,
     health: watch::Sender<Health>,
+    changes: Arc<Changes>,
 ) {
     loop {
         match follow.next().await {
@@ -35,15 +40,30 @@ pub async fn run(
                 let snapshot = Snapshot::complete(layout.clone(), listing.revision, listing.entries, before.as_deref());
                 info!(revision = %snapshot.revision(), nodes = snapshot.nodes().count(), services = snapshot.services().count(), "read the whole store");
                 report_bad(before.as_deref(), &snapshot);
-                view.send_replace(Some(Arc::new(snapshot)));
+                let snapshot = Arc::new(snapshot);
+                changes.complete(&snapshot);
+                view.send_replace(Some(snapshot));
                 health.send_replace(Health { connected: true, away: None });
             }
             Update::Changes(batch) => {
                 let Some(before) = view.borrow().clone() else { continue };
-                let mut snapshot = (*before).clone();
-                snapshot.apply(batch.revision, batch.changes);
+                let mut snapshot = before.clone();
+                for (revision, of_revision) in by_revision(batch.changes) {
+                    let mut next = (*snapshot).clone();
+                    next.apply(revision, of_revision);
+                    let next = Arc::new(next);
+                    changes.revision(&snapshot, &next, revision);
+                    snapshot = next;
+                }
+                if snapshot.revision() < batch.revision {
+                    let mut next = (*snapshot).clone();
+                    next.apply(batch.revision, Vec::new());
+                    snapshot = Arc::new(next);
+                }
                 report_bad(Some(&before), &snapshot);
-                view.send_replace(Some(Arc::new(snapshot)));
+                // First the log: whoever reads this snapshot and watches on from its revision finds that revision there.
+                changes.publish(&snapshot);
+                view.send_replace(Some(snapshot));
             }
             Update::Away { error, .. } => {
                 let text = chain(&error);
@@ -58,6 +78,22 @@ pub async fn run(
             }
         }
     }
+}
+
+/// The changes of a batch, revision by revision.
+fn by_revision(changes: Vec<Change>) -> Vec<(Revision, Vec<Change>)> {
+    let mut out: Vec<(Revision, Vec<Change>)> = Vec::new();
+    for change in changes {
+        let revision = match &change {
+            Change::Put(entry) => entry.modified,
+            Change::Delete { revision, .. } => *revision,
+        };
+        match out.last_mut() {
+            Some((last, of_revision)) if *last == revision => of_revision.push(change),
+            _ => out.push((revision, vec![change])),
+        }
+    }
+    out
 }
 
 /// Logs each bad value once.

@@ -12,6 +12,9 @@ use weft_model::ids::{NetworkName, NodeName, ServiceName};
 
 mod registrations;
 mod registry;
+mod watch;
+
+pub use watch::Events;
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{

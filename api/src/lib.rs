@@ -33,6 +33,7 @@
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
 //! | `PUT /v1/services/{namespace}/{name}` | [`ServiceSpec`] → [`ServiceCreated`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → [`ServiceView`] |
+//! | `GET /v1/watch?kind=&namespace=&service=&node=&network=&from=` | → [`Event`]s, as they happen |
 //! | `GET /v1/attachments` | → list of [`Attached`] |
 //! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
 //! | `DELETE /v1/attachments/{id}` | → [`Attached`] |
@@ -70,6 +71,7 @@ mod drains;
 mod drops;
 mod endpoints;
 mod error;
+mod events;
 mod list;
 mod namespaces;
 mod network;
@@ -83,13 +85,14 @@ mod status;
 pub mod store;
 
 pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
-pub use client::{Client, ClientError, Draining};
+pub use client::{Client, ClientError, Draining, Events};
 pub use dns::{DnsAnswer, DnsRecord};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drains::{DrainView, DrainedEndpoint};
 pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointSpec, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
+pub use events::{Changed, Event, Happened, WatchQuery};
 pub use list::{ListQuery, Page};
 pub use namespaces::{NamespacePut, NamespaceView};
 pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};
@@ -99,7 +102,7 @@ pub use precondition::{Precondition, etag};
 pub use queue::Queued;
 pub use registrations::{Candidacy, LeadBy, LeaderSet, LeaderView, Register, Registered};
 pub use services::{BackendView, RejectedView, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
-pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+pub use status::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via, Views};
 
 /// The header that says at which revision of the store an answer stands.
 pub const REVISION_HEADER: &str = "weft-revision";

@@ -46,9 +46,25 @@ pub struct Status {
     /// The revision that the kernel's state was last made to follow.
     #[serde(default)]
     pub applied: Revision,
+    /// The store's revision that each of the agent's views stands at.
+    #[serde(default)]
+    pub views: Views,
     /// Values in the store that do not parse.
     #[serde(default)]
     pub bad: Vec<BadValueView>,
+}
+
+/// The store's revision that each view stands at: whoever has written at a revision and waits for it sees it there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// What this socket answers.
+    pub api: Revision,
+    /// What names are answered.
+    pub dns: Revision,
+    /// Where virtual IPs lead.
+    pub proxy: Revision,
+    /// Routes, neighbours and rows of the datapath.
+    pub kernel: Revision,
 }
 
 /// The store, as this agent sees it.

@@ -31,6 +31,7 @@ use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
 pub mod changes;
+mod diff;
 mod drains;
 mod loss;
 mod networks;

@@ -13,6 +13,7 @@ use weft_model::snapshot::Snapshot;
 use weft_store::Outcome;
 
 use super::Admin;
+use super::views::{node_names, node_view};
 use crate::refusal::Refusal;
 
 impl Admin {
@@ -126,43 +127,17 @@ impl Admin {
 
     pub(super) fn nodes(&self) -> Result<Vec<NodeView>, Refusal> {
         let snapshot = self.snapshot()?;
-        let mut views: BTreeMap<String, NodeView> = BTreeMap::new();
-        for (name, stored) in snapshot.nodes() {
-            let node = &stored.value;
-            let view = NodeView {
-                node: name.to_string(),
-                alive: Some(true),
-                subnet: None,
-                public_ip: node.public_ip.map(IpAddr::V4).or(node.public_ipv6.map(IpAddr::V6)),
-                version: Some(node.version.clone()),
-                capabilities: node.capabilities.clone(),
-                since: Some(node.since.clone()),
-                endpoints: snapshot.endpoints().filter(|e| e.node.as_ref() == Some(name)).count(),
-                drained: snapshot.node_drain(name).is_some(),
-                this: *name == self.node,
-            };
-            views.insert(name.to_string(), view);
+        let mut endpoints: BTreeMap<&str, usize> = BTreeMap::new();
+        for node in snapshot.endpoints().filter_map(|e| e.node.as_ref()) {
+            *endpoints.entry(node.as_str()).or_default() += 1;
         }
-        for (key, stored) in snapshot.leases().filter(|(_, stored)| !stored.value.is_placeholder()) {
-            let lease = &stored.value;
-            let name = lease.node().map_or_else(|| lease.address().to_string(), ToString::to_string);
-            let view = views.entry(name.clone()).or_insert_with(|| NodeView {
-                node: name,
-                // A flanneld keeps no entry: whether it lives is not known.
-                alive: lease.node().map(|_| false),
-                subnet: None,
-                public_ip: None,
-                version: None,
-                capabilities: Vec::new(),
-                since: None,
-                endpoints: snapshot.endpoints().filter(|e| e.node.is_some() && e.node.as_ref() == lease.node()).count(),
-                drained: lease.node().is_some_and(|node| snapshot.node_drain(node).is_some()),
-                this: lease.node() == Some(&self.node),
-            });
-            view.subnet = Some(key.subnet);
-            view.public_ip.get_or_insert(lease.address());
-        }
-        Ok(views.into_values().collect())
+        let views = node_names(&snapshot).into_iter().filter_map(|name| node_view(&snapshot, &name));
+        let views = views.map(|view| NodeView {
+            endpoints: endpoints.get(view.node.as_str()).copied().unwrap_or(0),
+            this: view.is(&self.node),
+            ..view
+        });
+        Ok(views.collect())
     }
 
     pub(super) fn node(&self, name: &str) -> Result<NodeView, Refusal> {

@@ -133,6 +133,7 @@ impl Admin {
 }
 
 /// An endpoint as it is shown.
+#[must_use]
 pub fn endpoint_view(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
     EndpointView {
         id: endpoint.id.clone(),

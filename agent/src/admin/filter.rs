@@ -7,6 +7,7 @@ use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
 
 use super::query::Query;
+use crate::changes::Of;
 use crate::refusal::Refusal;
 
 /// The most items of a page.
@@ -49,11 +50,45 @@ impl Filter {
         })
     }
 
+    /// What the parameters ask for where `kind` is that of objects.
+    ///
+    /// # Errors
+    /// A value that is none of its kind.
+    pub fn of_objects(query: &Query) -> Result<Self, Refusal> {
+        Ok(Self {
+            namespace: query.value("namespace")?,
+            service: query.value("service")?,
+            node: query.value("node")?,
+            network: query.value("network")?,
+            ..Self::default()
+        })
+    }
+
+    /// Whether an object is wanted. One that has no such thing as is asked for is not.
+    pub fn wants(&self, of: &Of) -> bool {
+        match of {
+            Of::Endpoint(endpoint, service) => self.wants_endpoint_of(endpoint, service.as_ref()),
+            Of::Service(name, network) => {
+                is(&self.namespace, Some(&name.namespace))
+                    && is(&self.service, Some(name))
+                    && self.node.is_none()
+                    && self.wants_network(network.as_ref())
+            }
+            Of::Node | Of::Network => {
+                self.namespace.is_none() && self.service.is_none() && self.node.is_none() && self.network.is_none()
+            }
+        }
+    }
+
     /// Whether an endpoint is wanted.
     pub fn wants_endpoint(&self, snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
         let service = if self.namespace.is_some() || self.service.is_some() { snapshot.service_at(&endpoint.path) } else { None };
-        is(&self.namespace, service.as_ref().map(|s| &s.namespace))
-            && is(&self.service, service.as_ref())
+        self.wants_endpoint_of(endpoint, service.as_ref())
+    }
+
+    fn wants_endpoint_of(&self, endpoint: &Endpoint, service: Option<&ServiceName>) -> bool {
+        is(&self.namespace, service.map(|s| &s.namespace))
+            && is(&self.service, service)
             && is(&self.node, endpoint.node.as_ref())
             && is(&self.state, Some(&endpoint.state))
             && is(&self.kind, Some(&endpoint.kind))

@@ -10,6 +10,7 @@ mod drains;
 mod drops;
 mod endpoint_put;
 mod endpoints;
+mod events;
 mod filter;
 mod namespaces;
 mod network_set;
@@ -25,6 +26,7 @@ mod service_put;
 mod services;
 mod status;
 mod store;
+pub mod views;
 
 pub use caller::Caller;
 pub use endpoints::endpoint_view;
@@ -35,6 +37,7 @@ use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -53,6 +56,7 @@ use weft_store::registry::Registry;
 
 use self::answer::Body;
 use crate::attach::{Attachments, Published};
+use crate::changes::Changes;
 use crate::config::Settings;
 use crate::datapath::Shared;
 use crate::doctor::Doctor;
@@ -101,6 +105,10 @@ pub struct Admin {
     pub networks: watch::Receiver<Arc<Known>>,
     /// What programs registered.
     pub registrations: Arc<Registrations>,
+    /// What changed.
+    pub changes: Arc<Changes>,
+    /// How many watch.
+    pub watchers: Arc<AtomicUsize>,
     /// Checkups.
     pub doctor: Doctor,
 }

@@ -103,7 +103,7 @@ fn unknown(what: &str, name: &str) -> Refusal {
     Refusal::not_found(format!("{what}: there is no network {name}; netctl network list shows those there are"))
 }
 
-fn named(name: &NetworkName, config: &NetworkConfig, snapshot: &Snapshot) -> Network {
+pub(super) fn named(name: &NetworkName, config: &NetworkConfig, snapshot: &Snapshot) -> Network {
     Network { name: name.clone(), ..network_view(config, &snapshot.in_network(name)) }
 }
 

@@ -23,6 +23,7 @@ use weft_api::store::{StoreExport, StoreImport, StoreImported};
 
 use super::answer::{Body, Listed, Reply, Tagged};
 use super::endpoint_put::Named;
+use super::events::{Stream, Wanted};
 use super::filter::{Filter, Part};
 use super::precondition::Write;
 use super::query::{Query, unescape};
@@ -69,6 +70,8 @@ pub(super) struct Asked {
     segments: Vec<String>,
     query: Query,
     write: Write,
+    /// The last event of a stream that broke.
+    last_event: Option<String>,
     body: Bytes,
 }
 
@@ -189,6 +192,10 @@ pub(super) static ROUTES: &[Route] = &[
         |r, said| r.admin.register(r.segment(0), said, &r.caller).await),
     route!(DELETE "/v1/registrations/{id}", Local, [], => Registered,
         |r| r.admin.registrations.withdraw(r.segment(0)).await),
+    route!(GET "/v1/watch", Read, ["kind", "namespace", "service", "node", "network", "from", "Last-Event-ID"], => Stream, |r| {
+        let wanted = Wanted::of(&r.query, r.last_event.as_deref())?;
+        r.admin.watch(wanted, r.caller.clone()).await
+    }),
     route!(GET "/v1/attachments", Local, [], => Vec<Attached>, |r| Ok(r.admin.attachments.list())),
     route!(POST "/v1/attachments", Local, [], Attach => Attached,
         |r, attach| r.admin.attachments.attach_for(attach, r.caller.clone()).await),
@@ -223,6 +230,7 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
     let condition = if reads { Precondition::None } else { condition(request.headers(), route.params)? };
     let write = Write { condition, dry_run: query.flag("dry_run")? };
     let most = if route.path == "/v1/store/import" { MAX_PART } else { MAX_BODY };
+    let last_event = request.headers().get("Last-Event-ID").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
     let body = match Limited::new(request.into_body(), most).collect().await {
         Ok(body) => body.to_bytes(),
         Err(e) if e.is::<LengthLimitError>() => {
@@ -230,7 +238,7 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
         }
         Err(e) => return Err(Refusal::invalid(format!("read the request: {e}"))),
     };
-    (route.carry_out)(Asked { admin: admin.clone(), caller, segments, query, write, body }).await
+    (route.carry_out)(Asked { admin: admin.clone(), caller, segments, query, write, last_event, body }).await
 }
 
 /// The methods that there are for a path, as the header `Allow` has them.

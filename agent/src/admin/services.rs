@@ -110,7 +110,8 @@ fn conflicts(snapshot: &Snapshot, name: &ServiceName, resolved: &Resolved) -> Ve
 }
 
 /// A service, whose definition was written at `at`, with what it stands for.
-pub(super) fn service_view(
+#[must_use]
+pub fn service_view(
     snapshot: &Snapshot,
     name: &ServiceName,
     service: &Service,

@@ -1,6 +1,6 @@
 //! `GET /v1/status`: put together from what the parts of the agent say of themselves.
 
-use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via};
+use weft_api::{BadValueView, DatapathStatus, PeerStatus, Status, StoreStatus, Via, Views};
 use weft_model::ids::NodeName;
 use weft_model::snapshot::Snapshot;
 
@@ -59,6 +59,12 @@ impl Admin {
             cgroup: report.cgroup.clone(),
             attachments: self.attachments.count(),
             applied: report.revision,
+            views: Views {
+                api: snapshot.as_ref().map(|s| s.revision()).unwrap_or_default(),
+                dns: self.names.revision(),
+                proxy: report.revision,
+                kernel: report.revision,
+            },
             bad: bad.map(|(key, bad)| BadValueView { key: key.clone(), why: bad.why.clone() }).collect(),
         }
     }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use weft_api::{Draining, EndpointAdd, EndpointView, Register};
+use weft_api::{Draining, EndpointAdd, EndpointView, ListQuery, Register};
 use weft_model::endpoint::{EndpointPort, EndpointState};
-use weft_model::ids::{EndpointId, MAX_LABEL, NodeName, ServiceName, sanitise_label};
+use weft_model::ids::{EndpointId, MAX_LABEL, Namespace, NetworkName, NodeName, ServiceName, sanitise_label};
 use weft_model::record::{Kind, Proto, State};
 
 use super::{Context, drain};
@@ -37,6 +37,15 @@ pub struct ListArgs {
     /// Only those that this host answers for
     #[arg(long, value_name = "NAME")]
     node: Option<NodeName>,
+    /// Only those of this namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<Namespace>,
+    /// Only those in this state: up, draining, lost, starting, down
+    #[arg(long, value_name = "STATE", value_parser = super::wait::state)]
+    state: Option<EndpointState>,
+    /// Only those in this network
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkName>,
 }
 
 /// Arguments of `endpoint add`.
@@ -110,8 +119,7 @@ impl Command {
         let client = context.agent.client().clone();
         match self {
             Self::List(args) => {
-                let mut endpoints = context.agent.ask(client.endpoints()).await?;
-                endpoints.retain(|e| args.wants(e));
+                let endpoints = context.agent.ask(client.endpoints_where(&args.query())).await?.items;
                 context.printer.show(&endpoints, |endpoints, page| draw_list(endpoints, page))?;
             }
             Self::Add(args) => {
@@ -141,9 +149,15 @@ impl Command {
 }
 
 impl ListArgs {
-    fn wants(&self, endpoint: &EndpointView) -> bool {
-        self.service.as_ref().is_none_or(|s| endpoint.service.as_ref() == Some(s))
-            && self.node.as_ref().is_none_or(|n| endpoint.node.as_ref() == Some(n))
+    fn query(self) -> ListQuery {
+        ListQuery {
+            namespace: self.namespace,
+            service: self.service,
+            node: self.node,
+            state: self.state,
+            network: self.network,
+            ..ListQuery::default()
+        }
     }
 }
 
@@ -295,15 +309,15 @@ x1     db    -              db.example.com.  dns=53/udp  -     lost
     }
 
     #[test]
-    fn a_list_can_be_narrowed_to_a_service_and_a_host() {
-        let ids = |service: Option<&str>, node: Option<&str>| {
-            let args = ListArgs { service: service.map(|s| s.parse().unwrap()), node: node.map(|n| n.parse().unwrap()) };
-            endpoints().into_iter().filter(|e| args.wants(e)).map(|e| e.id).collect::<Vec<_>>()
+    fn a_list_is_narrowed_by_the_agent() {
+        let args = ListArgs {
+            service: Some("prod/web".parse().unwrap()),
+            node: None,
+            namespace: None,
+            state: Some(EndpointState::Up),
+            network: None,
         };
-        assert_eq!(ids(None, None), ["web-1", "x1"]);
-        assert_eq!(ids(Some("myapp"), None), ["web-1"]);
-        assert_eq!(ids(Some("prod/myapp"), None), Vec::<String>::new());
-        assert_eq!(ids(None, Some("h1")), ["web-1"]);
+        assert_eq!(args.query().to_query(), "?service=prod%2Fweb&state=up");
     }
 
     #[derive(Parser)]

@@ -22,6 +22,8 @@ pub mod shell;
 pub mod status;
 pub mod store;
 pub mod version;
+pub mod wait;
+pub mod watch;
 
 use clap::Subcommand;
 
@@ -85,6 +87,10 @@ pub enum Command {
     /// Everything in the store, as a document: to keep it, or to move to another store
     #[command(subcommand)]
     Store(store::Command),
+    /// Print what changes, as it happens: endpoints, services, hosts, networks
+    Watch(watch::WatchArgs),
+    /// Wait until the cluster is as a script needs it
+    Wait(wait::WaitArgs),
     /// Names
     #[command(subcommand)]
     Dns(dns::Command),
@@ -108,6 +114,8 @@ impl Command {
             Self::Endpoint(command) => command.name(),
             Self::Namespace(command) => command.name(),
             Self::Service(command) => command.name(),
+            Self::Watch(_) => "watch",
+            Self::Wait(_) => "wait",
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",
             Self::Attachment(_) => "attachment list",
@@ -139,6 +147,8 @@ impl Command {
             Self::Endpoint(command) => command.execute(context).await,
             Self::Namespace(command) => command.execute(context).await,
             Self::Service(command) => command.execute(context).await,
+            Self::Watch(args) => args.execute(context).await,
+            Self::Wait(args) => args.execute(context).await,
             Self::Attach(args) => args.execute(context).await,
             Self::Detach(args) => args.execute(context).await,
             Self::Attachment(command) => command.execute(context).await,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
-use weft_api::{ClientError, Code, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
-use weft_model::ids::{NetworkName, ServiceName};
+use weft_api::{ClientError, Code, ListQuery, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
+use weft_model::ids::{Namespace, NetworkName, ServiceName};
 use weft_model::policy::{Affinity, Algorithm, Prefer};
 use weft_model::selector::Selector;
 use weft_model::service::{ServicePort, check_ports, parse_ports};
@@ -25,7 +25,7 @@ pub enum Command {
     /// Create a service: a name with a virtual IP over its endpoints
     Create(Box<CreateArgs>),
     /// List services
-    List,
+    List(ListArgs),
     /// Show a service and its backends
     Show(NameArgs),
     /// Show who leads a service or a name, or set who is to
@@ -92,6 +92,17 @@ pub struct CreateArgs {
     timeout: Duration,
 }
 
+/// Arguments of `service list`.
+#[derive(Debug, Args)]
+pub struct ListArgs {
+    /// Only those of this namespace
+    #[arg(long, value_name = "NAME")]
+    namespace: Option<Namespace>,
+    /// Only those in this network
+    #[arg(long, value_name = "NETWORK")]
+    network: Option<NetworkName>,
+}
+
 /// A service's name.
 #[derive(Debug, Args)]
 pub struct NameArgs {
@@ -106,7 +117,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Create(_) => "service create",
-            Self::List => "service list",
+            Self::List(_) => "service list",
             Self::Show(_) => "service show",
             Self::Leader(_) => "service leader",
             Self::Set(_) => "service set",
@@ -132,8 +143,9 @@ impl Command {
                     }
                 }
             }
-            Self::List => {
-                let services = context.agent.ask(client.services()).await?;
+            Self::List(args) => {
+                let query = ListQuery { namespace: args.namespace, network: args.network, ..ListQuery::default() };
+                let services = context.agent.ask(client.services_where(&query)).await?.items;
                 context.printer.show(&services, |services, page| draw_list(services, page))?;
             }
             Self::Show(args) => {
