@@ -7,7 +7,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
 use serde::de::DeserializeOwned;
@@ -33,6 +33,9 @@ use crate::refusal::Refusal;
 
 /// The largest request body, bytes.
 const MAX_BODY: usize = 1 << 20;
+
+/// How much of a larger one is passed over before the connection is closed.
+const MAX_PASSED_OVER: usize = 16 << 20;
 
 /// What a handler comes to.
 type Doing = Pin<Box<dyn Future<Output = Result<Response<Body>, Refusal>> + Send>>;
@@ -231,14 +234,28 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
     let write = Write { condition, dry_run: query.flag("dry_run")? };
     let most = if route.path == "/v1/store/import" { MAX_PART } else { MAX_BODY };
     let last_event = request.headers().get("Last-Event-ID").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    let body = match Limited::new(request.into_body(), most).collect().await {
-        Ok(body) => body.to_bytes(),
-        Err(e) if e.is::<LengthLimitError>() => {
-            return Err(Refusal::new(Code::TooLarge, format!("the request's body has more than {most} bytes")));
-        }
-        Err(e) => return Err(Refusal::invalid(format!("read the request: {e}"))),
-    };
+    let body = read(request.into_body(), most).await?;
     (route.carry_out)(Asked { admin: admin.clone(), caller, segments, query, write, last_event, body }).await
+}
+
+/// Reads a body. One that is too large is read to its end all the same, within reason: who still writes does not read why not.
+async fn read(mut body: Incoming, most: usize) -> Result<Bytes, Refusal> {
+    let mut read = Vec::new();
+    let mut length = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Refusal::invalid(format!("read the request: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= most {
+            read.extend_from_slice(&data);
+        } else if length > most + MAX_PASSED_OVER {
+            break;
+        }
+    }
+    if length > most {
+        return Err(Refusal::new(Code::TooLarge, format!("the request's body has more than {most} bytes")));
+    }
+    Ok(Bytes::from(read))
 }
 
 /// The methods that there are for a path, as the header `Allow` has them.
