@@ -582,7 +582,7 @@ async fn a_hundred_agents_that_come_and_go_lose_nothing_and_leave_nothing() {
         let layout = Arc::new(Layout::default());
         let (view_tx, mut view) = watch::channel(None);
         let (health, _) = watch::channel(Health::default());
-        tasks.spawn(view::run(follow(store(&config).await, layout.watched()), layout, view_tx, health));
+        tasks.spawn(view::run(follow(store(&config).await, layout.watched()), layout, view_tx, health, Arc::default()));
         tokio::time::timeout(LONG, view.wait_for(Option::is_some)).await.unwrap().unwrap();
         views.push(view);
     }

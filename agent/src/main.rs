@@ -5,9 +5,9 @@
 
 mod admin;
 mod attach;
+mod changes;
 #[cfg(test)]
 mod churn_tests;
-mod changes;
 mod claim;
 mod cleanup;
 mod config;
