@@ -178,8 +178,9 @@ impl Agent {
                 let liveness = session::keep(store.clone(), "liveness", TTL, adopt);
                 let registry = Registry::new(store, Arc::new(Layout::default()));
                 let (me, reason) = (watch::channel(Some(me)), watch::channel(None));
-                let programs = watch::channel(Arc::default());
-                let sources = (attachments, programs.1);
+                let (programs, verdicts) = (watch::channel(Arc::default()), watch::channel(Arc::default()));
+                let (registrations, verdicts) = (programs.1, verdicts.1);
+                let sources = registrar::Sources { attachments, registrations, verdicts };
                 tokio::select! {
                     () = registrar::run(registry, view, me.1, liveness, sources, done_tx, reason.0) => {}
                     _ = killed => {}

@@ -18,6 +18,7 @@ mod doctor;
 mod echo;
 mod elections;
 mod firewall;
+mod health;
 mod last_uplink;
 mod metrics;
 mod names;

@@ -28,10 +28,11 @@ use weft_store::{Outcome, StoreError};
 
 use crate::attach::Published;
 use crate::echo::Echo;
+use crate::health::target::{self, Checked, Verdicts};
 use crate::registrations::Known;
 use crate::session::Kept;
 use crate::view::{View, chain};
-use records::{of_registration, parts};
+use records::{Part, of_registration, parts};
 use settle::settle;
 
 /// What this host says of itself.
@@ -141,7 +142,14 @@ fn held(snapshot: &Snapshot, place: &Place, node: &NodeName) -> Option<String> {
 
 /// What is to be written so that the store says of this host what is true.
 #[must_use]
-pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published, registrations: &Known) -> Todo {
+pub fn todo(
+    snapshot: &Snapshot,
+    me: &Me,
+    liveness: LeaseId,
+    attachments: &Published,
+    registrations: &Known,
+    verdicts: &Verdicts,
+) -> Todo {
     let mut todo = Todo::default();
     if let Some(other) = held_by_other(snapshot, me) {
         todo.held = Some(held_sentence(&other.value));
@@ -154,14 +162,21 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
         todo.node = Some((wanted, todo.node_at));
     }
     let mut desired: BTreeMap<RecordPath, (&EndpointId, Record)> = BTreeMap::new();
+    let checked = Checked::of(snapshot);
     for attachment in attachments.by_id.values().filter(|a| !a.withdrawing) {
-        for part in parts(snapshot, &me.node, attachment) {
-            desired.insert(part.path, (&attachment.id, part.record));
+        let subject = target::attached(attachment);
+        for Part { path, mut record } in parts(snapshot, &me.node, attachment) {
+            let health = subject.health(&checked, &path, &record, verdicts);
+            settle(snapshot, &path, &mut record, health);
+            desired.insert(path, (&attachment.id, record));
         }
     }
     for registration in registrations.by_id.values() {
-        for part in of_registration(snapshot, &me.node, registration) {
-            desired.entry(part.path).or_insert((&registration.id, part.record));
+        let subject = target::registered(registration);
+        for Part { path, mut record } in of_registration(snapshot, &me.node, registration) {
+            let health = subject.health(&checked, &path, &record, verdicts);
+            settle(snapshot, &path, &mut record, health);
+            desired.entry(path).or_insert((&registration.id, record));
         }
     }
     for (place, stored) in snapshot.places() {
@@ -171,8 +186,7 @@ pub fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Publi
             todo.deletes.extend(written_at(snapshot, &place).map(|at| (place, at)));
         }
     }
-    for (path, (id, mut record)) in desired {
-        settle(snapshot, &path, &mut record);
+    for (path, (id, record)) in desired {
         let key = snapshot.layout().record(&path);
         if let Some(holder) = holder(snapshot, &path, &me.node) {
             todo.conflicts.push(format!("{key} is {holder}; detach {id} here or there, and choose another --id"));
@@ -199,6 +213,17 @@ fn written_at(snapshot: &Snapshot, place: &Place) -> Option<Revision> {
     bad.or(snapshot.at(place).filter(|stored| !stored.lost).map(|stored| stored.modified))
 }
 
+/// What the registrar follows, besides the store.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    /// What is attached.
+    pub attachments: watch::Receiver<Arc<Published>>,
+    /// What programs register.
+    pub registrations: watch::Receiver<Arc<Known>>,
+    /// What checks say.
+    pub verdicts: watch::Receiver<Arc<Verdicts>>,
+}
+
 /// Registers until the process ends. `done` is the generation of attachments that the store is known to agree with;
 /// `reason` says why not.
 pub async fn run(
@@ -206,7 +231,7 @@ pub async fn run(
     mut view: View,
     mut me: watch::Receiver<Option<Me>>,
     mut liveness: Kept,
-    (mut attachments, mut registrations): (watch::Receiver<Arc<Published>>, watch::Receiver<Arc<Known>>),
+    Sources { mut attachments, mut registrations, mut verdicts }: Sources,
     done: watch::Sender<u64>,
     reason: watch::Sender<Option<String>>,
 ) {
@@ -216,12 +241,13 @@ pub async fn run(
         let known = me.borrow_and_update().clone();
         let published = attachments.borrow_and_update().clone();
         let registered = registrations.borrow_and_update().clone();
+        let health = verdicts.borrow_and_update().clone();
         let lease = *liveness.id.borrow_and_update();
         let mut retry = Duration::from_secs(3600);
         if let (Some(snapshot), Some(known), Some(lease)) = (snapshot, known, lease)
             && echo.heard(snapshot.revision())
         {
-            let todo = todo(&snapshot, &known, lease, &published, &registered);
+            let todo = todo(&snapshot, &known, lease, &published, &registered, &health);
             let obstacle = todo.obstacle();
             if todo.is_empty() {
                 if reason.borrow().as_ref() != obstacle.as_ref() {
@@ -255,6 +281,7 @@ pub async fn run(
             Ok(()) = me.changed() => {}
             Ok(()) = attachments.changed() => {}
             Ok(()) = registrations.changed() => {}
+            Ok(()) = verdicts.changed() => {}
             Ok(()) = liveness.id.changed() => {}
             () = tokio::time::sleep(echo.patience().unwrap_or(retry)) => {}
         }
@@ -315,7 +342,8 @@ pub fn held_sentence(node: &Node) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{todo as todo_of_both, *};
+    use super::{todo as todo_of_all, *};
+    use crate::health::target::TargetId;
     use crate::state::Attachment;
     use weft_model::endpoint::EndpointState;
     use weft_model::keys::Layout;
@@ -365,12 +393,13 @@ mod tests {
             instances: Vec::new(),
             learned: None,
             publish: Vec::new(),
+            check: None,
         };
         Published { generation: 1, by_id: [(attachment.id.clone(), attachment)].into() }
     }
 
     fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
-        todo_of_both(snapshot, me, liveness, attachments, &Known::default())
+        todo_of_all(snapshot, me, liveness, attachments, &Known::default(), &Verdicts::default())
     }
 
     /// The store after `todo` has been written, on `lease`.
@@ -536,6 +565,39 @@ mod tests {
         let early = with(&empty(), "/weft/v1/drains/nodes/h1", "{}", None);
         let first = todo(&early, &me(), LEASE, &published());
         assert_eq!(first.puts[0].record.weft.as_ref().unwrap().state, State::Draining);
+    }
+
+    #[test]
+    fn what_checks_say_moves_records_and_unknown_is_as_it_was() {
+        let mut published = published();
+        let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+        for attachment in published.by_id.values_mut() {
+            attachment.check = Some("tcp".parse().unwrap());
+        }
+        let follow = |s: &Snapshot, verdict: Option<State>| {
+            let verdicts: Verdicts = verdict.map(|state| (id.clone(), state)).into_iter().collect();
+            let next = todo_of_all(s, &me(), LEASE, &published, &Known::default(), &verdicts);
+            let s = after(s, &next, Some(LEASE));
+            assert!(todo_of_all(&s, &me(), LEASE, &published, &Known::default(), &verdicts).is_empty());
+            let endpoint = s.endpoints().next().unwrap();
+            let said = (endpoint.state, endpoint.unhealthy, s.records().count());
+            (s, said)
+        };
+        let (s, said) = follow(&empty(), None);
+        assert_eq!(said, (EndpointState::Starting, false, 0), "nobody has asked it yet");
+        let (s, said) = follow(&s, Some(State::Up));
+        assert_eq!(said, (EndpointState::Up, false, 1));
+        let (s, said) = follow(&s, None);
+        assert_eq!(said, (EndpointState::Up, false, 1), "an agent that starts knows no more than the store");
+        let (s, said) = follow(&s, Some(State::Down));
+        assert_eq!(said, (EndpointState::Down, true, 0));
+        let (s, said) = follow(&s, None);
+        assert_eq!(said, (EndpointState::Down, true, 0));
+        // Drained as well: what is down says more, and comes back draining.
+        let drained = with(&s, "/weft/v1/drains/nodes/h1", "{}", None);
+        let (drained, said) = follow(&drained, Some(State::Down));
+        assert_eq!(said, (EndpointState::Down, true, 0));
+        assert_eq!(follow(&drained, Some(State::Up)).1, (EndpointState::Draining, false, 1));
     }
 
     #[test]

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 use weft_api::{Candidacy, Code, Register, Registered};
+use weft_model::check::CheckKind;
 use weft_model::ids::{EndpointId, NetworkName, NodeName, ServiceName};
 use weft_model::record::{Kind, check_labels, check_name};
 use weft_model::service::port_name;
@@ -364,6 +365,12 @@ fn check(said: &Register) -> Result<(), String> {
     }
     if said.candidate.is_some() && said.kind != Kind::Name {
         return Err("a candidate is of kind name: it is no backend".to_owned());
+    }
+    if let Some(check) = &said.check {
+        check.validate()?;
+        if check.kind != CheckKind::Command && check.port_of(said.port).is_none() {
+            return Err(format!("check: {check} has no port to ask at: say one, as in {}:8080", check.kind));
+        }
     }
     check_labels(&said.labels)
 }

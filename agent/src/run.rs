@@ -41,6 +41,8 @@ use crate::docker;
 use crate::doctor::Doctor;
 use crate::elections;
 use crate::firewall::Firewall;
+use crate::health::Health as Checks;
+use crate::health::target::Verdicts;
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::networks::{self, Known};
@@ -129,6 +131,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (registrations, registered) = Registrations::new(state.clone(), state.registrations()?, around);
     tokio::spawn(registrations.clone().expire());
     let names = Names::start(&settings, view.clone(), (report.clone(), networks.clone()), &mut registry_of_metrics);
+    let (checks, verdicts) = Checks::new(&mut registry_of_metrics);
+    tokio::spawn(checks.clone().run(node.clone(), view.clone(), published.clone(), registered.clone()));
     let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
 
@@ -145,6 +149,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         reasons,
         attachments: attachments.clone(),
         names: names.clone(),
+        checks,
         datapath: datapath.clone(),
         netlink: netlink.clone(),
         filter: firewall.look(),
@@ -207,7 +212,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let live = (liveness_tx, registered);
     let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report, further, live };
     let claiming = (own_tx, claim_reason.0);
-    let registering = (published, registered_tx, register_reason.0);
+    let registering = (Followed { published, verdicts }, registered_tx, register_reason.0);
     tokio::select! {
         joined = member.join(me, claiming, registering) => joined?,
         () = stop.asked() => {}
@@ -345,6 +350,13 @@ async fn remember(state: Arc<StateDir>, mut own: watch::Receiver<Option<Own>>) {
     }
 }
 
+/// What the registrar follows of this host's containers.
+struct Followed {
+    published: watch::Receiver<Arc<Published>>,
+    /// What their checks say.
+    verdicts: watch::Receiver<Arc<Verdicts>>,
+}
+
 /// What joining the cluster needs.
 struct Member {
     settings: Settings,
@@ -366,8 +378,8 @@ impl Member {
         mut self,
         mut me: Me,
         (own, claim_reason): (watch::Sender<Option<Own>>, watch::Sender<Option<String>>),
-        (published, registered, register_reason): (
-            watch::Receiver<Arc<Published>>,
+        (Followed { published, verdicts }, registered, register_reason): (
+            Followed,
             watch::Sender<u64>,
             watch::Sender<Option<String>>,
         ),
@@ -435,7 +447,7 @@ impl Member {
         tokio::spawn(placeholders::keep(registry.clone(), view.clone()));
         let programs = self.live.1.clone();
         tokio::spawn(elections::run(registry.clone(), node, view.clone(), liveness.clone(), programs.clone()));
-        let sources = (published, programs);
+        let sources = registrar::Sources { attachments: published, registrations: programs, verdicts };
         tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, sources, registered, register_reason));
         self.watch_name(me_rx).await
     }

@@ -25,6 +25,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_model::attachment::{Description, Instance, Owner};
+use weft_model::check::Check;
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
 use weft_model::publish::Publish;
@@ -171,6 +172,9 @@ pub struct Attachment {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// How it is asked whether it is well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 /// Now, in milliseconds since 1970: what ages are told by; 0 if the clock stands before.

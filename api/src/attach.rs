@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// from the container's runtime stays beside it.
 pub use weft_model::attachment::Description;
 use weft_model::attachment::{Instance, Owner, Runtime};
+use weft_model::check::Check as HealthCheck;
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
 use weft_model::mac::Mac;
 use weft_model::publish::Publish;
@@ -68,6 +69,9 @@ pub struct Attach {
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub publish: Vec<Publish>,
+    /// How it is asked whether it is well; none leaves that to its services. A command only from a caller who is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<HealthCheck>,
 }
 
 fn yes() -> bool {
@@ -96,6 +100,7 @@ impl Attach {
             addresses: Vec::new(),
             mac: None,
             publish: Vec::new(),
+            check: None,
         }
     }
 }

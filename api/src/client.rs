@@ -19,8 +19,8 @@ pub use watch::Events;
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
     Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops, EndpointAdd, EndpointView,
-    ErrorBody, Gc, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release, ReservationView,
-    Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    ErrorBody, Gc, HealthView, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release,
+    ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 use crate::store::{StoreExport, StoreImport, StoreImported};
@@ -284,6 +284,14 @@ impl Client {
     pub async fn endpoint_drain(&self, how: Draining, id: &str, service: Option<&ServiceName>) -> Result<DrainView, ClientError> {
         let query = service.map(|s| format!("?service={}", escape(&s.to_string()))).unwrap_or_default();
         self.call(how.method(), &format!("/v1/endpoints/{}/drain{query}", escape(id)), NOTHING).await
+    }
+
+    /// `GET /v1/endpoints/{id}/health`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn endpoint_health(&self, id: &str) -> Result<HealthView, ClientError> {
+        self.call(Method::GET, &format!("/v1/endpoints/{}/health", escape(id)), NOTHING).await
     }
 
     /// `GET /v1/services`.

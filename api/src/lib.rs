@@ -28,6 +28,7 @@
 //! | `DELETE /v1/endpoints/{namespace}/{service}/{id}` | → [`EndpointView`] as it was |
 //! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |
 //! | `GET`, `PUT`, `DELETE /v1/endpoints/{id}/drain?service=` | → [`DrainView`] |
+//! | `GET /v1/endpoints/{id}/health` | → [`HealthView`], of an endpoint on this host |
 //! | `GET`, `PUT`, `DELETE /v1/nodes/{node}/drain` | → [`DrainView`] |
 //! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
@@ -72,6 +73,7 @@ mod drops;
 mod endpoints;
 mod error;
 mod events;
+mod health;
 mod list;
 mod namespaces;
 mod network;
@@ -93,6 +95,7 @@ pub use drops::{Drops, VerdictView};
 pub use endpoints::{EndpointAdd, EndpointSpec, EndpointView};
 pub use error::{Code, ErrorBody, ErrorDetail};
 pub use events::{Changed, Event, Happened, WatchQuery};
+pub use health::{CheckView, HealthView, LastCheck};
 pub use list::{ListQuery, Page};
 pub use namespaces::{NamespacePut, NamespaceView};
 pub use network::{Config, ConfigChange, Network, NetworkChange, NetworkCreate, NetworkInit, ReservationView, Reserve};

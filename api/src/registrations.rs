@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use weft_model::check::Check;
 use weft_model::ids::{EndpointId, NetworkName, Revision, ServiceName};
 use weft_model::record::{Kind, Proto, State};
 
@@ -47,6 +48,10 @@ pub struct Register {
     /// SRV weight relative to its siblings; 0 counts as 100.
     #[serde(default)]
     pub weight: u32,
+    /// How it is asked whether it is well, while it says that it takes traffic; none leaves that to its service. A command runs in
+    /// the host's own network namespace, and only for a caller who is root.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// Whether it stands for election under its name, and how; only of kind `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidacy>,

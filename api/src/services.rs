@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use weft_model::check::Check;
 use weft_model::endpoint::EndpointState;
 use weft_model::ids::{Namespace, NetworkName, NodeName, Revision, ServiceLabel, ServiceName};
 use weft_model::policy::{Affinity, Algorithm, Prefer};
@@ -61,6 +62,9 @@ pub struct ServiceView {
     /// Below how many percent of healthy endpoints checks are not believed; 0 is "when none would be left".
     #[serde(default)]
     pub panic: u8,
+    /// How its endpoints are asked whether they are well, those that have no check of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// Whether endpoints are in use that their checks call down, because too few others are left.
     #[serde(default)]
     pub panicking: bool,
@@ -153,6 +157,9 @@ pub struct ServiceSpec {
     /// Below how many percent of healthy endpoints checks are not believed, 0 to 100; 0 is "when none would be left".
     #[serde(default, skip_serializing_if = "is_zero")]
     pub panic: u8,
+    /// How its endpoints are asked whether they are well, those that have no check of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -176,6 +183,7 @@ impl ServiceSpec {
             affinity,
             prefer,
             panic,
+            check,
             ..
         } = self.clone();
         let network = network.filter(|network| !network.is_default());
@@ -192,6 +200,7 @@ impl ServiceSpec {
             affinity,
             prefer,
             panic,
+            check,
             ..base
         }
     }
@@ -215,6 +224,7 @@ impl From<&ServiceView> for ServiceSpec {
             affinity: view.affinity,
             prefer: view.prefer,
             panic: view.panic,
+            check: view.check.clone(),
         }
     }
 }
@@ -266,6 +276,9 @@ pub struct ServiceCreate {
     /// Below how many percent of healthy endpoints checks are not believed.
     #[serde(default)]
     pub panic: u8,
+    /// How its endpoints are asked whether they are well, those that have no check of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 impl ServiceCreate {
@@ -287,6 +300,7 @@ impl ServiceCreate {
             affinity: self.affinity,
             prefer: self.prefer,
             panic: self.panic,
+            check: self.check,
         };
         (self.service, spec)
     }
@@ -310,6 +324,7 @@ impl From<(ServiceName, ServiceSpec)> for ServiceCreate {
             affinity: spec.affinity,
             prefer: spec.prefer,
             panic: spec.panic,
+            check: spec.check,
         }
     }
 }

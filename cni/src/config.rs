@@ -180,6 +180,9 @@ pub struct Body {
     pub network: Option<String>,
     /// `NAME[:PORT[/tcp|udp]]`.
     pub service: Option<String>,
+    /// How the container is checked, as `netctl attach --check` has it.
+    #[serde(default)]
+    pub check: Option<String>,
     /// Labels of every container of this network.
     pub labels: Option<BTreeMap<String, String>>,
     /// Name servers and domains in place of the agent's.

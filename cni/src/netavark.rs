@@ -26,7 +26,7 @@ use crate::verbs::{attach, take_back};
 use crate::wish::{Wish, host, merged, one_of_each, protocol};
 
 /// What can be said with `--opt`.
-pub const OPTIONS: [&str; 6] = ["network", "service", "labels", "socket", "default_route", "timeout"];
+pub const OPTIONS: [&str; 7] = ["network", "service", "check", "labels", "socket", "default_route", "timeout"];
 
 /// How long is waited for an agent that is not ready, unless the network's options say.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -216,6 +216,7 @@ fn wish(options: &Options) -> Result<Wish<'_>, Fault> {
         ifname: String::new(),
         network: options.get("network").map(String::as_str),
         service: options.get("service").map(String::as_str),
+        check: options.get("check").map(String::as_str),
         labels: map,
         name: None,
         aliases: Vec::new(),

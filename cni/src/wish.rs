@@ -49,6 +49,7 @@ pub fn attach(env: &Environment, head: &Head, body: &Body, netns: PathBuf) -> Re
         ifname: head.ifname.clone().unwrap_or_else(|| env.ifname.clone()),
         network: body.network.as_deref(),
         service: body.service.as_deref(),
+        check: body.check.as_deref(),
         labels,
         name: arg("K8S_POD_NAME"),
         aliases,
@@ -70,6 +71,8 @@ pub struct Wish<'a> {
     pub network: Option<&'a str>,
     /// `NAME[:PORT[/tcp|udp]]`.
     pub service: Option<&'a str>,
+    /// How it is checked, as `--check` has it.
+    pub check: Option<&'a str>,
     /// Labels for selectors.
     pub labels: BTreeMap<String, String>,
     /// What the container is called.
@@ -101,6 +104,8 @@ impl Wish<'_> {
             None => None,
         };
         check_labels(&self.labels).map_err(|e| refuse("labels", e))?;
+        let check =
+            self.check.filter(|text| !text.is_empty()).map(str::parse).transpose().map_err(|e: String| refuse("check", e))?;
         let mac: Option<Mac> = match self.mac {
             Some(text) => Some(text.parse().map_err(|e| refuse("mac", e))?),
             None => None,
@@ -125,6 +130,7 @@ impl Wish<'_> {
             instances: instance.iter().filter(|i| !i.port_name.is_empty()).cloned().collect(),
             name: name.map(String::from),
             labels: self.labels,
+            check,
             aliases,
             addresses: self.addresses,
             mac,

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::{Check, CheckKind};
 use crate::ids::{BadId, ServiceLabel, ServiceName};
 use crate::record::{MAX_LABELS, Proto, check_labels, check_name};
 use crate::service::port_name;
@@ -98,6 +99,9 @@ pub struct Description {
     /// Labels for selectors.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
+    /// How it is asked whether it is well; none leaves that to its services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
 }
 
 impl Description {
@@ -120,6 +124,13 @@ impl Description {
             return Err(format!("{} ports of services: at most {MAX_INSTANCES}", self.instances.len()));
         }
         check_labels(&self.labels)?;
+        if let Some(check) = &self.check {
+            check.validate()?;
+            let port = self.instances.iter().find_map(|instance| instance.port);
+            if check.kind != CheckKind::Command && check.port_of(port).is_none() {
+                return Err(format!("check: {check} has no port to ask at: say one, as in {}:8080", check.kind));
+            }
+        }
         for (at, instance) in self.instances.iter().enumerate() {
             instance.check()?;
             let all = self.labels.len() + instance.labels.keys().filter(|k| !self.labels.contains_key(*k)).count();
@@ -192,6 +203,8 @@ mod tests {
             r#"{"name":"web","aliases":["www","w-2"]}"#,
             r#"{"name":"My web","instances":[{"service":"web"}]}"#,
             r#"{"instances":[{"service":"prod/web","port":80},{"service":"prod/web","port":9100,"port_name":"metrics"}]}"#,
+            r#"{"instances":[{"service":"x"},{"service":"x","port":1}],"check":{"kind":"tcp"}}"#,
+            r#"{"check":{"kind":"http","path":"/x"}}"#,
             r#"{"instances":[{"service":"d","port":53,"port_name":"dns"},{"service":"d","port":53,"port_name":"dns","proto":"udp"}]}"#,
         ] {
             assert_eq!(described(good), Ok(()), "{good}");
@@ -212,6 +225,9 @@ mod tests {
             (r#"{"instances":[{"service":"x","port":0}]}"#.to_owned(), "service default/x: port 0 is no port"),
             (r#"{"instances":[{"service":"x","port":1,"port_name":"a/b"}]}"#.to_owned(), "port name \"a/b\""),
             (r#"{"instances":[{"service":"x","labels":{"a b":"c"}}]}"#.to_owned(), "label key"),
+            (r#"{"check":{"kind":"tcp"}}"#.to_owned(), "has no port to ask at"),
+            (r#"{"check":{"kind":"command"}}"#.to_owned(), "a command is missing"),
+            (r#"{"instances":[{"service":"x","port":1}],"check":{"interval_ms":1}}"#.to_owned(), "100ms to 1h"),
             (
                 r#"{"instances":[{"service":"x","port":1,"port_name":"p"},{"service":"x","port":2,"port_name":"p"}]}"#.to_owned(),
                 "port name \"p\" is there twice",

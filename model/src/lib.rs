@@ -17,6 +17,7 @@
 //! | [`cluster`] | settings equal everywhere | `<weft-prefix>/config` |
 
 pub mod attachment;
+pub mod check;
 pub mod cluster;
 pub mod drain;
 pub mod endpoint;

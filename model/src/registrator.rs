@@ -7,6 +7,8 @@
 //! | `SERVICE_TAGS=a,b=c`, `SERVICE_<port>_TAGS` | labels `tag.a=true` and `b=c`; a comma within a tag is `\,` |
 //! | `SERVICE_<KEY>=v`, `SERVICE_<port>_<KEY>=v` | label `key=v`; the port's own wins |
 //! | `SERVICE_IGNORE=1`, `SERVICE_<port>_IGNORE=1` | none of this, or not this port |
+//! | `SERVICE_CHECK_HTTP=/path`, `_HTTPS`, `_TCP=1`, `_GRPC=1`, `SERVICE_<port>_CHECK_…` | a check of the container; with `…_CHECK_INTERVAL=10s`, `…_CHECK_TIMEOUT=2s` |
+//! | `weft.check=http:/healthz` (label) | the same, as `--check` has it |
 //! | `weft.service=web:80,dns:53/udp` (label) | an instance of these |
 //! | `weft.alias=a,b`, `weft.label.<key>=v` (labels) | further names, labels |
 //! | `com.docker.compose.project`, `….service` (labels) | the same labels |
@@ -14,7 +16,9 @@
 //! Labels of the container win over its environment. What registrator does otherwise: it takes addresses of the host, we the
 //! container's own; it registers containers that say nothing, under their image's name, we none; without ports it registers
 //! nothing, we the address; `SERVICE_IGNORE=false` hides there, and `0`, `false` and `no` mean no here; a port's own value can be
-//! replaced by a general one of a label there. `SERVICE_ID` is a label: an endpoint has its id since it was attached.
+//! replaced by a general one of a label there. `SERVICE_ID` is a label: an endpoint has its id since it was attached. Checks are the
+//! container's as a whole, and the first that is said counts; commands (`_CHECK_CMD`, `_CHECK_SCRIPT`) are left out: what a
+//! container says must not run on its host.
 //!
 //! Pure: no runtime is asked here. Who makes a container says all of this, or the author of its image, so nothing is taken as it
 //! comes: names become DNS labels, and what cannot be written is left out with a reason.
@@ -22,6 +26,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::attachment::{Description, Instance, MAX_ALIASES, MAX_INSTANCES};
+use crate::check::{Check, CheckKind};
 use crate::ids::{MAX_LABEL, ServiceLabel, ServiceName, sanitise_label};
 use crate::record::{MAX_LABELS, Proto, check_labels, check_name, shortened};
 
@@ -51,6 +56,9 @@ pub struct Told {
 
 /// The prefix of registrator's variables.
 const PREFIX: &str = "SERVICE_";
+
+/// With what variables about checks begin, behind the prefix and the port.
+const CHECK: &str = "check_";
 
 /// Labels that composing tools put on containers, and that are worth selecting by.
 const COMPOSE: [&str; 2] = ["com.docker.compose.project", "com.docker.compose.service"];
@@ -100,7 +108,12 @@ pub fn describe(container: &Container) -> Told {
     let variables = Variables::of(container);
     if !variables.general.get("ignore").is_some_and(|value| means_yes(value)) {
         told.variables(&variables, &container.ports);
+        told.check_of(&variables);
     }
+    if let Some(text) = container.labels.get("weft.check") {
+        told.own_check(text);
+    }
+    told.askable();
     told
 }
 
@@ -174,6 +187,7 @@ impl Told {
         for (key, value) in variables {
             match key.as_str() {
                 "name" | "ignore" => {}
+                key if key.starts_with(CHECK) => {}
                 "tags" => {
                     for tag in tags(value) {
                         match tag.split_once('=') {
@@ -184,6 +198,56 @@ impl Told {
                 }
                 _ => self.label(key, value),
             }
+        }
+    }
+
+    /// The first check that variables speak of, those of all ports before those of one.
+    fn check_of(&mut self, variables: &Variables<'_>) {
+        let ports = variables.of_port.iter().map(|(port, own)| (Some(*port), own));
+        for (port, own) in std::iter::once((None, &variables.general)).chain(ports) {
+            for (key, value) in own.iter().filter_map(|(key, value)| Some((key.strip_prefix(CHECK)?, value.trim()))) {
+                let check = match key {
+                    "http" => Check { kind: CheckKind::Http, path: Some(value.to_owned()), ..Check::default() },
+                    "https" => Check { kind: CheckKind::Https, path: Some(value.to_owned()), ..Check::default() },
+                    "tcp" if means_yes(value) => Check::default(),
+                    "grpc" if means_yes(value) => Check { kind: CheckKind::Grpc, ..Check::default() },
+                    "cmd" | "script" | "docker" => {
+                        self.leave_out(format!(
+                            "SERVICE_CHECK_{}: what a container says must not run on its host",
+                            key.to_uppercase()
+                        ));
+                        continue;
+                    }
+                    _ => continue,
+                };
+                let option =
+                    |name: &str| own.get(&format!("{CHECK}{name}")).or_else(|| variables.general.get(&format!("{CHECK}{name}")));
+                let mut check = Check { port, ..check };
+                let set = [("interval", option("interval")), ("timeout", option("timeout"))];
+                let set = set.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let made = set.map(|(name, value)| check.set(name, value.trim())).collect::<Result<Vec<()>, String>>();
+                match made.and_then(|_| check.validate_stored()) {
+                    Ok(()) if self.description.check.is_none() => self.description.check = Some(check),
+                    Ok(()) => {}
+                    Err(why) => self.leave_out(format!("SERVICE_CHECK_{}: {}", key.to_uppercase(), shortened(&why))),
+                }
+            }
+        }
+    }
+
+    /// A check as people write it.
+    fn own_check(&mut self, text: &str) {
+        match text.parse::<Check>().and_then(|check| check.validate_stored().map(|()| check)) {
+            Ok(check) => self.description.check = Some(check),
+            Err(why) => self.leave_out(format!("weft.check: {}", shortened(&why))),
+        }
+    }
+
+    /// Leaves out a check for which there is no port to ask at.
+    fn askable(&mut self) {
+        let port = self.description.instances.iter().find_map(|instance| instance.port);
+        if let Some(check) = self.description.check.take_if(|check| check.port_of(port).is_none()) {
+            self.leave_out(format!("check {check}: there is no port to ask at"));
         }
     }
 

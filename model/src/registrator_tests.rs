@@ -71,7 +71,7 @@ fn labels_win_over_the_environment_and_the_ports_own_over_the_general() {
     let said = [("SERVICE_NAME", "new"), ("SERVICE_ZONE", "c"), ("SERVICE_ID", "i")];
     let told = describe(&container(&env, &said, &[HTTP]));
     assert_eq!(instances(&told), ["default/new:80/tcp zone=b"]);
-    assert_eq!(labels(&told), ["check_http=/up", "id=i", "tag.x=true", "zone=c"]);
+    assert_eq!(labels(&told), ["id=i", "tag.x=true", "zone=c"]);
     assert_eq!(told.left_out, Vec::<String>::new());
 }
 
@@ -102,7 +102,7 @@ fn our_own_labels_say_what_variables_cannot() {
 #[test]
 fn ignoring_hides_services_and_not_the_name() {
     let told = describe(&container(&["SERVICE_IGNORE=1", "SERVICE_NAME=web", "SERVICE_ZONE=a"], &[], &[HTTP]));
-    let Description { name, aliases, instances, labels } = told.description;
+    let Description { name, aliases, instances, labels, .. } = told.description;
     assert_eq!((name.as_deref(), aliases.len(), instances.len(), labels.len()), (Some("c1"), 1, 0, 0));
 }
 
@@ -172,4 +172,28 @@ fn whatever_is_said_can_be_written_or_is_left_out() {
             );
         }
     }
+}
+
+#[test]
+fn a_container_says_how_it_is_checked_and_never_by_what_runs_here() {
+    let check = |env: &[&str], labels: &[(&str, &str)]| {
+        let told = describe(&container(env, labels, &[HTTP]));
+        (told.description.check.map(|check| check.to_string()), told.left_out.len())
+    };
+    let some = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        check(&["SERVICE_NAME=web", "SERVICE_CHECK_HTTP=/health", "SERVICE_CHECK_INTERVAL=15s"], &[]),
+        (some("http:/health,interval=15s"), 0)
+    );
+    assert_eq!(
+        check(&["SERVICE_8080_NAME=web", "SERVICE_8080_CHECK_TCP=true", "SERVICE_CHECK_TIMEOUT=1s"], &[]),
+        (some("tcp:8080,timeout=1s"), 0)
+    );
+    assert_eq!(check(&["SERVICE_NAME=web", "SERVICE_CHECK_TCP=0"], &[]), (None, 0));
+    assert_eq!(check(&["SERVICE_NAME=web", "SERVICE_CHECK_HTTP=/a"], &[("weft.check", "grpc")]), (some("grpc"), 0));
+    for bad in ["SERVICE_CHECK_CMD=/bin/rm", "SERVICE_CHECK_SCRIPT=x", "SERVICE_CHECK_HTTP=health"] {
+        assert_eq!(check(&["SERVICE_NAME=web", bad], &[]), (None, 1), "{bad}");
+    }
+    assert_eq!(check(&[], &[("weft.check", "command:/bin/true")]), (None, 1));
+    assert_eq!(check(&["SERVICE_CHECK_TCP=1"], &[]), (None, 1), "it serves nothing");
 }

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::check::Check;
 use crate::ids::{NetworkName, ServiceName};
 use crate::policy::{Affinity, Algorithm, Prefer};
 use crate::record::{Proto, check_labels, shortened};
@@ -52,6 +53,9 @@ pub struct Service {
     /// Whether addresses of hosts, loopback and the like may be backends.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_hosts: bool,
+    /// How its endpoints are asked whether they are well, those that have no check of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<Check>,
     /// What other versions keep here.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
@@ -86,6 +90,7 @@ impl Service {
             return Err(format!("panic: {} percent: 0 to 100", self.panic));
         }
         self.affinity.map_or(Ok(()), |affinity| affinity.check())?;
+        self.check.as_ref().map_or(Ok(()), Check::validate_stored)?;
         let Some(name) = &self.external_name else { return Ok(()) };
         check_external_name(name)?;
         if !self.vips.is_empty() {

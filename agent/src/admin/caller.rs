@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::geteuid;
 use tokio::net::UnixStream;
 
 /// The other end of a connection.
@@ -24,6 +25,13 @@ impl Caller {
     pub fn pid(&self) -> Option<i32> {
         let credentials = getsockopt(self.stream.as_ref()?, sockopt::PeerCredentials).ok()?;
         Some(credentials.pid()).filter(|pid| *pid > 0)
+    }
+
+    /// Whether he is root, or the user that the agent runs as.
+    pub fn is_trusted(&self) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        let user = getsockopt(stream, sockopt::PeerCredentials).map(|credentials| credentials.uid());
+        user.is_ok_and(|user| user == 0 || user == geteuid().as_raw())
     }
 
     /// Whether he has closed the connection, or was killed. One who only has no more to say is there: he waits for the answer.

@@ -12,6 +12,7 @@ mod endpoint_put;
 mod endpoints;
 mod events;
 mod filter;
+mod health;
 mod namespaces;
 mod network_set;
 mod networks;
@@ -61,6 +62,7 @@ use crate::config::Settings;
 use crate::datapath::Shared;
 use crate::doctor::Doctor;
 use crate::firewall;
+use crate::health::Health as Checks;
 use crate::names::Names;
 use crate::networks::Known;
 use crate::reconcile::Report;
@@ -93,6 +95,8 @@ pub struct Admin {
     pub attachments: Arc<Attachments>,
     /// The name server.
     pub names: Arc<Names>,
+    /// The health checks of this host.
+    pub checks: Arc<Checks>,
     /// The eBPF half, to be looked at.
     pub datapath: Shared,
     /// The kernel's tables, to be looked at.

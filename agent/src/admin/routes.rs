@@ -13,9 +13,9 @@ use hyper::{HeaderMap, Method, Request, Response};
 use serde::de::DeserializeOwned;
 use weft_api::{
     Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops,
-    EndpointAdd, EndpointSpec, EndpointView, Gc, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate, NetworkInit,
-    NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView,
-    Status,
+    EndpointAdd, EndpointSpec, EndpointView, Gc, HealthView, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate,
+    NetworkInit, NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceSpec,
+    ServiceView, Status,
 };
 use weft_api::{LeaderSet, LeaderView, Register, Registered};
 
@@ -25,6 +25,7 @@ use super::answer::{Body, Listed, Reply, Tagged};
 use super::endpoint_put::Named;
 use super::events::{Stream, Wanted};
 use super::filter::{Filter, Part};
+use super::health::may_check;
 use super::precondition::Write;
 use super::query::{Query, unescape};
 use super::store::MAX_PART;
@@ -162,6 +163,7 @@ pub(super) static ROUTES: &[Route] = &[
     route!(POST "/v1/endpoints", Write, [], EndpointAdd => EndpointView, |r, add| r.admin.endpoint_add(add).await),
     route!(DELETE "/v1/endpoints/{id}", Write, ["service"], => EndpointView,
         |r| r.admin.endpoint_rm(r.segment(0), r.query.get("service")).await),
+    route!(GET "/v1/endpoints/{id}/health", Local, [], => HealthView, |r| r.admin.endpoint_health(r.segment(0))),
     route!(GET "/v1/endpoints/{id}/drain", Read, ["service"], => DrainView,
         |r| r.admin.endpoint_drain(r.segment(0), r.query.get("service")).await),
     route!(PUT "/v1/endpoints/{id}/drain", Write, ["service"], => DrainView,
@@ -192,7 +194,10 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/v1/registrations", Local, [], => Vec<Registered>, |r| Ok(r.admin.registrations.list().await)),
     route!(GET "/v1/registrations/{id}", Local, [], => Registered, |r| r.admin.registrations.get(r.segment(0)).await),
     route!(PUT "/v1/registrations/{id}", Local, [], Register => Registered,
-        |r, said| r.admin.register(r.segment(0), said, &r.caller).await),
+        |r, said| {
+            may_check(&r.caller, said.check.as_ref())?;
+            r.admin.register(r.segment(0), said, &r.caller).await
+        }),
     route!(DELETE "/v1/registrations/{id}", Local, [], => Registered,
         |r| r.admin.registrations.withdraw(r.segment(0)).await),
     route!(GET "/v1/watch", Read, ["kind", "namespace", "service", "node", "network", "from", "Last-Event-ID"], => Stream, |r| {
@@ -201,13 +206,19 @@ pub(super) static ROUTES: &[Route] = &[
     }),
     route!(GET "/v1/attachments", Local, [], => Vec<Attached>, |r| Ok(r.admin.attachments.list())),
     route!(POST "/v1/attachments", Local, [], Attach => Attached,
-        |r, attach| r.admin.attachments.attach_for(attach, r.caller.clone()).await),
+        |r, attach| {
+            may_check(&r.caller, attach.check.as_ref())?;
+            r.admin.attachments.attach_for(attach, r.caller.clone()).await
+        }),
     route!(POST "/v1/attachments/release", Local, [], Release => Vec<Attached>,
         |r, release| r.admin.attachments.release(release).await),
     route!(POST "/v1/attachments/gc", Local, [], Gc => Vec<Attached>, |r, gc| r.admin.attachments.gc(gc).await),
     route!(POST "/v1/attachments/check", Local, [], Check => Attached, |r, check| r.admin.attachments.check(&check).await),
     route!(PATCH "/v1/attachments/{id}", Local, [], Description => Attached,
-        |r, description| r.admin.attachments.describe(r.segment(0), description).await),
+        |r, description| {
+            may_check(&r.caller, description.check.as_ref())?;
+            r.admin.attachments.describe(r.segment(0), description).await
+        }),
     route!(DELETE "/v1/attachments/{id}", Local, [], => Attached, |r| r.admin.attachments.detach(r.segment(0)).await),
     route!(GET "/v1/dns/query", Read, ["name", "type"], => DnsAnswer, |r| {
         let name = r.query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;

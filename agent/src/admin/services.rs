@@ -153,6 +153,7 @@ pub fn service_view(
         affinity: service.affinity,
         prefer: service.prefer,
         panic: service.panic,
+        check: service.check.clone(),
         panicking: resolved.panicking,
         ready: resolved.members.iter().filter(|m| m.in_use).count(),
         total: resolved.members.len(),

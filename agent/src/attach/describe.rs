@@ -30,13 +30,14 @@ impl Attachments {
         let snapshot = self.snapshot()?;
         let mut journal = self.journal.lock().await;
         let there = journal.attachments.get(&id).filter(|a| !a.withdrawing).ok_or_else(unknown)?;
-        let Description { name, aliases, instances, labels } = said;
+        let Description { name, aliases, instances, labels, check } = said;
         // All of it stands in `instances` from now on.
         let wanted = Attachment {
             name,
             aliases,
             instances,
             labels,
+            check,
             service: None,
             port: None,
             proto: Default::default(),

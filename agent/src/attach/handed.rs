@@ -380,6 +380,7 @@ impl Attachments {
             instances: Vec::new(),
             publish: Vec::new(),
             learned: None,
+            check: None,
         };
         let mut refusal = Refusal::conflict("join: no id is free");
         for id in end.ids(self.around.node.as_str()).filter(|id| !journal.attachments.contains_key(id)) {

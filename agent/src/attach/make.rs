@@ -234,6 +234,7 @@ impl Attachments {
             instances: request.instances.clone(),
             learned: None,
             publish: request.publish.clone(),
+            check: request.check.clone(),
         };
         let mut refusal = Refusal::conflict("attach: no id is free");
         for id in ids(request, netns, &self.around.node).filter(|id| !journal.attachments.contains_key(id)) {

@@ -21,6 +21,7 @@ fn of_request(request: &Attach) -> Description {
         aliases: request.aliases.clone(),
         instances: main.chain(request.instances.iter().cloned()).collect(),
         labels: request.labels.clone(),
+        check: request.check.clone(),
     }
 }
 

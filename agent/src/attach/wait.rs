@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use weft_api::Code;
 use weft_model::ids::{EndpointId, NetworkName};
-use weft_model::record::Record;
 use weft_model::snapshot::Snapshot;
 
 use super::Attachments;
 use crate::refusal::Refusal;
 use crate::registrar::records::parts;
+use crate::registrar::settle::in_state_of;
 use crate::state::Attachment;
 
 /// How long an attach waits for the agent to be ready, unless the request says.
@@ -106,13 +106,4 @@ impl Attachments {
         let weft = stored.and_then(|stored| stored.record.weft.as_ref());
         weft.and_then(|weft| weft.node.as_ref()) == Some(&self.around.node)
     }
-}
-
-/// `record` in the state that `there` is in.
-fn in_state_of(record: &Record, there: &Record) -> Record {
-    let mut record = record.clone();
-    if let (Some(weft), Some(there)) = (&mut record.weft, &there.weft) {
-        (weft.state, weft.unhealthy) = (there.state, there.unhealthy);
-    }
-    record
 }

@@ -65,7 +65,8 @@ pub fn described(attachment: &Attachment) -> Description {
     }
     let mut labels = learned.labels.clone();
     labels.extend(attachment.labels.clone());
-    Description { name, aliases, instances, labels }
+    let check = attachment.check.as_ref().or(learned.check.as_ref()).cloned();
+    Description { name, aliases, instances, labels, check }
 }
 
 /// The records of an attachment on the host `node`.
@@ -254,6 +255,7 @@ mod tests {
             instances: Vec::new(),
             learned: None,
             publish: Vec::new(),
+            check: None,
         }
     }
 

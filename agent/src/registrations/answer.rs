@@ -12,15 +12,22 @@ use weft_model::snapshot::Snapshot;
 use super::{Registration, Registrations};
 use crate::admin::endpoint_view;
 use crate::elections;
+use crate::health::target::{Checked, Verdicts, registered};
 use crate::registrar::records::of_registration;
-use crate::registrar::settle::settle;
+use crate::registrar::settle::{in_state_of, settle};
 
 /// Whether all records of a registration stand in the store, as they should.
 pub(super) fn is_recorded(snapshot: &Snapshot, node: &NodeName, registration: &Registration) -> bool {
+    let (checked, subject) = (Checked::of(snapshot), registered(registration));
     of_registration(snapshot, node, registration).into_iter().all(|mut part| {
-        settle(snapshot, &part.path, &mut part.record);
+        settle(snapshot, &part.path, &mut part.record, None);
         let stored = snapshot.record_anywhere(&part.path).filter(|stored| !stored.lost);
-        stored.is_some_and(|stored| stored.record == part.record)
+        // In which state is its checks' business, if it has any.
+        let is_checked = subject.health(&checked, &part.path, &part.record, &Verdicts::default()).is_some();
+        stored.is_some_and(|stored| match is_checked {
+            true => in_state_of(&part.record, &stored.record) == stored.record,
+            false => stored.record == part.record,
+        })
     })
 }
 

@@ -15,6 +15,7 @@ use weft_model::ids::{EndpointId, ServiceName};
 use weft_model::record::{Kind, Proto, State};
 
 use super::Context;
+use super::check::CheckArgs;
 use crate::announce::heart::{Beat, Heart};
 use crate::announce::process::{Followed, Order, Process};
 use crate::announce::{labels, make_id, unit};
@@ -76,6 +77,8 @@ pub struct AnnounceArgs {
     /// How long to wait between withdrawing the command and stopping it
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = parse::duration)]
     drain: Duration,
+    #[command(flatten)]
+    check: CheckArgs,
     #[command(flatten)]
     env: EnvOptions,
     /// A process that runs already: registered until it ends
@@ -164,6 +167,7 @@ impl AnnounceArgs {
             state: State::Up,
             priority: self.priority,
             weight: self.weight,
+            check: self.check.clone().check()?,
             candidate: None,
         })
     }

@@ -11,6 +11,7 @@ use weft_model::ids::{EndpointId, NetworkName, ServiceLabel};
 use weft_model::publish::Publish;
 
 use super::Context;
+use super::check::CheckArgs;
 use crate::agent::{Agent, Deadline};
 use crate::error::{DONE, Error, say};
 use crate::format::{Cell, Page, Tone, cell, col, list, wide};
@@ -58,6 +59,8 @@ struct Names {
     /// A label for selectors; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 impl Names {
@@ -67,7 +70,8 @@ impl Names {
             label.map_err(|e| Error::Usage(format!("--name: {e}; without --service it becomes a DNS name")))?;
         }
         let labels = parse::labels(&self.labels).map_err(Error::Usage)?;
-        Ok(Description { name: self.name, aliases: self.aliases, instances: self.instances, labels })
+        let check = self.check.check()?;
+        Ok(Description { name: self.name, aliases: self.aliases, instances: self.instances, labels, check })
     }
 }
 
@@ -83,7 +87,7 @@ impl Wishes {
     /// # Errors
     /// When a label is given twice, or the name resolves and cannot.
     pub fn request(self) -> Result<Attach, Error> {
-        let Description { name, aliases, mut instances, labels } = self.names.description()?;
+        let Description { name, aliases, mut instances, labels, check } = self.names.description()?;
         // A port with a name cannot be said by the members that stand for the main service.
         let main = instances.first().is_some_and(|first| first.port_name.is_empty()).then(|| instances.remove(0));
         Ok(Attach {
@@ -95,6 +99,7 @@ impl Wishes {
             aliases,
             instances,
             labels,
+            check,
             default_route: !self.no_default_route,
             network: self.network,
             publish: self.publish,
@@ -198,7 +203,7 @@ pub enum AttachmentCommand {
     /// List what is attached
     List,
     /// Say anew what an attachment is called and what it serves; what is not said again is taken back
-    Describe(DescribeArgs),
+    Describe(Box<DescribeArgs>),
 }
 
 /// Arguments of `attachment describe`.

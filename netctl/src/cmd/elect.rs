@@ -177,6 +177,7 @@ impl ElectArgs {
             state: State::Up,
             priority: 0,
             weight: 0,
+            check: None,
             candidate: Some(Candidacy::Stands),
         })
     }

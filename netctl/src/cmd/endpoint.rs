@@ -8,7 +8,7 @@ use weft_model::endpoint::{EndpointPort, EndpointState};
 use weft_model::ids::{EndpointId, MAX_LABEL, Namespace, NetworkName, NodeName, ServiceName, sanitise_label};
 use weft_model::record::{Kind, Proto, State};
 
-use super::{Context, drain};
+use super::{Context, check, drain};
 use crate::error::{DONE, Error};
 use crate::format::{Cell, Page, Tone, cell, col, labels, list, or_none, wide};
 use crate::parse::{self, Place};
@@ -22,6 +22,8 @@ pub enum Command {
     Add(AddArgs),
     /// Remove an endpoint that was added
     Rm(RmArgs),
+    /// Show what the checks of an endpoint say, on the host that holds it
+    Health(HealthArgs),
     /// Send nothing new to an endpoint while others are up; open connections are left alone
     Drain(DrainArgs),
     /// Send to an endpoint again that was drained
@@ -74,6 +76,14 @@ pub struct AddArgs {
     ttl: Option<Duration>,
 }
 
+/// Arguments of `endpoint health`.
+#[derive(Debug, Args)]
+pub struct HealthArgs {
+    /// Its id
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
 /// Arguments of `endpoint drain` and `endpoint undrain`.
 #[derive(Debug, Args)]
 pub struct DrainArgs {
@@ -106,6 +116,7 @@ impl Command {
             Self::List(_) => "endpoint list",
             Self::Add(_) => "endpoint add",
             Self::Rm(_) => "endpoint rm",
+            Self::Health(_) => "endpoint health",
             Self::Drain(_) => "endpoint drain",
             Self::Undrain(_) => "endpoint undrain",
         }
@@ -140,6 +151,10 @@ impl Command {
             Self::Rm(args) => {
                 let removed = context.agent.ask(client.endpoint_rm(&args.id, args.service.as_ref())).await?;
                 context.printer.show(&removed, draw)?;
+            }
+            Self::Health(args) => {
+                let health = context.agent.ask(client.endpoint_health(&args.id)).await?;
+                context.printer.show(&health, check::draw)?;
             }
             Self::Drain(args) => return args.execute(context, Draining::Drain).await,
             Self::Undrain(args) => return args.execute(context, Draining::Undrain).await,
@@ -203,6 +218,7 @@ fn registration(add: EndpointAdd, ttl: Duration) -> Result<(EndpointId, Register
         state: State::Up,
         priority: 0,
         weight: 0,
+        check: None,
         candidate: None,
     };
     Ok((id, said))

@@ -2,6 +2,7 @@
 
 pub mod announce;
 pub mod attach;
+pub mod check;
 pub mod cni;
 pub mod config;
 pub mod dns;

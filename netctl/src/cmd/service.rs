@@ -11,6 +11,7 @@ use weft_model::selector::Selector;
 use weft_model::service::{ServicePort, check_ports, parse_ports};
 
 use super::Context;
+use super::check::CheckArgs;
 use super::endpoint::state;
 use super::leader::LeaderArgs;
 use super::service_set::{SetArgs, external_name, percent, selector};
@@ -69,6 +70,8 @@ pub struct CreateArgs {
     /// A label of the service's own; repeat it for several
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = parse::label)]
     labels: Vec<(String, String)>,
+    #[command(flatten)]
+    check: CheckArgs,
     /// Below how many percent of healthy endpoints checks are not believed; at 0 only when they would leave none
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
     panic: u8,
@@ -185,6 +188,7 @@ impl CreateArgs {
             affinity: self.affinity,
             prefer: self.prefer,
             panic: self.panic,
+            check: self.check.check()?,
         };
         Ok(ServiceCreate::from((self.service, spec)))
     }
@@ -268,6 +272,9 @@ fn draw_fields(service: &ServiceView, page: &mut Page) {
     }
     if service.allow_hosts {
         page.field("hosts", cell("may be backends"));
+    }
+    if let Some(check) = &service.check {
+        page.field("check", cell(check));
     }
     if service.panic > 0 {
         page.field("panic", cell(format_args!("below {} % healthy", service.panic)));

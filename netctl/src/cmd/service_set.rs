@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use weft_api::{ClientError, Code, Precondition, ServiceCreated, ServiceSpec, ServiceView};
+use weft_model::check::Check;
 use weft_model::ids::ServiceName;
 use weft_model::policy::{Affinity, Algorithm, Prefer};
 use weft_model::record::Proto;
@@ -59,6 +60,9 @@ pub struct SetArgs {
     /// Below how many percent of healthy endpoints checks are not believed; at 0 only when they would leave none
     #[arg(long, value_name = "PERCENT", group = "changes", value_parser = percent)]
     panic: Option<u8>,
+    /// How its endpoints are asked whether they are well, as service create has it, with options behind commas; 'none' ends that
+    #[arg(long, value_name = "CHECK|none", group = "changes", value_parser = or_none::<Check>)]
+    check: Option<Choice<Check>>,
     /// How a backend is chosen: random, weighted, maglev or least. Kept; this version chooses at random
     #[arg(long, value_name = "HOW", group = "changes")]
     algorithm: Option<Algorithm>,
@@ -173,6 +177,9 @@ impl SetArgs {
         }
         spec.allow_hosts = self.allow_hosts.unwrap_or(spec.allow_hosts);
         spec.panic = self.panic.unwrap_or(spec.panic);
+        if let Some(choice) = &self.check {
+            spec.check.clone_from(&choice.0);
+        }
         spec.algorithm = self.algorithm.or(spec.algorithm);
         spec.affinity = self.affinity.map_or(spec.affinity, |choice| choice.0);
         spec.prefer = self.prefer.map_or(spec.prefer, |choice| choice.0);
@@ -226,6 +233,9 @@ mod tests {
     fn what_is_not_named_stays() {
         let before = ServiceSpec::from(&there());
         assert_eq!(changed(&["--panic", "50"]), ServiceSpec { panic: 50, ..before.clone() });
+        let checked = Some("tcp,fall=3".parse().unwrap());
+        assert_eq!(changed(&["--check", "tcp,fall=3"]), ServiceSpec { check: checked, ..before.clone() });
+        assert_eq!(changed(&["--check", "none"]), before);
         assert_eq!(changed(&["--prefer", "none"]), ServiceSpec { prefer: None, ..before.clone() });
         assert_eq!(changed(&["--algorithm", "maglev"]).algorithm, Some(Algorithm::Maglev));
         assert_eq!(changed(&["--headless"]), ServiceSpec { headless: true, ..before.clone() });

@@ -24,6 +24,8 @@ struct Args {
 enum What {
     /// Answers TCP connections with a line, then gives back every line that comes
     ServeTcp(server::Server),
+    /// Answers every HTTP request with a line and 200, or with 503 while a file is there
+    ServeHttp(server::Web),
     /// Answers every datagram with a text and what came
     ServeUdp(server::Server),
     /// Connects once, reads the first line, and reports how it went
@@ -60,6 +62,7 @@ enum What {
 fn main() -> Result<()> {
     match Args::parse().what {
         What::ServeTcp(args) => server::tcp(&args),
+        What::ServeHttp(args) => server::http(&args),
         What::ServeUdp(args) => server::udp(&args),
         What::Connect(args) => args.run(),
         What::Stream(args) => args.run(),

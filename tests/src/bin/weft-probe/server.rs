@@ -61,3 +61,39 @@ pub fn udp(server: &Server) -> Result<()> {
         let _ = socket.send_to(&answer, from);
     }
 }
+
+/// A server of HTTP.
+#[derive(clap::Args)]
+pub struct Web {
+    /// Where to listen
+    listen: SocketAddr,
+    /// What every answer says
+    #[arg(long)]
+    say: String,
+    /// While this file is there, every answer is 503
+    #[arg(long, value_name = "FILE")]
+    sick: std::path::PathBuf,
+}
+
+/// Serves HTTP for ever, a request per connection.
+pub fn http(server: &Web) -> Result<()> {
+    let listen = server.listen;
+    let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
+    for stream in listener.incoming() {
+        let stream = stream.context("accept a connection")?;
+        let status = if server.sick.exists() { "503 Service Unavailable" } else { "200 OK" };
+        let text = format!("{}\n", server.say);
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{text}", text.len());
+        std::thread::spawn(move || drop(tell(&stream, &answer)));
+    }
+    Ok(())
+}
+
+fn tell(mut stream: &TcpStream, answer: &str) -> std::io::Result<()> {
+    for line in BufReader::new(stream).lines() {
+        if line?.is_empty() {
+            break;
+        }
+    }
+    stream.write_all(answer.as_bytes())
+}

@@ -1,0 +1,253 @@
+//! Probes against real sockets on loopback, well-behaved and hostile ones.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use super::*;
+
+async fn listener() -> (TcpListener, u16) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    (listener, port)
+}
+
+fn target(check: &str, port: Option<u16>) -> Target {
+    Target { check: check.parse().unwrap(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), port, netns: None }
+}
+
+async fn asked(check: &str, port: u16) -> Answer {
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    ask(&id, &target(check, Some(port))).await.0
+}
+
+/// Sends the same bytes to whoever connects, and closes.
+async fn says(bytes: &'static [u8]) -> u16 {
+    let (listener, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut question = [0; 1024];
+            let _ = stream.read(&mut question).await;
+            let _ = stream.write_all(bytes).await;
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_port_that_takes_connections_is_well_and_a_closed_one_is_not() {
+    let (listener, port) = listener().await;
+    assert!(asked("tcp", port).await.is_well);
+    drop(listener);
+    let refused = asked("tcp", port).await;
+    assert!(!refused.is_well && refused.said.contains("refused"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn http_is_judged_by_status_and_text() {
+    let (listener, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = |request: Request<hyper::body::Incoming>| async move {
+                let status = request.uri().path().trim_start_matches('/').parse().unwrap_or(200);
+                let host = request.headers().get("host").map(|h| h.to_str().unwrap().to_owned()).unwrap_or_default();
+                // The text is torn between two pieces at a place that differs.
+                Response::builder()
+                    .status(status)
+                    .body(Full::new(Bytes::from(format!("{}all is fine at {host}", "x".repeat(9000)))))
+            };
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)));
+        }
+    });
+    for (check, well, said) in [
+        ("http:/200", true, "200 OK"),
+        ("http:/302", true, "302"),
+        ("http:/503", false, "503"),
+        ("http:/503,status=500-599", true, "503"),
+        ("http:/200,status=204", false, "200"),
+        ("http:/200,body=fine", true, "200"),
+        ("http:/200,body=fine at web.example,host=web.example", true, "200"),
+        ("http:/200,body=broken", false, "without \"broken\""),
+    ] {
+        let answer = asked(check, port).await;
+        assert!(answer.is_well == well && answer.said.contains(said), "{check}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_talks_nonsense_or_nothing_or_without_end_only_fails() {
+    for bytes in [
+        &b""[..],
+        b"\0\x01\x02",
+        b"HTTP/1.1 999999 x\r\n\r\n",
+        b"SSH-2.0-x\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\nx",
+    ] {
+        let port = says(bytes).await;
+        for check in ["http:/x,body=y,timeout=5s", "https:/x,timeout=5s", "grpc,timeout=5s"] {
+            assert!(!asked(check, port).await.is_well, "{check}: {bytes:?}");
+        }
+    }
+    // Silence, and an answer that never ends.
+    let (silent, port) = listener().await;
+    let answer = asked("http:/x,timeout=50ms", port).await;
+    assert_eq!((answer.is_well, answer.said.as_str()), (false, "no answer within 50ms"));
+    drop(silent);
+    let (endless, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = endless.accept().await {
+            tokio::spawn(async move {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+                while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+            });
+        }
+    });
+    let answer = asked("http:/x,body=y,timeout=1m", port).await;
+    assert!(!answer.is_well && answer.said.contains("without"), "{answer:?}");
+    let control = says(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n").await;
+    assert!(!asked("http:/", control).await.said.chars().any(char::is_control));
+}
+
+#[tokio::test]
+async fn grpc_health_is_asked_for_a_service() {
+    let (listener, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let answer = |request: Request<hyper::body::Incoming>| async move {
+                use http_body_util::BodyExt;
+                let question = request.into_body().collect().await?.to_bytes();
+                let (status, message): (&str, &[u8]) = match question.get(7..).unwrap_or_default() {
+                    b"" => ("0", &[0, 0, 0, 0, 2, 8, 1]),
+                    b"sick" => ("0", &[0, 0, 0, 0, 2, 8, 2]),
+                    _ => ("5", b""),
+                };
+                let response = Response::builder().header("content-type", "application/grpc");
+                let response = if status == "0" {
+                    response
+                } else {
+                    response.header("grpc-status", status).header("grpc-message", "unknown")
+                };
+                Ok::<_, hyper::Error>(response.body(Full::new(Bytes::copy_from_slice(message))).unwrap())
+            };
+            tokio::spawn(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service_fn(answer)));
+        }
+    });
+    for (check, well, said) in
+        [("grpc", true, "SERVING"), ("grpc:/sick", false, "NOT_SERVING"), ("grpc:/other", false, "gRPC status 5: unknown")]
+    {
+        let answer = asked(&format!("{check},timeout=10s"), port).await;
+        assert_eq!((answer.is_well, answer.said.as_str()), (well, said), "{check}");
+    }
+}
+
+#[tokio::test]
+async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
+    use tokio_rustls::TlsAcceptor;
+    use tokio_rustls::rustls::ServerConfig;
+    use tokio_rustls::rustls::crypto::ring;
+    use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+    use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
+    let made = std::process::Command::new("openssl")
+        .args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=nobody",
+        ])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&cert)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let certificates =
+        tokio_rustls::rustls::pki_types::CertificateDer::pem_file_iter(&cert).unwrap().map(|c| c.unwrap()).collect();
+    let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(certificates, PrivateKeyDer::from_pem_file(&key).unwrap())
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let (listener, port) = listener().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let answer = |_| async { Ok::<_, hyper::Error>(Response::new(Full::new(Bytes::from_static(b"fine")))) };
+                let _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service_fn(answer)).await;
+            });
+        }
+    });
+    for check in ["https:/,body=fine,timeout=10s", "https:/,host=web.example,timeout=10s"] {
+        let answer = asked(check, port).await;
+        assert!(answer.is_well, "{check}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_command_is_well_if_it_ends_with_0_and_nothing_of_it_outlives_its_time() {
+    let command = |words: &[&str]| {
+        let mut target = target("command:/bin/true", Some(80));
+        target.check.command = words.iter().map(|word| (*word).to_owned()).collect();
+        target
+    };
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    for (words, well, said) in [
+        (&["/bin/true"][..], true, "exit status: 0"),
+        (&["/bin/sh", "-c", "echo $WEFT_ID $WEFT_ADDRESS $WEFT_PORT ${HOME-none}"], true, "web-1 127.0.0.1 80 none"),
+        (&["/bin/sh", "-c", "echo sick >&2; exit 3"], false, "exit status: 3: sick"),
+        (&["/bin/sh", "-c", "kill -9 $$"], false, "signal: 9"),
+        (&["/does/not/exist"], false, "start the command"),
+        (&["/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"], true, "xxxxx"),
+    ] {
+        let answer = ask(&id, &command(words)).await.0;
+        assert!(answer.is_well == well && answer.said.contains(said) && answer.said.len() <= MAX_SAID, "{words:?}: {answer:?}");
+    }
+
+    // It and its child sleep for longer than anybody waits.
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("pid");
+    let script = format!("sleep 100000 & echo $! > {}; wait", file.display());
+    let mut slow = command(&["/bin/sh", "-c", &script]);
+    slow.check.timeout_ms = 1000;
+    let answer = ask(&id, &slow).await.0;
+    assert!(!answer.is_well && answer.said.contains("no answer within"), "{answer:?}");
+    let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok() {
+        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        if state.contains(") Z ") {
+            break;
+        }
+        assert!(std::time::Instant::now() < until, "{pid} goes on: {state}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_check_without_a_port_says_so() {
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    let answer = ask(&id, &target("tcp", None)).await.0;
+    assert!(!answer.is_well && answer.said.contains("has no port"), "{answer:?}");
+}
