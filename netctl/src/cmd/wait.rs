@@ -26,14 +26,15 @@ pub struct WaitArgs {
     /// Until this service has backends that are up: NAME or NAMESPACE/NAME
     #[arg(long, value_name = "SERVICE", group = "what")]
     service: Option<ServiceName>,
+    // `requires` would not do: clap does not ask for an option that one which is there excludes.
     /// So many of them
-    #[arg(long, value_name = "COUNT", requires = "service", default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["revision", "endpoint", "node"], default_value_t = 1)]
     ready: usize,
     /// Until there is an endpoint of this id
     #[arg(long, value_name = "ID", group = "what")]
     endpoint: Option<String>,
     /// In this state: up, draining, lost, starting, down
-    #[arg(long, value_name = "STATE", requires = "endpoint", default_value = "up", value_parser = state)]
+    #[arg(long, value_name = "STATE", conflicts_with_all = ["revision", "service", "node"], default_value = "up", value_parser = state)]
     state: EndpointState,
     /// Until this host's agent lives
     #[arg(long, value_name = "NAME", group = "what")]
