@@ -1,7 +1,8 @@
 //! Elections: of the candidates of a name, on whatever hosts, one holds the lead.
 //!
 //! The lead is a key on the liveness lease of the host whose candidate holds it, made by compare, so there is never a second one.
-//! Only that host removes it: when the candidate is withdrawn, or gives way to one that was chosen by hand; and the store does when
+//! Only that host removes it: when the candidate is withdrawn, or gives way to one that was chosen by hand, or because it
+//! is drained; and the store does when
 //! the lease ends. The agent whose candidate is next (chosen by hand, else the oldest) takes the key when it is free.
 //!
 //! ```text
@@ -21,7 +22,7 @@ use tracing::{info, warn};
 use weft_api::Candidacy;
 use weft_model::ids::{LeaseId, NodeName, Revision, ServiceName};
 use weft_model::leader::{self, Election};
-use weft_model::snapshot::{Snapshot, Stored};
+use weft_model::snapshot::Snapshot;
 use weft_store::registry::Registry;
 use weft_store::{Outcome, StoreError};
 
@@ -39,15 +40,6 @@ enum Step {
     Release(ServiceName, Revision),
 }
 
-/// Whether whoever holds the lead is to give it up: somebody else was chosen by hand and stands.
-#[must_use]
-pub fn is_to_yield(snapshot: &Snapshot, name: &ServiceName, held: &Stored<Election>) -> bool {
-    leader::next(snapshot, name).is_some_and(|next| {
-        let is_holder = next.id == held.value.id.as_str() && next.node.as_ref() == Some(&held.value.node);
-        !is_holder && leader::is_manual(snapshot, name, &next)
-    })
-}
-
 /// What is to be written, so that the elections of this host's candidates stand as they should.
 fn todo(snapshot: &Snapshot, node: &NodeName, lease: LeaseId, known: &Known) -> Vec<Step> {
     let candidates = || known.by_id.values().filter_map(|r| r.said.candidate.map(|how| (r, how)));
@@ -63,7 +55,7 @@ fn todo(snapshot: &Snapshot, node: &NodeName, lease: LeaseId, known: &Known) -> 
             _ if bad.is_some() => {}
             Some(stored) if stored.value.node == *node => match of_name(stored.value.id.as_str()) {
                 None => steps.push(Step::Release(name.clone(), stored.modified)),
-                Some((_, Candidacy::Stands)) if is_to_yield(snapshot, name, stored) => {
+                Some((_, Candidacy::Stands)) if leader::is_to_yield(snapshot, name, &stored.value) => {
                     steps.push(Step::Release(name.clone(), stored.modified));
                 }
                 Some(_) if stored.lease != Some(lease) => {

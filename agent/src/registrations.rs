@@ -255,6 +255,12 @@ impl Registrations {
         found.ok_or_else(|| Refusal::not_found(format!("registration: nothing is registered by the id {id} on this host")))
     }
 
+    /// The service or name of one, if it is there.
+    pub async fn service_of(&self, id: &str) -> Option<ServiceName> {
+        let kept = self.kept.lock().await;
+        kept.by_id.iter().find(|(there, _)| there.as_str() == id).map(|(_, r)| r.said.service.clone())
+    }
+
     /// All of them.
     pub async fn list(&self) -> Vec<Registered> {
         let kept = self.kept.lock().await;

@@ -56,13 +56,29 @@ fn age(endpoint: &Endpoint) -> impl Ord + use<'_> {
 #[must_use]
 pub fn leader(snapshot: &Snapshot, name: &ServiceName) -> Option<Arc<Endpoint>> {
     if let Some(election) = snapshot.election(name) {
-        let elected = |e: &&Arc<Endpoint>| e.id == election.value.id.as_str() && e.node.as_ref() == Some(&election.value.node);
-        return candidates(snapshot, name).iter().find(elected).cloned();
+        let serves = |e: &Arc<Endpoint>| matches!(e.state, EndpointState::Up | EndpointState::Draining);
+        return holder(snapshot, name, &election.value).filter(serves);
     }
     if is_elected(snapshot, name) {
         return None;
     }
     first(snapshot, name, &pool(snapshot, name))
+}
+
+/// The candidate that holds the lead, in whatever state.
+fn holder(snapshot: &Snapshot, name: &ServiceName, election: &Election) -> Option<Arc<Endpoint>> {
+    let is_holder = |e: &Arc<Endpoint>| e.id == election.id.as_str() && e.node.as_ref() == Some(&election.node);
+    at(snapshot, name).find(|e| e.candidate && is_holder(e))
+}
+
+/// Whether whoever holds the lead is to give it up: another one that is up was chosen by hand, or the holder drains and another
+/// one is up.
+#[must_use]
+pub fn is_to_yield(snapshot: &Snapshot, name: &ServiceName, held: &Election) -> bool {
+    let Some(next) = next(snapshot, name) else { return false };
+    let is_holder = next.id == held.id.as_str() && next.node.as_ref() == Some(&held.node);
+    let drains = || holder(snapshot, name, held).is_some_and(|holder| holder.state == EndpointState::Draining);
+    !is_holder && (is_manual(snapshot, name, &next) || drains())
 }
 
 /// Whether the lead of `name` is given by election: it has candidates, or has had one just now.
@@ -71,8 +87,7 @@ pub fn is_elected(snapshot: &Snapshot, name: &ServiceName) -> bool {
     snapshot.election(name).is_some() || at(snapshot, name).any(|e| e.candidate)
 }
 
-/// The candidate that is to be elected next; and, as long as somebody holds the lead, for whom he is to give it up: only for one
-/// that was chosen by hand.
+/// The candidate that is to be elected next.
 #[must_use]
 pub fn next(snapshot: &Snapshot, name: &ServiceName) -> Option<Arc<Endpoint>> {
     first(snapshot, name, &candidates(snapshot, name))
@@ -194,6 +209,12 @@ mod tests {
         let held = ("/weft/v1/elections/default/app", r#"{"id":"two","node":"h1"}"#);
         assert_eq!(leads(&store(&[standing[0], standing[1], held])).as_deref(), Some("two"), "an older one waits");
         assert_eq!(leads(&store(&[standing[0], held])), None, "the holder is gone, its key not yet");
+        let yields = |s: &Snapshot| is_to_yield(s, &name(), &s.election(&name()).unwrap().value);
+        assert!(!yields(&store(&[standing[0], standing[1], held])));
+        let draining = two.1.replace(r#""kind""#, r#""state":"draining","kind""#);
+        let drained = store(&[standing[0], (standing[1].0, &draining), held]);
+        assert!(yields(&drained) && leads(&drained).as_deref() == Some("two"), "until another one has it");
+        assert!(!yields(&store(&[(standing[1].0, &draining), held])), "for nobody");
         let choice = ("/weft/v1/leaders/default/app", r#"{"manual":"two"}"#);
         assert_eq!(next(&store(&[standing[0], standing[1], choice]), &name()).unwrap().id, "two");
     }

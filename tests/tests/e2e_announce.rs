@@ -138,6 +138,13 @@ fn an_agent_that_is_killed_or_away_is_waited_for_and_nothing_changes_meanwhile()
     let add = ["endpoint", "add", "web", "192.0.2.7:80", "--id", "x", "--ttl", "1s"];
     h1.netctl(add).unwrap().success().unwrap();
     is_gone(h2, "x");
+    // What is registered is removed as what is stored is, on its host; elsewhere who has it is told.
+    h1.netctl(["endpoint", "add", "web", "192.0.2.8:80", "--id", "y", "--ttl", "1h"]).unwrap().success().unwrap();
+    becomes_up(h2, "y");
+    let refused = h2.netctl(["endpoint", "rm", "y"]).unwrap();
+    assert!(refused.code() == 1 && refused.stderr.contains("node h1"), "{refused:?}");
+    h1.netctl(["endpoint", "rm", "y"]).unwrap().success().unwrap();
+    is_gone(h2, "y");
 }
 
 #[test]

@@ -113,12 +113,17 @@ impl Admin {
                 )));
             }
         };
+        let view = endpoint_view(&snapshot, &endpoint);
         if let Some(node) = endpoint.node.as_ref().filter(|_| endpoint.lease.is_some()) {
+            let here = *node == self.node && snapshot.service_at(&endpoint.path) == self.registrations.service_of(id).await;
+            if here && self.registrations.withdraw(id).await.is_ok() {
+                return Ok(view);
+            }
             return Err(Refusal::conflict(format!(
-                "endpoint rm: {id} is attached to node {node}, which would write it again; netctl detach {id} there"
+                "endpoint rm: {id} is attached to node {node}, or registered there, which would write it again; netctl detach {id} \
+                 or netctl endpoint rm {id} there"
             )));
         }
-        let view = endpoint_view(&snapshot, &endpoint);
         let parts = snapshot.parts_of(&endpoint);
         let parts: Vec<_> = parts.into_iter().filter(|(_, s)| !s.lost).map(|(place, s)| (place, s.modified)).collect();
         let written = self.registry.write_records(&[], &parts, None).await.map_err(|e| Refusal::store("endpoint rm", &e))?;

@@ -11,7 +11,6 @@ use weft_model::snapshot::Snapshot;
 
 use super::{Registration, Registrations};
 use crate::admin::endpoint_view;
-use crate::elections;
 use crate::health::target::{Checked, Verdicts, registered};
 use crate::registrar::records::of_registration;
 use crate::registrar::settle::{in_state_of, settle};
@@ -95,7 +94,7 @@ impl Registrations {
         let name = &registration.said.service;
         let Some(election) = snapshot.election(name) else { return Lead::None };
         let is_holder = (&election.value.id, &election.value.node) == (&registration.id, &self.around.node);
-        if !is_holder || elections::is_to_yield(snapshot, name, election) {
+        if !is_holder || leader::is_to_yield(snapshot, name, &election.value) {
             return Lead::None;
         }
         let kept = self.around.liveness.borrow().clone();
