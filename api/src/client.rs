@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 
+mod objects;
 mod registrations;
 mod registry;
 mod watch;

@@ -50,6 +50,9 @@ pub struct EndpointView {
     /// SRV weight relative to its siblings; 0 counts as 100.
     #[serde(default)]
     pub weight: u32,
+    /// Whether somebody has put it there to stay, and no agent keeps it alive.
+    #[serde(default)]
+    pub permanent: bool,
     /// The store's revision at which it was last written.
     #[serde(default)]
     pub revision: Revision,

@@ -10,6 +10,7 @@ use weft_api::ClientError;
 use crate::cmd::cni::InstallError;
 use crate::cmd::store::StoreDocumentError;
 use crate::format::{PrintError, printable};
+use crate::manifest::ManifestError;
 use crate::netns::NetnsError;
 use crate::resolv::ResolvError;
 use crate::run::RunError;
@@ -51,6 +52,9 @@ pub enum Error {
     /// Arguments that are fine each for itself, and not together.
     #[error("{0}")]
     Usage(String),
+    /// Files of objects cannot be used; nothing has been written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
     /// The network namespace cannot be named.
     #[error(transparent)]
     Netns(#[from] NetnsError),

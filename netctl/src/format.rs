@@ -102,6 +102,24 @@ impl Printer {
         Ok(())
     }
 
+    /// Prints one of several documents, which have no form as a table: as YAML, or as a line of JSON.
+    ///
+    /// # Errors
+    /// As [`Printer::show`].
+    pub fn document<T: Serialize>(&mut self, value: &T) -> Result<(), PrintError> {
+        match self.output {
+            Output::Json => {
+                serde_json::to_writer(&mut self.out, value)?;
+                writeln!(self.out)?;
+            }
+            Output::Yaml | Output::Table | Output::Wide => {
+                write!(self.out, "---\n{}", printable(&serde_yaml_ng::to_string(value)?))?;
+            }
+        }
+        self.out.flush()?;
+        Ok(())
+    }
+
     /// Prints bytes that have one form only.
     ///
     /// # Errors

@@ -11,6 +11,7 @@ mod announce;
 mod cmd;
 mod error;
 mod format;
+mod manifest;
 mod netns;
 mod parse;
 mod resolv;

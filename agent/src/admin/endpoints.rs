@@ -156,6 +156,7 @@ pub fn endpoint_view(snapshot: &Snapshot, endpoint: &Endpoint) -> EndpointView {
         unhealthy: endpoint.unhealthy,
         priority: endpoint.priority,
         weight: endpoint.weight,
+        permanent: endpoint.ours && endpoint.lease.is_none(),
         revision: endpoint.modified,
     }
 }

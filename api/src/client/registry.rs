@@ -131,6 +131,6 @@ impl Client {
     }
 }
 
-fn dry(dry_run: bool) -> &'static str {
+pub(super) fn dry(dry_run: bool) -> &'static str {
     if dry_run { "?dry_run=true" } else { "" }
 }

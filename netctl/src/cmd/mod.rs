@@ -1,6 +1,7 @@
 //! The commands, one file per noun: arguments, the call, what to print.
 
 pub mod announce;
+pub mod apply;
 pub mod attach;
 pub mod check;
 pub mod cni;
@@ -9,6 +10,7 @@ pub mod dns;
 pub mod doctor;
 pub mod drain;
 pub mod drops;
+pub mod edit;
 pub mod elect;
 pub mod endpoint;
 pub mod leader;
@@ -63,6 +65,14 @@ pub enum Command {
     /// Virtual IPs over endpoints
     #[command(subcommand)]
     Service(service::Command),
+    /// Make objects what files say: namespaces, networks, services, endpoints
+    Apply(apply::ApplyArgs),
+    /// Delete the objects that files name
+    Delete(apply::DeleteArgs),
+    /// Print objects as the files that apply reads
+    Manifest(edit::ManifestArgs),
+    /// Change an object in an editor
+    Edit(edit::EditArgs),
     /// Give a network namespace an address, routes, names
     Attach(attach::AttachArgs),
     /// Take back what attach gave
@@ -117,6 +127,10 @@ impl Command {
             Self::Service(command) => command.name(),
             Self::Watch(_) => "watch",
             Self::Wait(_) => "wait",
+            Self::Apply(_) => "apply",
+            Self::Delete(_) => "delete",
+            Self::Manifest(_) => "manifest",
+            Self::Edit(_) => "edit",
             Self::Attach(_) => "attach",
             Self::Detach(_) => "detach",
             Self::Attachment(_) => "attachment list",
@@ -150,6 +164,10 @@ impl Command {
             Self::Service(command) => command.execute(context).await,
             Self::Watch(args) => args.execute(context).await,
             Self::Wait(args) => args.execute(context).await,
+            Self::Apply(args) => args.execute(context).await,
+            Self::Delete(args) => args.execute(context).await,
+            Self::Manifest(args) => args.execute(context).await,
+            Self::Edit(args) => args.execute(context).await,
             Self::Attach(args) => args.execute(context).await,
             Self::Detach(args) => args.execute(context).await,
             Self::Attachment(command) => command.execute(context).await,
