@@ -3,7 +3,7 @@
 //! | rung | what | needs |
 //! |---|---|---|
 //! | unit | unit tests, documentation tests, and integration tests that touch no kernel | nothing |
-//! | kernel | `*/tests/kernel_*.rs`, and the store's `tests/*.rs` against a real etcd | root |
+//! | kernel | `*/tests/kernel_*.rs`; against a real etcd the store's `tests/*.rs` and the agent's `churn_tests` | root |
 //! | e2e | `tests/tests/*.rs`: whole hosts | root |
 
 use std::collections::BTreeSet;
@@ -79,9 +79,10 @@ pub fn run(rungs: &[Rung], filter: Option<&str>) -> Result<Counts> {
         return Ok(Counts { passed: 0, failed: 1 });
     }
     let mut counts = Counts::default();
+    let lines = |rung: &Rung| invocations(*rung, &workspace, filter);
     // Built first, so that what the compiler leaves running (a build cache, say) does not bear the mark of the tests.
     for rung in rungs {
-        for mut words in invocations(*rung, &workspace) {
+        for Line { mut words, .. } in lines(rung) {
             // Documentation tests are built as they are run.
             if !words.iter().any(|w| w == "--doc") {
                 words.push("--no-run".to_owned());
@@ -94,7 +95,7 @@ pub fn run(rungs: &[Rung], filter: Option<&str>) -> Result<Counts> {
     let before = Before::look()?;
     let mut unsteady = Vec::new();
     for rung in rungs {
-        for words in invocations(*rung, &workspace) {
+        for Line { words, harness } in lines(rung) {
             if sh::interrupted() {
                 break;
             }
@@ -111,7 +112,7 @@ pub fn run(rungs: &[Rung], filter: Option<&str>) -> Result<Counts> {
                 // Each is a few hosts, and most of their time is spent waiting.
                 first.arg("--test-threads=2");
             }
-            let (mut of_these, failed) = sh::count_tests(first.args(filter))?;
+            let (mut of_these, failed) = sh::count_tests(first.args(&harness).args(filter))?;
             if second_try_is_due(*rung, of_these, &failed) && !sh::interrupted() {
                 println!("once more, by themselves: {}", failed.join(", "));
                 let (again, _) = sh::count_tests(test().args(["--test-threads=1", "--exact"]).args(&failed))?;
@@ -156,19 +157,36 @@ fn second_try_is_due(rung: Rung, counts: Counts, failed: &[String]) -> bool {
         && usize::try_from(counts.failed).is_ok_and(|n| n == failed.len())
 }
 
-/// The `cargo test` command lines of a rung, without the flags that all have.
-fn invocations(rung: Rung, workspace: &Workspace) -> Vec<Vec<String>> {
-    let words = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+/// A `cargo test` command line, without what all have.
+struct Line {
+    /// For cargo.
+    words: Vec<String>,
+    /// For the test harness: tests to leave out, or the only ones to run.
+    harness: Vec<String>,
+}
+
+/// Tests beside the agent's own parts, because they run those, that meet a real etcd: not of the unit rung.
+const WITH_ETCD: &str = "churn_tests::";
+
+/// The command lines of a rung. What a filter cannot mean is left out.
+fn invocations(rung: Rung, workspace: &Workspace, filter: Option<&str>) -> Vec<Line> {
+    let owned = |words: &[&str]| words.iter().map(|w| (*w).to_owned()).collect::<Vec<_>>();
+    let line = |words: &[&str], harness: &[&str]| Line { words: owned(words), harness: owned(harness) };
     let mut lines = Vec::new();
     if rung == Rung::Unit {
-        lines.push(words(&["--workspace", "--lib", "--bins"]));
+        lines.push(line(&["--workspace", "--lib", "--bins"], &["--skip", WITH_ETCD]));
+    }
+    // Two filters mean "one or the other" to the harness.
+    if rung == Rung::Kernel && filter.is_none_or(|filter| filter.contains(WITH_ETCD)) {
+        let only: &[&str] = if filter.is_none() { &[WITH_ETCD] } else { &[] };
+        lines.push(line(&["--package=weft-agent", "--bin=weftd"], only));
     }
     let targets = rung.targets(workspace);
     if !targets.is_empty() {
-        lines.push(targets);
+        lines.push(Line { words: targets, harness: Vec::new() });
     }
     if rung == Rung::Unit {
-        lines.push(words(&["--workspace", "--doc"]));
+        lines.push(line(&["--workspace", "--doc"], &[]));
     }
     lines
 }
