@@ -1,6 +1,6 @@
 //! All services resolved, snapshot after snapshot, at the cost of what changed.
 //!
-//! What comes out is [`resolve`]'s of the latest snapshot, whatever the history; a property test holds the two together. An
+//! What comes out is [`resolve`](crate::resolve)'s of the latest snapshot, whatever the history; a property test holds the two together. An
 //! endpoint that changed is of the services of its name and of its labels; these alone are chosen for again. What an address
 //! means to all of them (hosts, subnets, virtual IPs) or where services stand seldom changes: then all is resolved anew.
 

@@ -93,9 +93,11 @@ impl Agent {
 
     /// One that answers as `special` says where that says anything.
     pub fn with(special: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Self {
-        // Who starts the tests by nohup(1) has SIGHUP ignored, and what we start would inherit that.
-        // SAFETY: no handler is set, and nobody here counts on the signal being ignored.
-        unsafe { signal(Signal::SIGHUP, SigHandler::SigDfl) }.unwrap();
+        // Who starts the tests by nohup(1) has SIGHUP ignored, a shell's `&` SIGINT and SIGQUIT, and what we start would inherit that.
+        for ignored in [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT] {
+            // SAFETY: no handler is set, and nobody here counts on the signal being ignored.
+            unsafe { signal(ignored, SigHandler::SigDfl) }.unwrap();
+        }
         let cgroup = Cgroup::new();
         let seen = Arc::new(Mutex::new(None));
         let (path, held) = (cgroup.0.clone(), Arc::clone(&seen));
