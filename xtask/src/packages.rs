@@ -44,6 +44,8 @@ const ALWAYS: &[Package] = &[
     package("iputils-ping", Sign::Program("ping")),
     package("bind9-dnsutils", Sign::Program("dig")),
     package("dnsmasq-base", Sign::Program("dnsmasq")),
+    // Certificates, and an authority of one's own.
+    package("openssl", Sign::Program("openssl")),
     package("curl", Sign::Program("curl")),
     package("tcpdump", Sign::Program("tcpdump")),
     package("bpftool", Sign::Program("bpftool")),
