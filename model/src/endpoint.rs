@@ -101,17 +101,6 @@ impl EndpointState {
             Self::Down => "down",
         }
     }
-
-    /// In which turn this state is asked: 0 before 1 before 2; none never.
-    #[must_use]
-    pub fn tier(self) -> Option<u8> {
-        match self {
-            Self::Up => Some(0),
-            Self::Draining => Some(1),
-            Self::Lost => Some(2),
-            Self::Starting | Self::Down => None,
-        }
-    }
 }
 
 impl fmt::Display for EndpointState {
