@@ -65,8 +65,10 @@ async fn it_is_there_after_a_restart_and_withdrawn_when_its_time_is_over() {
     let gone = host.known.wait_for(|known| known.by_id.keys().all(|id| id.as_str() != "short"));
     tokio::time::timeout(BOUND, gone).await.unwrap().unwrap();
     let names = || host.registrations.state.registrations().unwrap().into_iter().map(|r| r.id.to_string()).collect::<Vec<_>>();
+    let until = Instant::now() + BOUND;
     while names() != ["web-1"] {
-        tokio::task::yield_now().await;
+        assert!(Instant::now() < until, "{:?} are on disk", names());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
@@ -93,7 +95,9 @@ async fn a_disk_that_is_full_takes_nothing_new_but_beats_and_leaves() {
     assert_eq!(host.known.borrow().by_id.len(), 1);
     tokio::spawn(host.registrations.clone().expire());
     std::fs::remove_dir(&obstacle).unwrap();
+    let until = Instant::now() + BOUND;
     while host.registrations.state.registrations().unwrap().len() != 1 {
+        assert!(Instant::now() < until, "the disk has room again, and nothing is written");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
