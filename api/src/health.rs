@@ -47,6 +47,10 @@ pub struct CheckView {
     pub failures: u64,
     /// How often it went down.
     pub falls: u64,
+    /// For how long it has waited for its turn, milliseconds, if that is longer than its interval: its host has more checks that
+    /// are slow than it asks at once.
+    #[serde(default)]
+    pub late_ms: Option<u64>,
     /// Its last answer.
     #[serde(default)]
     pub last: Option<LastCheck>,

@@ -7,12 +7,13 @@
 //! ```
 //!
 //! Read [`target`] for what is checked, `judge` for what a row of answers means, `probe` for how it is asked. Each target has a
-//! task of its own, so that one that is slow delays no other. Only changes reach the registrar: a check that goes on as it did
+//! task of its own, and those that are slow wait for each other only (see `turn`). Only changes reach the registrar: a check that goes on as it did
 //! writes nothing anywhere. An agent that starts takes an endpoint for what its records say until a check says otherwise.
 
 mod judge;
 mod probe;
 pub mod target;
+mod turn;
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, RandomState};
@@ -24,7 +25,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tracing::{info, warn};
 use weft_api::{CheckView, HealthView, LastCheck};
@@ -38,12 +39,7 @@ use crate::view::View;
 use judge::Judge;
 use probe::Answer;
 use target::{Target, TargetId, Targets, Verdicts};
-
-/// How many endpoints are asked over the network at once. More than one host can have containers, but for what is registered.
-const MOST_AT_ONCE: usize = 512;
-
-/// How many commands run at once.
-const MOST_COMMANDS: usize = 32;
+use turn::{PATIENCE, Turns};
 
 /// A first check comes within so long after an endpoint does.
 const FIRST: Duration = Duration::from_millis(200);
@@ -56,8 +52,8 @@ const TOGETHER: Duration = Duration::from_millis(50);
 pub struct Health {
     verdicts: watch::Sender<Arc<Verdicts>>,
     known: Mutex<BTreeMap<TargetId, Known>>,
-    sockets: Semaphore,
-    commands: Semaphore,
+    sockets: Turns,
+    commands: Turns,
     metrics: Metrics,
 }
 
@@ -70,6 +66,8 @@ struct Known {
     runs: u64,
     failures: u64,
     last: Option<(SystemTime, Duration, Answer)>,
+    /// Since when it has waited for its turn, if that is for longer than its interval.
+    late: Option<Instant>,
     task: AbortHandle,
 }
 
@@ -77,6 +75,7 @@ struct Known {
 struct Metrics {
     checks: Family<Outcome, Counter>,
     falls: Counter,
+    late: Counter,
     targets: Gauge,
     down: Gauge,
 }
@@ -96,10 +95,11 @@ impl Health {
         let health = registry.sub_registry_with_prefix("weft_health");
         health.register("checks", "Health checks made, by outcome", metrics.checks.clone());
         health.register("falls", "Endpoints that went down by their checks", metrics.falls.clone());
+        health.register("late", "Health checks that waited for their turn for longer than their interval", metrics.late.clone());
         health.register("targets", "What is checked", metrics.targets.clone());
         health.register("down", "What is checked and down", metrics.down.clone());
         let (verdicts, rx) = watch::channel(Arc::default());
-        let (sockets, commands) = (Semaphore::new(MOST_AT_ONCE), Semaphore::new(MOST_COMMANDS));
+        let (sockets, commands) = (Turns::of_sockets(), Turns::of_commands());
         (Arc::new(Self { verdicts, known: Mutex::default(), sockets, commands, metrics }), rx)
     }
 
@@ -155,7 +155,7 @@ impl Health {
             }
             let task = tokio::spawn(self.clone().watch(id.clone(), target.clone())).abort_handle();
             let judge = Judge::new(state, Instant::now());
-            known.insert(id, Known { target, judge, since, runs: 0, failures: 0, last: None, task });
+            known.insert(id, Known { target, judge, since, runs: 0, failures: 0, last: None, late: None, task });
         }
         self.count(&known);
         drop(known);
@@ -174,14 +174,32 @@ impl Health {
     /// Asks one target again and again.
     async fn watch(self: Arc<Self>, id: TargetId, target: Target) {
         let mut pause = FIRST.mul_f64(chance());
+        let mut slow = false;
         loop {
             tokio::time::sleep(pause).await;
-            let limit = if target.check.kind == CheckKind::Command { &self.commands } else { &self.sockets };
-            let Ok(permit) = limit.acquire().await else { return };
-            let (answer, took) = probe::ask(&id, &target).await;
-            drop(permit);
+            let turns = if target.check.kind == CheckKind::Command { &self.commands } else { &self.sockets };
+            let turn = turns.wait(slow);
+            tokio::pin!(turn);
+            let turn = match tokio::time::timeout(target.check.interval(), &mut turn).await {
+                Ok(turn) => turn,
+                Err(_) => {
+                    self.metrics.late.inc();
+                    self.is_late(&id, &target, Instant::now().checked_sub(target.check.interval()));
+                    let turn = turn.await;
+                    self.is_late(&id, &target, None);
+                    turn
+                }
+            };
+            let (answer, took) = turn.during(probe::ask(&id, &target)).await;
+            slow = took >= PATIENCE;
             self.hear(&id, &target, answer, took);
             pause = target.check.interval().mul_f64(0.9 + 0.2 * chance());
+        }
+    }
+
+    fn is_late(&self, id: &TargetId, target: &Target, since: Option<Instant>) {
+        if let Some(known) = self.lock().get_mut(id).filter(|known| known.target == *target) {
+            known.late = since;
         }
     }
 
@@ -255,6 +273,7 @@ fn shown(id: &TargetId, known: &Known) -> CheckView {
         runs: known.runs,
         failures: known.failures,
         falls: known.judge.falls,
+        late_ms: known.late.map(|since| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)),
         last: known.last.as_ref().map(|(at, took, answer)| LastCheck {
             at: time(*at),
             took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::Bytes;
@@ -13,6 +14,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::health::tests::nobody_elses;
+
+const LONG: Duration = Duration::from_secs(60);
 
 async fn listener() -> (TcpListener, u16) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -22,6 +26,39 @@ async fn listener() -> (TcpListener, u16) {
 
 fn target(check: &str, port: Option<u16>) -> Target {
     Target { check: check.parse().unwrap(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), port, netns: None }
+}
+
+/// A command that may take as long as a check can.
+fn command(words: &[&str]) -> Target {
+    let mut target = target("command:/bin/true,timeout=1m", Some(80));
+    target.check.command = words.iter().map(|word| (*word).to_owned()).collect();
+    target
+}
+
+/// The number of the process that writes it to a file.
+async fn written(file: &std::path::Path) -> i32 {
+    let until = Instant::now() + LONG;
+    loop {
+        if let Some(pid) = std::fs::read_to_string(file).ok().and_then(|text| text.strip_suffix('\n')?.parse().ok()) {
+            return pid;
+        }
+        assert!(Instant::now() < until, "nobody has written to {}", file.display());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Whether a process is there, and more than a zombie.
+fn goes_on(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    !stat.is_empty() && !stat.contains(") Z ") && !stat.contains(") X ")
+}
+
+async fn ends(pid: i32) {
+    let until = Instant::now() + LONG;
+    while goes_on(pid) {
+        assert!(Instant::now() < until, "{pid} goes on");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 async fn asked(check: &str, port: u16) -> Answer {
@@ -44,10 +81,13 @@ async fn says(bytes: &'static [u8]) -> u16 {
 
 #[tokio::test]
 async fn a_port_that_takes_connections_is_well_and_a_closed_one_is_not() {
-    let (listener, port) = listener().await;
-    assert!(asked("tcp", port).await.is_well);
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    let listener = TcpListener::bind((nobody_elses(), 0)).await.unwrap();
+    let place = listener.local_addr().unwrap();
+    let target = Target { address: place.ip(), ..target("tcp,timeout=1m", Some(place.port())) };
+    assert!(ask(&id, &target).await.0.is_well);
     drop(listener);
-    let refused = asked("tcp", port).await;
+    let refused = ask(&id, &target).await.0;
     assert!(!refused.is_well && refused.said.contains("refused"), "{refused:?}");
 }
 
@@ -77,7 +117,7 @@ async fn http_is_judged_by_status_and_text() {
         ("http:/200,body=fine at web.example,host=web.example", true, "200"),
         ("http:/200,body=broken", false, "without \"broken\""),
     ] {
-        let answer = asked(check, port).await;
+        let answer = asked(&format!("{check},timeout=1m"), port).await;
         assert!(answer.is_well == well && answer.said.contains(said), "{check}: {answer:?}");
     }
 }
@@ -113,7 +153,7 @@ async fn whoever_talks_nonsense_or_nothing_or_without_end_only_fails() {
     let answer = asked("http:/x,body=y,timeout=1m", port).await;
     assert!(!answer.is_well && answer.said.contains("without"), "{answer:?}");
     let control = says(b"HTTP/1.1 500 \x1b[31mred\r\n\r\n").await;
-    assert!(!asked("http:/", control).await.said.chars().any(char::is_control));
+    assert!(!asked("http:/,timeout=1m", control).await.said.chars().any(char::is_control));
 }
 
 #[tokio::test]
@@ -143,7 +183,7 @@ async fn grpc_health_is_asked_for_a_service() {
     for (check, well, said) in
         [("grpc", true, "SERVING"), ("grpc:/sick", false, "NOT_SERVING"), ("grpc:/other", false, "gRPC status 5: unknown")]
     {
-        let answer = asked(&format!("{check},timeout=10s"), port).await;
+        let answer = asked(&format!("{check},timeout=1m"), port).await;
         assert_eq!((answer.is_well, answer.said.as_str()), (well, said), "{check}");
     }
 }
@@ -199,7 +239,7 @@ async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
             });
         }
     });
-    for check in ["https:/,body=fine,timeout=10s", "https:/,host=web.example,timeout=10s"] {
+    for check in ["https:/,body=fine,timeout=1m", "https:/,host=web.example,timeout=1m"] {
         let answer = asked(check, port).await;
         assert!(answer.is_well, "{check}: {answer:?}");
     }
@@ -207,11 +247,6 @@ async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
 
 #[tokio::test]
 async fn a_command_is_well_if_it_ends_with_0_and_nothing_of_it_outlives_its_time() {
-    let command = |words: &[&str]| {
-        let mut target = target("command:/bin/true", Some(80));
-        target.check.command = words.iter().map(|word| (*word).to_owned()).collect();
-        target
-    };
     let id = TargetId { id: "web-1".parse().unwrap(), service: None };
     for (words, well, said) in [
         (&["/bin/true"][..], true, "exit status: 0"),
@@ -225,24 +260,42 @@ async fn a_command_is_well_if_it_ends_with_0_and_nothing_of_it_outlives_its_time
         assert!(answer.is_well == well && answer.said.contains(said) && answer.said.len() <= MAX_SAID, "{words:?}: {answer:?}");
     }
 
-    // It and its child sleep for longer than anybody waits.
+    let mut slow = command(&["/bin/sleep", "100000"]);
+    slow.check.timeout_ms = 50;
+    let answer = ask(&id, &slow).await.0;
+    assert_eq!((answer.is_well, answer.said.as_str()), (false, "no answer within 50ms"));
+
+    // It and its child sleep for longer than anybody waits; it is given up as soon as both are there.
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("pid");
     let script = format!("sleep 100000 & echo $! > {}; wait", file.display());
-    let mut slow = command(&["/bin/sh", "-c", &script]);
-    slow.check.timeout_ms = 1000;
-    let answer = ask(&id, &slow).await.0;
-    assert!(!answer.is_well && answer.said.contains("no answer within"), "{answer:?}");
-    let pid: i32 = std::fs::read_to_string(&file).unwrap().trim().parse().unwrap();
-    let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    while nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok() {
-        let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        if state.contains(") Z ") {
-            break;
-        }
-        assert!(std::time::Instant::now() < until, "{pid} goes on: {state}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let waits = command(&["/bin/sh", "-c", &script]);
+    let pid = tokio::select! {
+        answer = ask(&id, &waits) => panic!("{answer:?}"),
+        pid = written(&file) => pid,
+    };
+    ends(pid).await;
+}
+
+#[tokio::test]
+async fn a_command_has_ended_when_its_process_has_whoever_holds_its_pipes() {
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    let dir = tempfile::tempdir().unwrap();
+    let (daemon, child) = (dir.path().join("daemon"), dir.path().join("child"));
+    // One leaves the group before the command ends, one stays in it.
+    let script = format!(
+        "setsid sh -c 'echo $$ > {daemon}; exec sleep 100000' & sleep 100000 & echo $! > {child}
+         until test -s {daemon}; do sleep 0.01; done; echo fine",
+        daemon = daemon.display(),
+        child = child.display()
+    );
+    let answer = ask(&id, &command(&["/bin/sh", "-c", &script])).await.0;
+    let (daemon, child) = (written(&daemon).await, written(&child).await);
+    let left = goes_on(daemon);
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL);
+    assert_eq!((answer.is_well, answer.said.as_str()), (true, "exit status: 0: fine"));
+    assert!(left, "who leaves the group is not killed with it");
+    ends(child).await;
 }
 
 #[tokio::test]

@@ -6,27 +6,41 @@ use tokio::net::TcpListener;
 
 use super::*;
 
+const LONG: Duration = Duration::from_secs(60);
+
 fn id(name: &str) -> TargetId {
     TargetId { id: name.parse().unwrap(), service: None }
 }
 
+/// An address of loopback that nothing else here binds to: what is closed on it stays closed, and can be opened again.
+pub(in crate::health) fn nobody_elses() -> Ipv4Addr {
+    let byte = || 1 + chance_below(254);
+    Ipv4Addr::new(127, byte(), byte(), byte())
+}
+
+fn chance_below(most: u8) -> u8 {
+    let [byte, ..] = RandomState::new().hash_one(Instant::now()).to_ne_bytes();
+    byte % most
+}
+
 fn tcp(port: u16, options: &str) -> Target {
-    let check = format!("tcp,interval=100ms{options}").parse().unwrap();
+    let check = format!("tcp,timeout=1m,interval=100ms{options}").parse().unwrap();
     Target { check, address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: Some(port), netns: None }
 }
 
 async fn becomes(verdicts: &mut watch::Receiver<Arc<Verdicts>>, of: &TargetId, wanted: Option<State>) {
     let reached = verdicts.wait_for(|all| all.get(of).copied() == wanted);
-    tokio::time::timeout(Duration::from_secs(60), reached).await.unwrap().unwrap();
+    tokio::time::timeout(LONG, reached).await.unwrap().unwrap();
 }
 
 #[tokio::test]
 async fn an_endpoint_goes_down_and_comes_back_and_only_changes_are_told() {
     let (health, mut verdicts) = Health::new(&mut Registry::default());
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let listener = TcpListener::bind((nobody_elses(), 0)).await.unwrap();
+    let place = listener.local_addr().unwrap();
     let web = id("web");
-    health.follow([(web.clone(), (tcp(port, ",rise=2,fall=2"), State::Starting))].into());
+    let target = Target { address: place.ip(), ..tcp(place.port(), ",rise=2,fall=2") };
+    health.follow([(web.clone(), (target, State::Starting))].into());
     becomes(&mut verdicts, &web, Some(State::Up)).await;
     drop(listener);
     becomes(&mut verdicts, &web, Some(State::Down)).await;
@@ -37,12 +51,14 @@ async fn an_endpoint_goes_down_and_comes_back_and_only_changes_are_told() {
     verdicts.borrow_and_update();
     let runs = || health.of("web").unwrap().checks[0].runs;
     let before = runs();
+    let until = Instant::now() + LONG;
     while runs() < before + 3 {
+        assert!(Instant::now() < until, "it is asked no more");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(!verdicts.has_changed().unwrap());
 
-    let _listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let _listener = TcpListener::bind(place).await.unwrap();
     becomes(&mut verdicts, &web, Some(State::Up)).await;
     health.follow(Targets::new());
     becomes(&mut verdicts, &web, None).await;
@@ -67,6 +83,57 @@ async fn one_that_does_not_answer_delays_no_other() {
     health.follow(targets);
     becomes(&mut verdicts, &web, Some(State::Up)).await;
     assert_eq!(verdicts.borrow().len(), 1, "the others have said nothing yet");
+}
+
+fn command(words: &[&str], options: &str) -> Target {
+    let mut target = tcp(0, "");
+    target.check = format!("command:/bin/true,interval=100ms{options}").parse().unwrap();
+    target.check.command = words.iter().map(|word| (*word).to_owned()).collect();
+    target
+}
+
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < until, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn commands_that_hang_give_way_to_those_that_do_not() {
+    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let slow = |n| (id(&format!("slow-{n}")), (command(&["/bin/sleep", "100000"], ",timeout=1m"), State::Starting));
+    let mut targets: Targets = (0..96).map(slow).collect();
+    health.follow(targets.clone());
+    eventually("all places are taken", || health.commands.quick.available_permits() == 0).await;
+    // Behind all of them, each of which may take a minute.
+    let web = id("web");
+    targets.insert(web.clone(), (command(&["/bin/true"], ",timeout=1m"), State::Starting));
+    health.follow(targets);
+    becomes(&mut verdicts, &web, Some(State::Up)).await;
+}
+
+#[tokio::test]
+async fn who_is_slow_waits_among_the_slow_and_who_waits_for_long_says_so() {
+    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (slow, web) = (id("slow"), id("web"));
+    let mut targets: Targets = [(slow.clone(), (command(&["/bin/sleep", "2"], ",timeout=1m"), State::Starting))].into();
+    health.follow(targets.clone());
+    let of = |name: &str| health.of(name).unwrap().checks[0].clone();
+    eventually("it is slow", || of("slow").runs > 0).await;
+    // Whatever becomes of the places of those that are quick, it goes on.
+    let most = health.commands.quick.available_permits();
+    let held = health.commands.quick.acquire_many(u32::try_from(most).unwrap()).await.unwrap();
+    let before = of("slow").runs;
+    targets.insert(web.clone(), (command(&["/bin/true"], ",timeout=1m"), State::Starting));
+    health.follow(targets);
+    eventually("it is asked on", || of("slow").runs > before + 1).await;
+    eventually("the other one is late", || of("web").late_ms.is_some_and(|late| late >= 100)).await;
+    assert_eq!((of("slow").late_ms, of("web").runs, health.metrics.late.get()), (None, 0, 1));
+    drop(held);
+    becomes(&mut verdicts, &web, Some(State::Up)).await;
+    assert_eq!(of("web").late_ms, None);
 }
 
 #[tokio::test]

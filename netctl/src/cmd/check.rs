@@ -1,5 +1,7 @@
 //! Health checks: the options that say one, and what the checks of an endpoint say.
 
+use std::time::Duration;
+
 use clap::Args;
 use weft_api::{CheckView, HealthView};
 use weft_model::check::{Check, milliseconds};
@@ -70,6 +72,13 @@ fn draw_check(check: &CheckView, page: &mut Page) {
     page.field("since", cell(&check.since));
     page.field("in a row", cell(format_args!("{} well, {} failed; {} well bring it up", check.well, check.failed, check.needed)));
     page.field("so far", cell(format_args!("{} asked, {} failed, {} times down", check.runs, check.failures, check.falls)));
+    if let Some(late) = check.late_ms {
+        let waits = Duration::from_millis(late);
+        page.field(
+            "late",
+            Cell::toned(format_args!("waits for its turn for {waits:.1?}: too many checks here are slow"), Tone::Bad),
+        );
+    }
     let tone = |well: bool| if well { Tone::Good } else { Tone::Bad };
     page.field("last", or_none(check.last.as_ref().map(|last| &last.at)));
     if let Some(last) = &check.last {
@@ -117,13 +126,19 @@ mod tests {
     fn what_a_check_said_last_is_shown() {
         let health: HealthView = serde_json::from_str(
             r#"{"id":"web-1","checks":[{"check":{"kind":"http"},"text":"http:/x","address":"10.244.3.2","port":80,"state":"down",
-                "since":"2026-01-02T03:04:05.000Z","well":0,"failed":3,"needed":4,"runs":9,"failures":5,"falls":2,
+                "since":"2026-01-02T03:04:05.000Z","well":0,"failed":3,"needed":4,"runs":9,"failures":5,"falls":2,"late_ms":7250,
                 "last":{"at":"2026-01-02T03:04:09.000Z","took_us":900,"well":false,"said":"GET /x: 503 Service Unavailable"}}]}"#,
         )
         .unwrap();
         let shown = drawn(false, |page| draw(&health, page));
-        for part in ["10.244.3.2:80", "down", "4 well bring it up", "9 asked, 5 failed, 2 times down", "503 Service Unavailable"]
-        {
+        for part in [
+            "10.244.3.2:80",
+            "down",
+            "4 well bring it up",
+            "9 asked, 5 failed, 2 times down",
+            "turn for 7.2s",
+            "503 Service Unavailable",
+        ] {
             assert!(shown.contains(part), "{part}: {shown}");
         }
     }
