@@ -129,6 +129,8 @@ impl Log {
         }
         let late = revision <= self.revision && !changes.is_empty();
         self.revision = self.revision.max(revision);
+        // With its mark goes what it is the mark of: who begins between this and the end of the batch gets both.
+        self.snapshot = Some(after.clone());
         if self.known.back().is_none_or(|(_, sum)| *sum != self.beside.sum) {
             self.known.push_back((self.revision, self.beside.sum));
         }

@@ -81,6 +81,19 @@ fn what_follows_a_mark_is_what_changed_after_it_and_nothing_else() {
 }
 
 #[test]
+fn who_begins_in_the_middle_of_a_batch_is_shown_what_his_mark_says_that_he_has() {
+    let mut agent = Agent::fresh();
+    let mut next = (*agent.snapshot).clone();
+    next.apply(Revision(5), vec![put(WEB, r#"{"host":"10.0.0.1"}"#, 5)]);
+    let next = Arc::new(next);
+    agent.log.revision(&agent.snapshot, &next, Revision(5));
+    // The batch goes on: nobody has called `reached` yet.
+    let (shown, place, mark) = agent.log.latest().unwrap();
+    assert_eq!((shown.revision(), shown.endpoints().count()), (mark.revision, 1));
+    assert_eq!(agent.after(place), Vec::<String>::new());
+}
+
+#[test]
 fn what_is_dropped_for_want_of_room_is_a_reset_for_who_comes_from_there() {
     for limits in [(2, 1 << 20), (1000, 1300)] {
         let mut agent = Agent::listing(Vec::new(), 1, limits);
