@@ -116,6 +116,16 @@ impl Registry {
         self.store.transact(Txn { when, then }).await
     }
 
+    /// Whether keys still stand as they were read, each at the revision beside it: asked of the store itself, which writes
+    /// nothing. At most [`MAX_OPS`](crate::MAX_OPS) of them.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn stand(&self, keys: impl IntoIterator<Item = (String, Revision)>) -> Result<Outcome, StoreError> {
+        let when = keys.into_iter().map(|(key, at)| Compare::ModifiedAt(key.into_bytes(), at)).collect();
+        self.write(when, Vec::new()).await
+    }
+
     /// Writes the network's configuration: where there is none, or over whatever is there with `replace`.
     ///
     /// # Errors

@@ -39,6 +39,18 @@ fn service(vip: &str) -> Service {
 }
 
 #[tokio::test]
+async fn what_was_read_stands_until_somebody_writes_it_and_to_ask_writes_nothing() {
+    let (registry, _dir) = registry().await;
+    let layout = Layout::default();
+    let prod = "prod".parse().unwrap();
+    let at = registry.create_namespace(&prod).await.unwrap().revision();
+    let asked = || registry.stand([(layout.namespace(&prod), at)]);
+    assert_eq!(asked().await.unwrap(), Outcome::Done(at), "no revision was made");
+    let gone = registry.remove_namespace(&prod, at).await.unwrap().revision();
+    assert_eq!(asked().await.unwrap(), Outcome::Refused(gone));
+}
+
+#[tokio::test]
 async fn of_twenty_services_that_want_one_address_one_gets_it() {
     let (registry, _dir) = registry().await;
     let tries = (0..20).map(|n| {

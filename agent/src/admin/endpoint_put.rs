@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use weft_api::{EndpointSpec, EndpointView};
+use weft_api::{EndpointSpec, EndpointView, Precondition};
 use weft_model::attachment::Instance;
-use weft_model::endpoint::{Endpoint, EndpointKey, StoredRecord};
+use weft_model::endpoint::{Endpoint, EndpointKey, EndpointState, StoredRecord};
 use weft_model::ids::{EndpointId, Revision, ServiceName};
 use weft_model::keys::{Place, RecordPath, RecordTree};
 use weft_model::record::{Record, State, WeftRecord, check_labels, check_name};
@@ -74,6 +74,7 @@ impl Admin {
     ) -> Result<Tagged<EndpointView>, Refusal> {
         let what = format!("endpoint put {} of {}", named.id, named.service);
         check(&spec).map_err(|why| Refusal::invalid(format!("{what}: {why}")))?;
+        self.catch_up(write).await;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
             if !snapshot.has_namespace(&named.service.namespace) {
@@ -91,15 +92,29 @@ impl Admin {
             let there = snapshot.endpoint(&key);
             write.check(&what, there.map(|e| e.modified))?;
             not_attached(&what, there)?;
-            let (puts, deletes) = changes(&snapshot, named, &key, &spec);
-            if write.dry_run || (puts.is_empty() && deletes.is_empty()) {
-                return preview(&snapshot, &key, named, &spec, there.map_or(Revision::default(), |e| e.modified));
+            if there.is_none() {
+                not_anothers(&what, snapshot.endpoint(&(key.0.clone(), false)), "change it there, or choose another id")?;
             }
-            let written = self.registry.write_records(&puts, &deletes, None).await;
+            let (puts, deletes) = changes(&snapshot, named, &key, &spec);
+            let at = there.map_or(Revision::default(), |e| e.modified);
+            if write.dry_run {
+                return preview(&snapshot, &key, named, &spec, at);
+            }
+            let is_there = puts.is_empty() && deletes.is_empty();
+            let written = if is_there {
+                // This agent may be behind: the store says whether it is so.
+                let parts = there.map(|there| snapshot.parts_of(there)).unwrap_or_default();
+                let parts = parts.into_iter().filter(|(_, part)| !part.lost);
+                self.registry.stand(parts.map(|(place, part)| (snapshot.layout().place(&place), part.modified))).await
+            } else {
+                self.registry.write_records(&puts, &deletes, None).await
+            };
             match written.map_err(|e| Refusal::store(&what, &e))? {
+                Outcome::Done(_) if is_there => return preview(&snapshot, &key, named, &spec, at),
                 Outcome::Done(revision) => {
                     self.echo(revision).await;
-                    return self.endpoint(named);
+                    // What was written, and not what is there now: somebody else may have written since.
+                    return preview(&snapshot, &key, named, &spec, revision);
                 }
                 Outcome::Refused(revision) => self.echo(revision).await,
             }
@@ -109,6 +124,7 @@ impl Admin {
 
     pub(super) async fn endpoint_delete(&self, named: &Named, write: Write) -> Result<EndpointView, Refusal> {
         let what = format!("endpoint rm {} of {}", named.id, named.service);
+        self.catch_up(write).await;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
             let (path, _) = named.key(&snapshot);
@@ -116,6 +132,10 @@ impl Admin {
             write.check(&what, there.map(|e| e.modified))?;
             let endpoint = there.ok_or_else(|| named.unknown())?;
             not_attached(&what, there)?;
+            // Who names its revision has seen it, and whose it is.
+            if !matches!(write.condition, Precondition::At(_)) {
+                not_anothers(&what, there, "delete it there, or, with If-Match, as it was read")?;
+            }
             let view = endpoint_view(&snapshot, endpoint);
             if write.dry_run {
                 return Ok(view);
@@ -141,6 +161,17 @@ fn not_attached(what: &str, endpoint: Option<&std::sync::Arc<Endpoint>>) -> Resu
     match leased.and_then(|e| e.node.as_ref()) {
         Some(node) => {
             Err(Refusal::conflict(format!("{what}: node {node} registers it and would write it again; netctl detach there")))
+        }
+        None => Ok(()),
+    }
+}
+
+/// What another program writes is that one's to change; beside it, under the same name, would stand two.
+fn not_anothers(what: &str, endpoint: Option<&std::sync::Arc<Endpoint>>, advice: &str) -> Result<(), Refusal> {
+    match endpoint.filter(|e| !e.ours) {
+        Some(endpoint) => {
+            let name = endpoint.path.dns_name();
+            Err(Refusal::conflict(format!("{what}: {name} is written by another tool; {advice}")))
         }
         None => Ok(()),
     }
@@ -273,7 +304,8 @@ fn preview(
     });
     let stored: Vec<_> = stored.collect();
     let mut endpoint = Endpoint::from_parts(key, &stored).ok_or_else(|| named.unknown())?;
-    if let Some(there) = snapshot.endpoint(key) {
+    // One that was lost with its host is written anew.
+    if let Some(there) = snapshot.endpoint(key).filter(|there| there.state != EndpointState::Lost) {
         endpoint.state = there.state;
     }
     Ok(Tagged(endpoint_view(snapshot, &endpoint), revision))

@@ -21,7 +21,7 @@ impl Admin {
         let snapshot = self.snapshot()?;
         let wanted = snapshot.endpoints().filter(|e| filter.wants_endpoint(&snapshot, e));
         // Two may share a path: one that Weft wrote comes after one that others did.
-        let (wanted, next) = part.take(wanted.map(|e| (format!("{} {}", e.path, u8::from(e.ours)), e)));
+        let (wanted, next) = part.take(wanted.map(|e| (format!("{}\0{}", e.path, u8::from(e.ours)), e)));
         let items = wanted.into_iter().map(|e| endpoint_view(&snapshot, e)).collect();
         Ok(Listed { items, revision: snapshot.revision(), next })
     }

@@ -121,22 +121,38 @@ impl Part {
         if limit.is_some_and(|limit| !(1..=MAX_LIMIT).contains(&limit)) {
             return Err(Refusal::invalid(format!("parameter limit: 1 to {MAX_LIMIT}")));
         }
-        Ok(Self { limit, after: query.get("continue").map(str::to_owned) })
+        let after = query.get("continue").map(|mark| {
+            from_mark(mark).ok_or_else(|| Refusal::invalid(format!("parameter continue: {mark:?} is no weft-continue of a page")))
+        });
+        Ok(Self { limit, after: after.transpose()? })
     }
 
-    /// Its items, of all in the order of their keys, and what gives the next part. An item that is there all the time is in
-    /// exactly one part, whatever comes and goes meanwhile.
+    /// Its items, of all in the order of their keys as texts, and what gives the next part. An item that is there all the time is
+    /// in exactly one part, whatever comes and goes meanwhile.
     pub fn take<T>(&self, items: impl Iterator<Item = (String, T)>) -> (Vec<T>, Option<String>) {
         let mut rest = items.filter(|(key, _)| self.after.as_ref().is_none_or(|after| key > after)).peekable();
         let mut taken = Vec::new();
         while let Some((key, item)) = rest.next() {
             taken.push(item);
             if self.limit == Some(taken.len()) && rest.peek().is_some() {
-                return (taken, Some(key));
+                return (taken, Some(mark_of(&key)));
             }
         }
         (taken, None)
     }
+}
+
+/// A key as it stands in a header: names that others wrote may be of any letters.
+fn mark_of(key: &str) -> String {
+    key.bytes().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn from_mark(mark: &str) -> Option<String> {
+    let pair = |pair: &[u8]| {
+        let text = std::str::from_utf8(pair).ok().filter(|_| pair.len() == 2 && pair.iter().all(u8::is_ascii_hexdigit))?;
+        u8::from_str_radix(text, 16).ok()
+    };
+    String::from_utf8(mark.as_bytes().chunks(2).map(pair).collect::<Option<_>>()?).ok()
 }
 
 #[cfg(test)]
@@ -149,17 +165,33 @@ mod tests {
         Part::of(&Query::parse(query, KNOWN).unwrap()).unwrap()
     }
 
+    fn items(keys: &'static str) -> impl Iterator<Item = (String, char)> {
+        keys.chars().map(|c| (c.to_string(), c))
+    }
+
     #[test]
     fn pages_follow_each_other_to_the_end_although_items_come_and_go() {
-        let items = |keys: &'static str| keys.chars().map(|c| (c.to_string(), c));
         let (first, next) = part("limit=2").take(items("abdef"));
-        assert_eq!((first, next.as_deref()), (vec!['a', 'b'], Some("b")));
+        assert_eq!((first, next.as_deref()), (vec!['a', 'b'], Some("62")));
         // Meanwhile b goes and c comes.
-        let (second, next) = part("limit=2&continue=b").take(items("acdef"));
-        assert_eq!((second, next.as_deref()), (vec!['c', 'd'], Some("d")));
-        assert_eq!(part("limit=2&continue=d").take(items("acdef")), (vec!['e', 'f'], None));
-        assert_eq!(part("limit=2&continue=z").take(items("ab")), (vec![], None));
+        let (second, next) = part("limit=2&continue=62").take(items("acdef"));
+        assert_eq!((second, next.as_deref()), (vec!['c', 'd'], Some("64")));
+        assert_eq!(part("limit=2&continue=64").take(items("acdef")), (vec!['e', 'f'], None));
+        assert_eq!(part("limit=2&continue=7a").take(items("ab")), (vec![], None));
         assert_eq!(part("").take(items("ab")), (vec!['a', 'b'], None));
+    }
+
+    #[test]
+    fn a_page_goes_on_after_a_name_of_any_letters() {
+        let (first, next) = part("limit=1").take(items("\u{e9}\u{4e16}"));
+        let next = next.unwrap();
+        assert!(next.is_ascii(), "it stands in a header: {next}");
+        let (second, _) = part(&format!("limit=1&continue={next}")).take(items("\u{e9}\u{4e16}"));
+        assert_eq!((first, second), (vec!['\u{e9}'], vec!['\u{4e16}']));
+        for bad in ["b", "6", "+1", "zz", "ff"] {
+            let query = Query::parse(&format!("continue={bad}"), KNOWN).unwrap();
+            assert!(Part::of(&query).is_err(), "{bad}");
+        }
     }
 
     #[test]

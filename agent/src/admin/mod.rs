@@ -50,12 +50,13 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 use weft_agent::kernel::netlink::Netlink;
-use weft_api::Code;
+use weft_api::{Code, Precondition};
 use weft_model::ids::{NodeName, Revision};
 use weft_model::snapshot::Snapshot;
 use weft_store::registry::Registry;
 
 use self::answer::Body;
+use self::precondition::Write;
 use crate::attach::{Attachments, Published};
 use crate::changes::Changes;
 use crate::config::Settings;
@@ -243,6 +244,14 @@ impl Admin {
     /// The revision that the store was last seen at; 0 before it has been read.
     fn revision(&self) -> Revision {
         self.view.borrow().as_ref().map(|s| s.revision()).unwrap_or_default()
+    }
+
+    /// Waits until the view has reached what a caller has seen already, on another agent say: to tell him that it has changed
+    /// since would be wrong.
+    async fn catch_up(&self, write: Write) {
+        if let Precondition::At(asked) = write.condition {
+            self.echo(asked).await;
+        }
     }
 
     /// Waits until the view has reached a write, so that whoever reads next sees it; not for ever.

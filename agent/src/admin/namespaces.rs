@@ -39,6 +39,7 @@ impl Admin {
     pub(super) async fn namespace_put(&self, name: &str, write: Write) -> Result<Tagged<NamespaceView>, Refusal> {
         let name = parse(name)?;
         let what = format!("namespace create {name}");
+        self.catch_up(write).await;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
             let there = if name.is_default() { Some(Revision::default()) } else { snapshot.namespace_declared(&name) };
@@ -46,12 +47,21 @@ impl Admin {
             if there.is_none() {
                 unambiguous(&snapshot, &name)?;
             }
-            if there.is_some() || write.dry_run {
+            let as_it_is = || {
                 let view = view(&snapshot, &name);
                 let revision = view.revision;
-                return Ok(Tagged(view, revision));
+                Tagged(view, revision)
+            };
+            if write.dry_run || name.is_default() {
+                return Ok(as_it_is());
             }
-            match self.registry.create_namespace(&name).await.map_err(|e| Refusal::store(&what, &e))? {
+            let written = match there {
+                // This agent may be behind: the store says whether it is so.
+                Some(at) => self.registry.stand([(snapshot.layout().namespace(&name), at)]).await,
+                None => self.registry.create_namespace(&name).await,
+            };
+            match written.map_err(|e| Refusal::store(&what, &e))? {
+                Outcome::Done(_) if there.is_some() => return Ok(as_it_is()),
                 Outcome::Done(revision) => {
                     self.echo(revision).await;
                     let view = NamespaceView { revision, ..view(&*self.snapshot()?, &name) };
@@ -69,6 +79,7 @@ impl Admin {
         if name.is_default() {
             return Err(Refusal::conflict(format!("{what}: it is always there")));
         }
+        self.catch_up(write).await;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
             let there = snapshot.namespace_declared(&name);

@@ -47,6 +47,7 @@ impl Admin {
     async fn write_service(&self, wish: &Wish, write: Write) -> Result<(ServiceCreated, Revision), Refusal> {
         let Wish { what, name, .. } = wish;
         wish.check()?;
+        self.catch_up(write).await;
         let first = self.snapshot()?;
         let answered_before = self.answered(&first, name).await;
         let warnings = shadowed_names(&first, name);
@@ -59,11 +60,21 @@ impl Admin {
                 let (answered_before, warnings) = (answered_before.clone(), warnings.clone());
                 (ServiceCreated { service, answered_before, warnings }, at)
             };
-            if write.dry_run || wish.is_there(&snapshot, &put) {
-                return Ok(view(&snapshot, put.over.unwrap_or_default()));
+            let over = put.over.unwrap_or_default();
+            if write.dry_run {
+                return Ok(view(&snapshot, over));
             }
-            let written = self.registry.write_service(&put).await;
+            let is_there = wish.is_there(&snapshot, &put);
+            let written = if is_there {
+                // This agent may be behind: the store says whether it is so.
+                let layout = snapshot.layout();
+                let vips = put.kept.iter().map(|(vip, at)| (layout.vip(*vip), *at));
+                self.registry.stand(vips.chain([(layout.service(name), over)])).await
+            } else {
+                self.registry.write_service(&put).await
+            };
             match written.map_err(|e| Refusal::store(what, &e))? {
+                Outcome::Done(_) if is_there => return Ok(view(&snapshot, over)),
                 Outcome::Done(revision) => {
                     self.echo(revision).await;
                     return Ok(view(&*self.snapshot()?, revision));
@@ -207,7 +218,7 @@ impl Wish {
             }
             return Ok(vips);
         }
-        let is_free = |vip: &IpAddr| !snapshot.vips().any(|(taken, _)| taken == vip);
+        let is_free = |vip: &IpAddr| !is_taken(snapshot, *vip);
         let has = |vip: &&IpAddr| owned.iter().any(|(own, _)| own == *vip) || is_free(vip);
         let mut vips: Vec<IpAddr> = base.vips.iter().filter(has).copied().collect();
         if vips.is_empty() {
@@ -230,6 +241,13 @@ impl Wish {
         if let Some((_, owner)) = snapshot.vips().find(|(v, _)| **v == vip) {
             return Err(Refusal::conflict(format!("{}: {vip} belongs to {}", self.what, owner.value.service)));
         }
+        let key = snapshot.layout().vip(vip);
+        if let Some(bad) = snapshot.bad_at(&key) {
+            return Err(Refusal::conflict(format!(
+                "{}: {vip} is taken: {key} holds a value that does not parse ({}); choose another address, or delete that key",
+                self.what, bad.why
+            )));
+        }
         if vip.is_ipv6() {
             return Err(self.refuse("IPv6 virtual IPs are not translated by this version"));
         }
@@ -237,11 +255,10 @@ impl Wish {
     }
 
     fn free_vip(&self, snapshot: &Snapshot) -> Result<IpAddr, Refusal> {
-        let taken = |vip: IpAddr| snapshot.vips().any(|(v, _)| *v == vip);
         let mut full = None;
         for cidr in &snapshot.cluster().service_cidrs {
             let IpNet::V4(cidr) = cidr else { continue };
-            match choose_vip(*cidr, |vip: Ipv4Addr| taken(IpAddr::V4(vip)), &self.name) {
+            match choose_vip(*cidr, |vip: Ipv4Addr| is_taken(snapshot, IpAddr::V4(vip)), &self.name) {
                 Ok(vip) => return Ok(IpAddr::V4(vip)),
                 Err(e) => full = Some(e.to_string()),
             }
@@ -249,5 +266,45 @@ impl Wish {
         let why =
             full.unwrap_or_else(|| "service_cidrs has no IPv4 range; netctl config set --service-cidr 10.112.0.0/16".to_owned());
         Err(Refusal::new(Code::Full, format!("{}: {why}", self.what)))
+    }
+}
+
+/// Whether somebody has an address. One whose value does not parse is somebody's, only nobody knows whose.
+fn is_taken(snapshot: &Snapshot, vip: IpAddr) -> bool {
+    snapshot.vips().any(|(taken, _)| *taken == vip) || snapshot.bad_at(&snapshot.layout().vip(vip)).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use weft_model::keys::Layout;
+    use weft_model::stored::Entry;
+
+    use super::*;
+
+    fn wish(vips: Option<Vec<IpAddr>>) -> Wish {
+        let spec = ServiceSpec { ports: vec!["80".parse().unwrap()], vips, ..ServiceSpec::default() };
+        Wish { what: "service web".to_owned(), name: "web".parse().unwrap(), spec, create: false }
+    }
+
+    #[test]
+    fn an_address_whose_value_does_not_parse_is_taken() {
+        let layout = Arc::new(Layout::default());
+        let put = |entries| Snapshot::complete(layout.clone(), Revision(3), entries, None);
+        let free = wish(None).free_vip(&put(Vec::new())).unwrap();
+        let entry = |vip: IpAddr, value: &str| Entry {
+            key: layout.vip(vip).into_bytes(),
+            value: value.as_bytes().to_vec(),
+            lease: None,
+            created: Revision(2),
+            modified: Revision(2),
+        };
+        let spoilt = put(vec![entry(free, "{")]);
+        assert_ne!(wish(None).free_vip(&spoilt).unwrap(), free);
+        let refused = wish(Some(vec![free])).put(&spoilt, Write::default()).unwrap_err();
+        assert_eq!(refused.code, Code::Conflict);
+        assert!(refused.message.contains(&layout.vip(free)) && refused.message.contains("does not parse"), "{}", refused.message);
+        wish(Some(vec![free])).put(&put(Vec::new()), Write::default()).unwrap();
     }
 }

@@ -23,7 +23,7 @@ impl Admin {
     pub(super) fn services(&self, filter: &Filter, part: &Part) -> Result<Listed<ServiceView>, Refusal> {
         let snapshot = self.snapshot()?;
         let wanted = snapshot.services().filter(|(name, stored)| filter.wants_service(name, &stored.value));
-        let (wanted, next) = part.take(wanted.map(|(name, stored)| (name.to_string(), (name, stored))));
+        let (wanted, next) = part.take(wanted.map(|(name, stored)| (place_of(name), (name, stored))));
         let context = Context::of(&snapshot);
         let resolved = resolve_some(&snapshot, &context, &wanted);
         let view = |(name, stored): (&ServiceName, &Stored<Service>)| {
@@ -42,6 +42,7 @@ impl Admin {
 
     pub(super) async fn service_rm(&self, namespace: &str, name: &str, write: Write) -> Result<ServiceView, Refusal> {
         let name = parse_name(namespace, name)?;
+        self.catch_up(write).await;
         for _ in 0..TRIES {
             let snapshot = self.snapshot()?;
             let bad = snapshot.bad_at(&snapshot.layout().service(&name)).map(|bad| bad.modified);
@@ -82,6 +83,11 @@ impl Admin {
 
 pub(super) fn parse_name(namespace: &str, name: &str) -> Result<ServiceName, Refusal> {
     format!("{namespace}/{name}").parse().map_err(|e| Refusal::invalid(format!("service: {e}")))
+}
+
+/// Where it stands among all services, as a text that sorts as they do: `prod/a` would come after `prod-eu/a`.
+fn place_of(name: &ServiceName) -> String {
+    format!("{} {}", name.namespace, name.name)
 }
 
 fn unknown(name: &ServiceName) -> Refusal {
@@ -160,5 +166,26 @@ pub fn service_view(
         conflicts: conflicts(snapshot, name, resolved),
         not_applied: service.not_applied(),
         revision: at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::query::Query;
+
+    #[test]
+    fn pages_of_services_leave_none_out_where_one_namespace_begins_with_anothers_name() {
+        let names = ["default/a", "prod/a", "prod/b", "prod-eu/a", "prod-eu/b", "prod1/a"];
+        let names: std::collections::BTreeSet<ServiceName> = names.iter().map(|name| name.parse().unwrap()).collect();
+        let (mut seen, mut query) = (Vec::new(), "limit=1".to_owned());
+        while seen.len() <= names.len() {
+            let part = Part::of(&Query::parse(&query, &["limit", "continue"]).unwrap()).unwrap();
+            let (page, next) = part.take(names.iter().map(|name| (place_of(name), name.clone())));
+            seen.extend(page);
+            let Some(next) = next else { break };
+            query = format!("limit=1&continue={next}");
+        }
+        assert_eq!(seen, names.into_iter().collect::<Vec<_>>());
     }
 }
