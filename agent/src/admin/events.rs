@@ -49,6 +49,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How long a revision is awaited that another agent has seen already.
 const AHEAD: Duration = Duration::from_secs(5);
 
+/// How long a connection may take nothing. Who reads no more holds a place that others want, and a snapshot; he can go on with
+/// his last mark.
+const STALLED: Duration = Duration::from_secs(60);
+
 /// Bytes that are gathered before they are handed to the connection.
 const CHUNK: usize = 32 << 10;
 
@@ -191,7 +195,7 @@ impl Admin {
     }
 }
 
-/// The watcher does not listen any more.
+/// The watcher does not listen any more, or reads nothing.
 struct Gone;
 
 /// Where a stream begins.
@@ -344,6 +348,31 @@ impl Watcher {
         if self.buffer.len() <= above {
             return Ok(());
         }
-        self.frames.send(Bytes::from(std::mem::take(&mut self.buffer))).await.map_err(|_| Gone)
+        hand_over(&self.frames, Bytes::from(std::mem::take(&mut self.buffer)), STALLED).await
+    }
+}
+
+/// Gives bytes to a connection that takes them within `patience`.
+async fn hand_over(frames: &mpsc::Sender<Bytes>, bytes: Bytes, patience: Duration) -> Result<(), Gone> {
+    match timeout(patience, frames.send(bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_reads_nothing_is_gone_and_who_reads_slowly_is_not() {
+        let (sender, mut frames) = mpsc::channel(1);
+        let bytes = || Bytes::from_static(b": keep-alive\n\n");
+        assert!(hand_over(&sender, bytes(), STALLED).await.is_ok());
+        assert!(hand_over(&sender, bytes(), Duration::from_millis(1)).await.is_err(), "nobody made room");
+        let (handed, read) = tokio::join!(hand_over(&sender, bytes(), STALLED), frames.recv());
+        assert!(handed.is_ok() && read.is_some());
+        drop(frames);
+        assert!(hand_over(&sender, bytes(), STALLED).await.is_err());
     }
 }
