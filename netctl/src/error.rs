@@ -88,6 +88,15 @@ pub enum Error {
     /// A document of the store.
     #[error(transparent)]
     StoreDocument(#[from] StoreDocumentError),
+    /// What was edited could not be written.
+    #[error("what was edited is kept in {0}; netctl apply -f {0} writes it", file.display())]
+    Kept {
+        /// Where it is.
+        file: PathBuf,
+        /// Why it could not.
+        #[source]
+        source: Box<Error>,
+    },
     /// The answer cannot be printed.
     #[error(transparent)]
     Print(#[from] PrintError),
@@ -107,6 +116,7 @@ impl Error {
             Self::Client(ClientError::NoAgent { .. } | ClientError::Broken { .. }) | Self::Silent { .. } => NO_AGENT,
             Self::Usage(_) => USAGE,
             Self::Run(e) => e.exit_code(),
+            Self::Kept { source, .. } => source.exit_code(),
             _ => REFUSED,
         }
     }

@@ -8,6 +8,7 @@ use std::process::Command as Process;
 use clap::Args;
 use serde_json::Value;
 use weft_api::{ClientError, Code, Precondition};
+use weft_model::ids::Revision;
 
 use super::Context;
 use super::apply::apply_body;
@@ -69,7 +70,7 @@ impl ManifestArgs {
     }
 }
 
-async fn file_of(agent: &Agent, subject: &Subject) -> Result<(Value, weft_model::ids::Revision), Error> {
+async fn file_of(agent: &Agent, subject: &Subject) -> Result<(Value, Revision), Error> {
     let there = agent.ask(agent.client().object(&subject.path())).await?;
     let (object, revision) = there.ok_or_else(|| {
         let message = format!("there is no {subject}");
@@ -113,34 +114,45 @@ impl EditArgs {
             return Err(Error::Usage("edit: a network is changed by netctl network set".to_owned()));
         }
         let agent = context.agent.clone();
-        let (file, mut revision) = file_of(&agent, &self.object).await?;
+        let (file, revision) = file_of(&agent, &self.object).await?;
         let before = serde_yaml_ng::to_string(&file).map_err(crate::format::PrintError::from)?;
         let mut text = before.clone();
-        let mut complaint = String::new();
-        loop {
-            let edited = edit(&text, &complaint)?;
-            if edited == before || edited.trim().is_empty() || (edited == text && !complaint.is_empty()) {
-                context.printer.raw(format!("{} unchanged\n", self.object).as_bytes())?;
-                return Ok(DONE);
+        match self.rounds(&agent, revision, &mut text).await {
+            Ok(done) => {
+                let done = if done { "changed" } else { "unchanged" };
+                context.printer.raw(format!("{} {done}\n", self.object).as_bytes())?;
+                Ok(DONE)
             }
-            text = edited;
-            complaint = match self.accept(&agent, &text, revision).await {
-                Ok(()) => {
-                    context.printer.raw(format!("{} changed\n", self.object).as_bytes())?;
-                    return Ok(DONE);
-                }
+            // What somebody has written by hand is not thrown away because nobody takes it now.
+            Err(e) if text != before => Err(kept(&text, e)),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Edits until it is accepted or given up; whether it was changed. `text` is what was edited last.
+    async fn rounds(&self, agent: &Agent, mut revision: Revision, text: &mut String) -> Result<bool, Error> {
+        let before = text.clone();
+        let mut asked = Asked::First;
+        loop {
+            let edited = edit(text, &asked)?;
+            if asked.is_given_up(&[text, &before], &edited) {
+                return Ok(false);
+            }
+            *text = edited;
+            asked = match self.accept(agent, text, revision).await {
+                Ok(()) => return Ok(true),
                 Err(Error::Client(ClientError::Refused { code: Code::Changed, .. })) => {
-                    revision = file_of(&agent, &self.object).await?.1;
-                    format!("{} was changed by somebody else meanwhile; save again to write over that", self.object)
+                    revision = file_of(agent, &self.object).await?.1;
+                    Asked::Over(format!("{} was changed by somebody else meanwhile; save again to write over that", self.object))
                 }
-                Err(Error::Client(ClientError::Refused { code, message })) if code != Code::StoreAway => message,
-                Err(Error::Usage(why)) => why,
+                Err(Error::Client(ClientError::Refused { code, message })) if code != Code::StoreAway => Asked::Refused(message),
+                Err(Error::Usage(why)) => Asked::Refused(why),
                 Err(e) => return Err(e),
             };
         }
     }
 
-    async fn accept(&self, agent: &Agent, text: &str, revision: weft_model::ids::Revision) -> Result<(), Error> {
+    async fn accept(&self, agent: &Agent, text: &str, revision: Revision) -> Result<(), Error> {
         let value: Value = serde_yaml_ng::from_str(text).map_err(|e| Error::Usage(e.to_string()))?;
         let manifest = Manifest::from_value(value, "the edited text").map_err(Error::Usage)?;
         if manifest.subject != self.object {
@@ -150,17 +162,54 @@ impl EditArgs {
     }
 }
 
+/// Why somebody edits.
+#[derive(Debug, PartialEq, Eq)]
+enum Asked {
+    /// He wants to.
+    First,
+    /// What he wrote was refused, for this reason.
+    Refused(String),
+    /// What he wrote is good, but the object is another now; this tells him.
+    Over(String),
+}
+
+impl Asked {
+    /// Whether what came back means that nothing is to be done. `known` is what was given, and what it was at first.
+    fn is_given_up(&self, known: &[&str], edited: &str) -> bool {
+        edited.trim().is_empty() || (known.contains(&edited) && !matches!(self, Self::Over(_)))
+    }
+
+    /// What stands above the text.
+    fn comments(&self) -> String {
+        let (first, complaint) = match self {
+            Self::First => ("# Saved as it is, or empty, nothing changes.\n", ""),
+            Self::Refused(why) => ("# Saved as it is, or empty, nothing changes.\n", why.as_str()),
+            Self::Over(why) => ("# Saved as it is, it is written; empty, nothing changes.\n", why.as_str()),
+        };
+        let complaint = complaint.lines().flat_map(|line| ["# refused: ", line, "\n"]);
+        [first].into_iter().chain(complaint).collect()
+    }
+}
+
+/// Puts a text that cannot be written now where its author finds it again.
+fn kept(text: &str, source: Error) -> Error {
+    let file = tempfile::Builder::new().prefix("weft-").suffix(".yaml").tempfile();
+    let saved = file.and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.keep().map(|(_, path)| path).map_err(|e| e.error)
+    });
+    match saved {
+        Ok(file) => Error::Kept { file, source: Box::new(source) },
+        // There is nothing to be done about both at once.
+        Err(_) => source,
+    }
+}
+
 /// Hands a text to the editor; what comes back, without the comments that were put before it.
-fn edit(text: &str, complaint: &str) -> Result<String, Error> {
+fn edit(text: &str, asked: &Asked) -> Result<String, Error> {
     let failed = |what: &str, e: &dyn std::fmt::Display| Error::Usage(format!("edit: {what}: {e}"));
     let mut file = tempfile::Builder::new().prefix("weft-").suffix(".yaml").tempfile().map_err(|e| failed("make a file", &e))?;
-    let mut whole = String::from("# Saved as it is, or empty, nothing changes.\n");
-    for line in complaint.lines() {
-        whole.push_str("# refused: ");
-        whole.push_str(line);
-        whole.push('\n');
-    }
-    whole.push_str(text);
+    let whole = asked.comments() + text;
     file.write_all(whole.as_bytes()).map_err(|e| failed("write a file", &e))?;
     run_editor(file.path())?;
     let edited = fs::read_to_string(file.path()).map_err(|e| failed("read the file", &e))?;
@@ -179,5 +228,39 @@ fn run_editor(file: &Path) -> Result<(), Error> {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(Error::Usage(format!("edit: {wish}: {status}; nothing was changed"))),
         Err(e) => Err(Error::Usage(format!("edit: start {wish}: {e}; set EDITOR"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn saved_as_it_is_it_is_given_up_unless_it_was_asked_whether_to_write_over_anothers_change() {
+        let over = Asked::Over("x was changed".to_owned());
+        let refused = Asked::Refused("no such port".to_owned());
+        for (asked, edited, given_up) in [
+            (&Asked::First, "a\n", true),
+            (&Asked::First, "b\n", false),
+            (&refused, "a\n", true),
+            (&refused, "first\n", true),
+            (&over, "a\n", false),
+            (&over, "\n", true),
+        ] {
+            assert_eq!(asked.is_given_up(&["a\n", "first\n"], edited), given_up, "{asked:?} {edited:?}");
+        }
+        assert_eq!(refused.comments(), "# Saved as it is, or empty, nothing changes.\n# refused: no such port\n");
+        assert!(over.comments().starts_with("# Saved as it is, it is written"), "{}", over.comments());
+    }
+
+    #[test]
+    fn a_text_that_nobody_takes_is_kept_in_a_file_that_is_named() {
+        let e =
+            kept("kind: Service\n", ClientError::NoAgent { socket: "/x".into(), source: io::ErrorKind::NotFound.into() }.into());
+        assert_eq!(e.exit_code(), crate::error::NO_AGENT, "as without the file");
+        let Error::Kept { file, .. } = &e else { panic!("{e:?}") };
+        assert!(e.to_string().contains(file.to_str().unwrap()), "{e}");
+        assert_eq!(fs::read_to_string(file).unwrap(), "kind: Service\n");
+        fs::remove_file(file).unwrap();
     }
 }

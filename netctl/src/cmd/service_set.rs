@@ -126,7 +126,7 @@ impl SetArgs {
         loop {
             tries += 1;
             let there = agent.ask_until(deadline, |_| agent.client().service(&self.service)).await?;
-            let spec = self.changed(&there)?;
+            let spec = self.changed(&there, tries > 1)?;
             let condition = Precondition::At(there.revision);
             let put = |_| agent.client().service_put(&self.service, &spec, condition, false);
             match agent.ask_until(deadline, put).await {
@@ -136,14 +136,14 @@ impl SetArgs {
         }
     }
 
-    /// What the service is to be.
-    fn changed(&self, there: &ServiceView) -> Result<ServiceSpec, Error> {
+    /// What the service is to be. Tried again, what has gone meanwhile has gone as was wished.
+    fn changed(&self, there: &ServiceView, again: bool) -> Result<ServiceSpec, Error> {
         let mut spec = ServiceSpec::from(there);
         for gone in &self.rm_port {
             let before = spec.ports.len();
             let meant = meant(gone);
             spec.ports.retain(|port| !meant(port));
-            if spec.ports.len() == before {
+            if spec.ports.len() == before && !again {
                 let ports = spec.ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
                 return Err(Error::Usage(format!("--rm-port {gone}: {} has no such port; it has {ports}", self.service)));
             }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn changed(words: &[&str]) -> ServiceSpec {
-        args(words).changed(&there()).unwrap()
+        args(words).changed(&there(), false).unwrap()
     }
 
     #[test]
@@ -249,8 +249,14 @@ mod tests {
         assert_eq!(ports(&["--rm-port", "53/udp"]), ["http=80:8080/tcp", "dns=53/tcp"]);
         assert_eq!(ports(&["--rm-port", "dns", "--add-port", "https=443"]), ["http=80:8080/tcp", "https=443/tcp"]);
         assert_eq!(ports(&["--rm-port", "dns", "--add-port", "http=80:web"]), ["http=80:web/tcp"], "another meaning");
-        let refused = args(&["--rm-port", "81"]).changed(&there()).unwrap_err().to_string();
+        let refused = args(&["--rm-port", "81"]).changed(&there(), false).unwrap_err().to_string();
         assert!(refused.contains("it has http=80:8080/tcp"), "{refused}");
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_removed_meanwhile_is_removed() {
+        let spec = args(&["--rm-port", "81", "--rm-port", "53"]).changed(&there(), true).unwrap();
+        assert_eq!(spec.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["http=80:8080/tcp"]);
     }
 
     #[test]
