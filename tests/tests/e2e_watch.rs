@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -14,11 +14,11 @@ use weft_tests::{Topology, eventually};
 
 static CLUSTER: LazyLock<Topology> = LazyLock::new(|| Topology::cluster(2).unwrap());
 
-/// Held by a test that starts the agent of the second host anew.
-static RESTARTS: Mutex<()> = Mutex::new(());
+/// Held alone by the test whose watchers go from agent to agent: nobody else may write below other prefixes meanwhile.
+static ALONE: RwLock<()> = RwLock::new(());
 
-fn restarts() -> MutexGuard<'static, ()> {
-    RESTARTS.lock().unwrap_or_else(PoisonError::into_inner)
+fn beside() -> RwLockReadGuard<'static, ()> {
+    ALONE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn socket(host: usize) -> PathBuf {
@@ -100,7 +100,7 @@ impl Watcher {
     }
 
     /// Comes and goes, now here and now there, until it has been told of `end`.
-    fn run(mut self, seed: u64, end: &str) -> Self {
+    fn run(mut self, seed: u64, query: &str, end: &str) -> Self {
         let mut dice = Dice(seed);
         let begun = std::time::Instant::now();
         while !self.known.contains_key(end) {
@@ -110,7 +110,7 @@ impl Watcher {
             }
             let host = 1 + usize::try_from(dice.below(2)).unwrap();
             // An agent that is being started anew is not there for a moment.
-            let Ok(mut events) = Events::of(&socket(host), "?kind=service,endpoint&namespace=default", &self.last) else {
+            let Ok(mut events) = Events::of(&socket(host), query, &self.last) else {
                 std::thread::sleep(Duration::from_millis(50));
                 continue;
             };
@@ -126,66 +126,98 @@ impl Watcher {
     }
 }
 
+/// What is changed while watchers come and go. All of it stands below one prefix of the store: etcd tells of each prefix by
+/// itself, so that a mark taken to another agent may pass over a change below another one (ARCHITECTURE.md says so).
+struct Churn {
+    kind: &'static str,
+    /// What the keys in the store, and those of the objects, begin with.
+    prefixes: (&'static str, &'static str),
+    value: fn(u64) -> String,
+}
+
+impl Churn {
+    /// Writes and deletes, with `beside` done before each write, and what four watchers were told of it compared.
+    fn run(&self, mut beside: impl FnMut(u64, i64)) {
+        let (stored, named) = self.prefixes;
+        let query = format!("?kind={}&namespace=default", self.kind);
+        let end = format!("{named}the-end");
+        let (watchers, truth) = std::thread::scope(|scope| {
+            let (query, end) = (query.as_str(), end.as_str());
+            let watcher = |n: u64| scope.spawn(move || Watcher::default().run(n * 7919 + 1, query, end));
+            let watchers: Vec<_> = (0..4).map(watcher).collect();
+            let mut truth: Vec<Truth> = Vec::new();
+            let mut there: BTreeMap<String, bool> = BTreeMap::new();
+            let mut dice = Dice(42);
+            for n in 0..70 {
+                let which = dice.below(4);
+                let name = format!("{named}churn{which}");
+                let delete = there.get(&name).copied().unwrap_or(false) && dice.below(3) == 0;
+                let value = (self.value)(n + 1);
+                let revision = write(&format!("{stored}churn{which}"), Some(value.as_str()).filter(|_| !delete));
+                there.insert(name.clone(), !delete);
+                truth.push((revision, name, !delete));
+                beside(n, revision);
+            }
+            let revision = write(&format!("{stored}the-end"), Some(&(self.value)(99)));
+            truth.push((revision, end.to_owned(), true));
+            (watchers.into_iter().map(|w| w.join().unwrap()).collect::<Vec<_>>(), truth)
+        });
+        let mut left: BTreeMap<String, i64> = BTreeMap::new();
+        for (revision, key, there) in &truth {
+            match there {
+                true => left.insert(key.clone(), *revision),
+                false => left.remove(key),
+            };
+        }
+        let ours = |key: &str| key.starts_with(&format!("{named}churn")) || key == end;
+        for watcher in &watchers {
+            let known: BTreeMap<String, i64> = watcher.known.clone().into_iter().filter(|(key, _)| ours(key)).collect();
+            assert_eq!(known, left, "after {} resets", watcher.resets);
+            let told: Vec<&Truth> = watcher.told.iter().filter(|(_, key, _)| ours(key)).collect();
+            let happened: Vec<&Truth> = truth.iter().filter(|(revision, _, _)| *revision > watcher.since).collect();
+            assert_eq!(told, happened, "since revision {}, after {} resets", watcher.since, watcher.resets);
+        }
+    }
+}
+
 #[test]
 fn watchers_that_come_and_go_are_told_every_change_once_and_in_order_or_everything_anew() {
-    const END: &str = "default/the-end";
     let t = Shared::of(&CLUSTER);
-    let _alone = restarts();
-    let (watchers, truth) = std::thread::scope(|scope| {
-        let watchers: Vec<_> = (0..4).map(|n| scope.spawn(move || Watcher::default().run(n * 7919 + 1, END))).collect();
-        let mut truth: Vec<Truth> = Vec::new();
-        let mut there: BTreeMap<String, bool> = BTreeMap::new();
-        let mut dice = Dice(42);
-        for n in 0..120 {
-            let which = dice.below(8);
-            let (key, name, value) = if which < 4 {
-                let value = format!(r#"{{"ports":[{{"port":{}}}]}}"#, n + 1);
-                (format!("/weft/v1/services/default/churn{which}"), format!("default/churn{which}"), value)
-            } else {
-                let path = format!("local/skydns/churned/a{which}");
-                (format!("/skydns/{path}"), format!("record:{path}"), format!(r#"{{"host":"192.0.2.{}"}}"#, n + 1))
-            };
-            let delete = there.get(&name).copied().unwrap_or(false) && dice.below(3) == 0;
-            let revision = write(&key, Some(value.as_str()).filter(|_| !delete));
-            there.insert(name.clone(), !delete);
-            truth.push((revision, name, !delete));
-            match n {
-                // History goes, and an agent begins anew without any.
-                60 => {
-                    t.etcd().ctl(["compact", &revision.to_string()]).unwrap().success().unwrap();
-                    t.host(2).agent.kill9().unwrap();
-                }
-                64 => t.host(2).agent.start().unwrap(),
-                _ => {}
-            }
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    let compact = |revision: i64| t.etcd().ctl(["compact", &revision.to_string()]).unwrap().success().unwrap();
+    let services = Churn {
+        kind: "service",
+        prefixes: ("/weft/v1/services/default/", "default/"),
+        value: |n| format!(r#"{{"ports":[{{"port":{n}}}]}}"#),
+    };
+    services.run(|n, revision| match n {
+        // History goes, and an agent begins anew without any.
+        30 => {
+            compact(revision);
+            t.host(2).agent.kill9().unwrap();
         }
-        let revision = write("/weft/v1/services/default/the-end", Some("{}"));
-        truth.push((revision, END.to_owned(), true));
-        (watchers.into_iter().map(|w| w.join().unwrap()).collect::<Vec<_>>(), truth)
+        34 => t.host(2).agent.start().unwrap(),
+        _ => {}
     });
-    let mut left: BTreeMap<String, i64> = BTreeMap::new();
-    for (revision, key, there) in &truth {
-        match there {
-            true => left.insert(key.clone(), *revision),
-            false => left.remove(key),
-        };
-    }
-    let ours = |key: &str| key.contains("churn") || key == END;
-    for watcher in &watchers {
-        let known: BTreeMap<String, i64> = watcher.known.clone().into_iter().filter(|(key, _)| ours(key)).collect();
-        assert_eq!(known, left, "after {} resets", watcher.resets);
-        let told: Vec<&Truth> = watcher.told.iter().filter(|(_, key, _)| ours(key)).collect();
-        let happened: Vec<&Truth> = truth.iter().filter(|(revision, _, _)| *revision > watcher.since).collect();
-        assert_eq!(told, happened, "since revision {}, after {} resets", watcher.since, watcher.resets);
-    }
     t.host(2).agent.wait_ready().unwrap();
+    let records = Churn {
+        kind: "endpoint",
+        prefixes: ("/skydns/local/skydns/churned/", "record:local/skydns/churned/"),
+        value: |n| format!(r#"{{"host":"192.0.2.{n}"}}"#),
+    };
+    records.run(|n, revision| {
+        if n == 30 {
+            compact(revision);
+        }
+    });
 }
 
 #[test]
 fn a_watch_tells_what_it_is_asked_for_and_says_reset_when_it_does_not_know() {
     let t = Shared::of(&CLUSTER);
-    write("/skydns/local/skydns/asked/a", Some(r#"{"host":"192.0.2.1"}"#));
-    t.host(1).netctl(["wait", "--endpoint", "a"]).unwrap().success().unwrap();
+    let _beside = beside();
+    write("/skydns/local/skydns/asked/asked-a", Some(r#"{"host":"192.0.2.1"}"#));
+    t.host(1).netctl(["wait", "--endpoint", "asked-a"]).unwrap().success().unwrap();
     let mut events = Events::of(&socket(1), "?kind=endpoint&service=asked", "").unwrap();
     let first = events.next(SOON).unwrap().unwrap();
     assert_eq!((first.event.as_str(), first.data["object"]["addresses"][0].as_str()), ("put", Some("192.0.2.1")));
@@ -193,7 +225,7 @@ fn a_watch_tells_what_it_is_asked_for_and_says_reset_when_it_does_not_know() {
     assert_eq!(current.event, "current");
     // Another service's endpoint is not told.
     write("/skydns/local/skydns/other/b", Some(r#"{"host":"192.0.2.2"}"#));
-    let revision = write("/skydns/local/skydns/asked/a", None);
+    let revision = write("/skydns/local/skydns/asked/asked-a", None);
     let gone = events.next(SOON).unwrap().unwrap();
     assert_eq!((gone.event.as_str(), gone.data["revision"].as_i64()), ("delete", Some(revision)));
     assert_eq!(gone.id, revision.to_string());
@@ -209,7 +241,7 @@ fn a_watch_tells_what_it_is_asked_for_and_says_reset_when_it_does_not_know() {
 #[test]
 fn netctl_watches_through_a_restart_of_the_agent() {
     let t = Shared::of(&CLUSTER);
-    let _alone = restarts();
+    let _beside = beside();
     let line = t.host(2).agent.netctl_line(["watch", "service,node", "-o", "json"]).unwrap();
     let watch = t.host(2).spawn("watch", line).unwrap();
     let lines = || -> Vec<Value> { watch.stdout().lines().filter_map(|line| serde_json::from_str(line).ok()).collect() };
@@ -240,7 +272,8 @@ fn code(answer: &Answer) -> (u16, &str) {
 
 #[test]
 fn writes_are_done_only_if_the_object_is_as_it_was_read() {
-    let _t = Shared::of(&CLUSTER);
+    let t = Shared::of(&CLUSTER);
+    let _beside = beside();
     let path = "/v1/endpoints/cas/db/a";
     let spec = |address: &str| json!({"addresses": [address], "ports": [{"port": 5432}], "labels": {"tier": "data"}});
     let refused = ask("PUT", path, &[], &spec("192.0.2.1"));
@@ -268,6 +301,15 @@ fn writes_are_done_only_if_the_object_is_as_it_was_read() {
     assert_eq!(code(&ask("DELETE", "/v1/namespaces/cas", &[], &Value::Null)), (409, "conflict"), "something is in it");
     assert_eq!(code(&ask("DELETE", path, &[("If-Match", &tag)], &Value::Null)), (412, "changed"));
     assert_eq!(ask("DELETE", path, &[], &Value::Null).status, 200);
+    // What another program wrote is that one's.
+    let others = "/v1/endpoints/cas/db/others";
+    let foreign = write("/skydns/local/skydns/cas/db/others", Some(r#"{"host":"192.0.2.8"}"#)).to_string();
+    t.host(1).netctl(["wait", "--revision", &foreign]).unwrap().success().unwrap();
+    for refused in [ask("PUT", others, &[], &spec("192.0.2.1")), ask("DELETE", others, &[], &Value::Null)] {
+        assert_eq!(code(&refused), (409, "conflict"));
+        assert!(refused.body["error"]["message"].as_str().unwrap().contains("written by another tool"), "{refused:?}");
+    }
+    assert_eq!(ask("DELETE", others, &[("If-Match", &format!("\"{foreign}\""))], &Value::Null).status, 200);
     assert_eq!(code(&ask("DELETE", path, &[], &Value::Null)), (404, "not_found"));
     assert_eq!(ask("DELETE", "/v1/namespaces/cas", &[], &Value::Null).status, 200);
 
@@ -282,6 +324,7 @@ fn writes_are_done_only_if_the_object_is_as_it_was_read() {
 #[test]
 fn a_script_waits_for_a_revision_and_for_what_it_needs() {
     let t = Shared::of(&CLUSTER);
+    let _beside = beside();
     let host = t.host(1);
     let revision = write("/skydns/local/skydns/awaited/a", Some(r#"{"host":"192.0.2.9"}"#)).to_string();
     host.netctl(["wait", "--revision", &revision]).unwrap().success().unwrap();
