@@ -50,6 +50,14 @@ impl fmt::Display for Counts {
     }
 }
 
+/// Whether an executable begins here: `running 3 tests`.
+#[must_use]
+pub fn begins(line: &str) -> bool {
+    let line = without_colours(line);
+    let words: Vec<&str> = line.split_whitespace().collect();
+    matches!(words.as_slice(), ["running", n, "test" | "tests"] if n.parse::<u64>().is_ok())
+}
+
 /// The name in `test tests::a_claim ... FAILED`.
 #[must_use]
 pub fn failed_test(line: &str) -> Option<String> {
@@ -102,6 +110,14 @@ mod tests {
         assert_eq!(failed_test("test a - should panic ... FAILED"), Some("a".to_owned()));
         for other in ["test a ... ok", "test result: FAILED. 0 passed; 1 failed", "    a", "failures:"] {
             assert_eq!(failed_test(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn an_executable_begins_with_the_number_of_its_tests() {
+        assert!(begins("running 1 test") && begins("running 0 tests") && begins("\u{1b}[1mrunning 12 tests\u{1b}[m"));
+        for other in ["test running 1 test ... ok", "running tests", "running 3 tests more", "test result: ok. 3 passed"] {
+            assert!(!begins(other), "{other}");
         }
     }
 

@@ -17,7 +17,7 @@ use clap::ValueEnum;
 use crate::counts::Counts;
 use crate::leftovers::{Before, RUN_MARK};
 use crate::metadata::Workspace;
-use crate::sh;
+use crate::sh::{self, Tested};
 
 /// A rung.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -112,10 +112,10 @@ pub fn run(rungs: &[Rung], filter: Option<&str>) -> Result<Counts> {
                 // Each is a few hosts, and most of their time is spent waiting.
                 first.arg("--test-threads=2");
             }
-            let (mut of_these, failed) = sh::count_tests(first.args(&harness).args(filter))?;
-            if second_try_is_due(*rung, of_these, &failed) && !sh::interrupted() {
+            let Tested { counts: mut of_these, failed, crashed } = sh::count_tests(first.args(&harness).args(filter))?;
+            if crashed == 0 && second_try_is_due(*rung, of_these, &failed) && !sh::interrupted() {
                 println!("once more, by themselves: {}", failed.join(", "));
-                let (again, _) = sh::count_tests(test().args(["--test-threads=1", "--exact"]).args(&failed))?;
+                let again = sh::count_tests(test().args(["--test-threads=1", "--exact"]).args(&failed))?.counts;
                 if again.failed == 0 && again.passed >= of_these.failed {
                     of_these = Counts { passed: of_these.passed + of_these.failed, failed: 0 };
                     unsteady.extend(failed);

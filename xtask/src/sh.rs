@@ -131,31 +131,82 @@ pub fn outlive_interrupts() -> Result<()> {
     Ok(())
 }
 
-/// Runs `cargo test …`, shows what it says and counts what it closes with. The names of the tests that failed come with it.
+/// What a run of tests said.
+#[derive(Debug, Default)]
+pub struct Tested {
+    /// What the executables closed with; one that crashed is one failure.
+    pub counts: Counts,
+    /// The names of the tests that failed.
+    pub failed: Vec<String>,
+    /// Executables that began and did not close: what was in them nobody knows.
+    pub crashed: usize,
+}
+
+impl Tested {
+    /// Reads what is said, line by line. `show` is given each.
+    fn read(lines: impl Iterator<Item = std::io::Result<Vec<u8>>>, show: impl Fn(&str)) -> std::io::Result<Self> {
+        let mut tested = Self::default();
+        let (mut begun, mut closed) = (0_usize, 0_usize);
+        for line in lines {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            show(&line);
+            if let Some(more) = Counts::from_line(&line) {
+                tested.counts.add(more);
+                closed += 1;
+            }
+            begun += usize::from(counts::begins(&line));
+            tested.failed.extend(counts::failed_test(&line));
+        }
+        tested.crashed = begun.abs_diff(closed);
+        if tested.crashed > 0 {
+            tested.counts.failed += 1;
+        }
+        Ok(tested)
+    }
+}
+
+/// Runs `cargo test …`, shows what it says and counts what it closes with.
 ///
-/// A run that ends badly without any failed test (a build error, an executable that crashed) counts as one failure.
+/// A run that ends badly without any failed test (a build error, say) counts as one failure.
 ///
 /// # Errors
 /// When it cannot be started or read.
-pub fn count_tests(command: &mut Command) -> Result<(Counts, Vec<String>)> {
+pub fn count_tests(command: &mut Command) -> Result<Tested> {
     let spelled = spell(command);
     let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| format!("run {spelled}"))?;
-    let mut counts = Counts::default();
-    let mut failed = Vec::new();
     let stdout = child.stdout.take().context("the pipe that was asked for")?;
-    for line in BufReader::new(stdout).split(b'\n') {
-        let line = line.with_context(|| format!("read from {spelled}"))?;
-        let line = String::from_utf8_lossy(&line);
-        println!("{line}");
-        if let Some(more) = Counts::from_line(&line) {
-            counts.add(more);
-        }
-        failed.extend(counts::failed_test(&line));
-    }
+    let read = Tested::read(BufReader::new(stdout).split(b'\n'), |line| println!("{line}"));
+    let mut tested = read.with_context(|| format!("read from {spelled}"))?;
     let status = child.wait().with_context(|| format!("wait for {spelled}"))?;
-    if !status.success() && counts.failed == 0 {
-        eprintln!("{spelled}: {status}");
-        counts.failed = 1;
+    if tested.crashed > 0 {
+        eprintln!("{spelled}: test executables that did not come to their end: {}", tested.crashed);
     }
-    Ok((counts, failed))
+    if !status.success() && tested.counts.failed == 0 {
+        eprintln!("{spelled}: {status}");
+        tested.counts.failed = 1;
+    }
+    Ok(tested)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tested(text: &str) -> Tested {
+        Tested::read(text.lines().map(|line| Ok(line.as_bytes().to_vec())), |_| {}).unwrap()
+    }
+
+    #[test]
+    fn an_executable_that_crashed_is_a_failure_beside_those_that_it_and_others_named() {
+        const CLOSED: &str =
+            "running 2 tests\ntest a ... ok\ntest b ... FAILED\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        let well = tested(CLOSED);
+        assert_eq!((well.counts, well.crashed), (Counts { passed: 1, failed: 1 }, 0));
+        assert_eq!(well.failed, ["b"]);
+        let crashed = tested(&format!("{CLOSED}running 3 tests\ntest c ... ok\n"));
+        assert_eq!((crashed.counts, crashed.crashed), (Counts { passed: 1, failed: 2 }, 1));
+        let alone = tested("running 3 tests\ntest c ... FAILED\n");
+        assert_eq!((alone.counts, alone.crashed), (Counts { passed: 0, failed: 1 }, 1));
+    }
 }
