@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use tokio::sync::{Mutex, Notify, watch};
 use tracing::{info, warn};
 use weft_api::{Candidacy, Code, Register, Registered};
@@ -67,6 +67,7 @@ pub struct Registration {
     /// The network that its addresses are in; none is the default one.
     #[serde(default)]
     pub network: Option<NetworkName>,
+    #[serde(deserialize_with = "as_stored")]
     /// When it was first registered, in milliseconds since 1970.
     pub born: u64,
 }
@@ -75,6 +76,18 @@ pub struct Registration {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Known {
     /// By id.
+/// Reads what a file has, which may be of a later version: members that this one does not know are none, where a request with
+/// them is refused.
+fn as_stored<'de, D: Deserializer<'de>>(from: D) -> Result<Register, D::Error> {
+    /// A flattened struct is given only the members that it asks for, also one that denies others (serde 1.0).
+    #[derive(Deserialize)]
+    struct Stored {
+        #[serde(flatten)]
+        said: Register,
+    }
+    Stored::deserialize(from).map(|stored| stored.said)
+}
+
     pub by_id: BTreeMap<EndpointId, Registration>,
 }
 

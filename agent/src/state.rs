@@ -24,6 +24,8 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tracing::warn;
 use weft_model::attachment::{Description, Instance, Owner};
 use weft_model::check::Check;
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
@@ -35,6 +37,7 @@ use crate::attach::handed::Handed;
 use crate::last_uplink::LastUplink;
 use crate::networks::Remembered;
 use crate::registrations::Registration;
+use crate::view::chain;
 use journal::Log;
 
 /// Why the state directory cannot be used.
@@ -279,12 +282,38 @@ impl StateDir {
         write(&self.path.join("networks.json"), networks, true)
     }
 
-    /// What programs had registered.
+    /// What programs had registered. A damaged file keeps no agent from starting: it is moved aside, and what can be read of it
+    /// counts. The rest is said again by whoever still means it.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The file cannot be read at all.
     pub fn registrations(&self) -> Result<Vec<Registration>, StateError> {
-        Ok(read(&self.path.join("registrations.json"))?.unwrap_or_default())
+        let path = self.path.join("registrations.json");
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(StateError::Io { op: "read", path, source }),
+        };
+        let (rows, mut damage) = rows(&bytes);
+        let mut found = Vec::with_capacity(rows.len());
+        for row in rows {
+            match serde_json::from_value(row) {
+                Ok(registration) => found.push(registration),
+                Err(e) => damage = Some(e),
+            }
+        }
+        if let Some(damage) = damage {
+            let aside = self.path.join("registrations.json.damaged");
+            warn!(
+                file = %path.display(), aside = %aside.display(), error = %damage, kept = found.len(),
+                "the file of registrations is damaged: moved aside; what it no longer says has to be registered again"
+            );
+            let moved = std::fs::rename(&path, &aside).map_err(|source| StateError::Io { op: "move aside", path, source });
+            if let Err(e) = moved.and_then(|()| self.write_registrations(&found)) {
+                warn!(error = chain(&e), "registrations not written; the next one that changes writes them");
+            }
+        }
+        Ok(found)
     }
 
     /// Remembers what programs have registered. What the host loses that loses its power is said again, or over.
@@ -350,6 +379,23 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     }
 }
 
+/// The rows of a JSON array, as far as they can be told apart, and what keeps the rest from it.
+fn rows(bytes: &[u8]) -> (Vec<Value>, Option<serde_json::Error>) {
+    let damage = match serde_json::from_slice(bytes) {
+        Ok(rows) => return (rows, None),
+        Err(e) => e,
+    };
+    let mut rows = Vec::new();
+    let mut rest = bytes.trim_ascii_start().strip_prefix(b"[");
+    while let Some(left) = rest {
+        let mut values = serde_json::Deserializer::from_slice(left).into_iter();
+        let Some(Ok(row)) = values.next() else { break };
+        rows.push(row);
+        rest = left.get(values.byte_offset()..).and_then(|left| left.trim_ascii_start().strip_prefix(b","));
+    }
+    (rows, Some(damage))
+}
+
 /// Replaces a file whole. With `durable` it is on the disk when this returns.
 fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StateError> {
     let beside = path.with_extension("new");
@@ -409,6 +455,33 @@ mod tests {
         assert_eq!((first.instance.as_str(), first.vtep_mac.to_string().as_str()), ("i", "02:00:00:00:00:01"));
         assert!(first.vtep_mac6 != unset() && first.vtep_mac6 != first.vtep_mac);
         assert_eq!(open(), first);
+    }
+
+    #[test]
+    fn damaged_registrations_are_moved_aside_and_what_can_be_read_of_them_counts() {
+        let row = |id: &str, more: &str| {
+            format!(r#"{{"id":"{id}","said":{{"service":"web","ttl_ms":9000,"addresses":["192.0.2.1"]{more}}},"born":5}}"#)
+        };
+        let (a, b) = (row("a", ""), row("b", r#","candidate":"muses""#));
+        let later = row("a", r#","colour":"blue""#).replacen("{", r#"{"weather":{"rain":1},"#, 1);
+        for (text, ids, is_damaged) in [
+            (format!("[{later}]"), "a", false),
+            (format!("[{b}, {a}]"), "a", true),
+            (format!("[{a},\n{}", &b[..20]), "a", true),
+            (format!("[{a}"), "a", true),
+            (format!(r#"{{"rows":[{a}]}}"#), "", true),
+            ("\0\0\0\0".to_owned(), "", true),
+            (String::new(), "", true),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let state = StateDir::open(dir.path(), &dir.path().join("run")).unwrap();
+            std::fs::write(dir.path().join("registrations.json"), &text).unwrap();
+            let found = || state.registrations().unwrap().iter().map(|r| r.id.to_string()).collect::<String>();
+            assert_eq!(found(), ids, "{text}");
+            let aside = std::fs::read_to_string(dir.path().join("registrations.json.damaged")).ok();
+            assert_eq!(aside, is_damaged.then_some(text.clone()), "{text}");
+            assert_eq!(found(), ids, "what counted is written again: {text}");
+        }
     }
 
     #[test]
