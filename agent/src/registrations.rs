@@ -29,6 +29,7 @@ use weft_model::service::port_name;
 use weft_model::snapshot::Snapshot;
 
 use crate::attach::Published;
+use crate::elections::Releasing;
 use crate::refusal::Refusal;
 use crate::registrar::holder;
 use crate::registrar::records::of_registration;
@@ -105,6 +106,8 @@ pub struct Surroundings {
     /// This host.
     pub node: NodeName,
 }
+    /// The leads that are being given up.
+    pub releasing: Arc<Releasing>,
 
 /// The addresses that whoever asks has by himself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -121,11 +121,13 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     };
     let (attachments, published) = Attachments::new(state.clone(), journal, around);
     let (liveness_tx, liveness) = watch::channel(None);
+    let releasing = Arc::<elections::Releasing>::default();
     let around = registrations::Surroundings {
         view: view.clone(),
         health: health.clone(),
         attached: published.clone(),
         liveness,
+        releasing: releasing.clone(),
         node: node.clone(),
     };
     let (registrations, registered) = Registrations::new(state.clone(), state.registrations()?, around);
@@ -209,7 +211,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
 
     let further = (state, networks_tx);
-    let live = (liveness_tx, registered);
+    let live = (liveness_tx, registered, releasing);
     let member = Member { settings: settings.clone(), registry, view, facts: facts_rx, report, further, live };
     let claiming = (own_tx, claim_reason.0);
     let registering = (Followed { published, verdicts }, registered_tx, register_reason.0);
@@ -366,8 +368,8 @@ struct Member {
     report: watch::Receiver<Report>,
     /// Where further networks are remembered and made known.
     further: (Arc<StateDir>, watch::Sender<Arc<Known>>),
-    /// Where the liveness lease is made known, and what programs register on it.
-    live: (watch::Sender<Option<Kept>>, watch::Receiver<Arc<registrations::Known>>),
+    /// Where the liveness lease is made known, what programs register on it, and which leads are being given up.
+    live: (watch::Sender<Option<Kept>>, watch::Receiver<Arc<registrations::Known>>, Arc<elections::Releasing>),
 }
 
 impl Member {
@@ -428,7 +430,6 @@ impl Member {
         let claim = snapshot.lease_of(&me.node).and_then(|(_, l)| l.lease);
         let claim: Kept = session::keep(store, "claim", session::CLAIM_TTL, claim);
 
-        let node = me.node.clone();
         let (me_tx, me_rx) = watch::channel(None);
         tokio::spawn(follow_me(me, self.facts.clone(), self.report.clone(), me_tx));
         let (registry, view, facts) = (self.registry.clone(), self.view.clone(), self.facts.clone());
@@ -446,7 +447,13 @@ impl Member {
         tokio::spawn(claim::run(claiming, own, claim_reason));
         tokio::spawn(placeholders::keep(registry.clone(), view.clone()));
         let programs = self.live.1.clone();
-        tokio::spawn(elections::run(registry.clone(), node, view.clone(), liveness.clone(), programs.clone()));
+        let electing = elections::Sources {
+            me: me_rx.clone(),
+            known: programs.clone(),
+            releasing: self.live.2.clone(),
+            lease_ttl: self.settings.lease_ttl,
+        };
+        tokio::spawn(elections::run(registry.clone(), view.clone(), liveness.clone(), electing));
         let sources = registrar::Sources { attachments: published, registrations: programs, verdicts };
         tokio::spawn(registrar::run(registry, view, me_rx.clone(), liveness, sources, registered, register_reason));
         self.watch_name(me_rx).await

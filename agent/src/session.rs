@@ -30,6 +30,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct Kept {
     /// The lease; none while there is none (the store is away, or the last one ended).
     pub id: watch::Receiver<Option<LeaseId>>,
+    /// The one that was found and is to be adopted, if it still lives.
+    pub adopted: Option<LeaseId>,
     life: watch::Receiver<Option<Life>>,
     check: Arc<Notify>,
 }
@@ -64,7 +66,7 @@ pub fn keep(store: Arc<dyn Store>, name: &'static str, ttl: Duration, adopt: Opt
     let (alive, life) = watch::channel(None);
     let check = Arc::new(Notify::new());
     tokio::spawn(keeper(store, name, ttl, adopt, (tx, alive), check.clone()));
-    Kept { id, life, check }
+    Kept { id, adopted: adopt, life, check }
 }
 
 async fn keeper(

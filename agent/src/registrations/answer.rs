@@ -94,7 +94,8 @@ impl Registrations {
         let name = &registration.said.service;
         let Some(election) = snapshot.election(name) else { return Lead::None };
         let is_holder = (&election.value.id, &election.value.node) == (&registration.id, &self.around.node);
-        if !is_holder || leader::is_to_yield(snapshot, name, &election.value) {
+        let is_going = self.around.releasing.has(name, election.modified);
+        if !is_holder || is_going || leader::is_to_yield(snapshot, name, &election.value) {
             return Lead::None;
         }
         let kept = self.around.liveness.borrow().clone();

@@ -19,7 +19,7 @@ fn host(dir: tempfile::TempDir) -> Host {
     let (health_tx, health) = watch::channel(Health::default());
     let (attached_tx, attached) = watch::channel(Arc::new(Published::default()));
     let (live_tx, liveness) = watch::channel(None);
-    let around = Surroundings { view, health, attached, liveness, node: "h1".parse().unwrap() };
+    let around = Surroundings { view, health, attached, liveness, releasing: Arc::default(), node: "h1".parse().unwrap() };
     let found = state.registrations().unwrap();
     let (registrations, known) = Registrations::new(state, found, around);
     Host { dir, _senders: Box::new((view_tx, health_tx, attached_tx, live_tx)), registrations, known }
