@@ -43,6 +43,9 @@ pub const MOST: usize = 1024;
 /// How many addresses one has at most.
 const MOST_ADDRESSES: usize = 16;
 
+/// The longest session token, in bytes.
+const MAX_SESSION: usize = 64;
+
 /// The shortest time that one is kept for.
 const SHORTEST: Duration = Duration::from_secs(1);
 
@@ -64,19 +67,15 @@ pub struct Registration {
     /// The endpoint's id.
     pub id: EndpointId,
     /// What was said of it, with the addresses that it got.
+    #[serde(deserialize_with = "as_stored")]
     pub said: Register,
     /// The network that its addresses are in; none is the default one.
     #[serde(default)]
     pub network: Option<NetworkName>,
-    #[serde(deserialize_with = "as_stored")]
     /// When it was first registered, in milliseconds since 1970.
     pub born: u64,
 }
 
-/// The registrations as the loops see them. Heartbeats change nothing here.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// By id.
 /// Reads what a file has, which may be of a later version: members that this one does not know are none, where a request with
 /// them is refused.
 fn as_stored<'de, D: Deserializer<'de>>(from: D) -> Result<Register, D::Error> {
@@ -89,6 +88,10 @@ fn as_stored<'de, D: Deserializer<'de>>(from: D) -> Result<Register, D::Error> {
     Stored::deserialize(from).map(|stored| stored.said)
 }
 
+/// The registrations as the loops see them. Heartbeats change nothing here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// By id.
     pub by_id: BTreeMap<EndpointId, Registration>,
 }
 
@@ -103,11 +106,11 @@ pub struct Surroundings {
     pub attached: watch::Receiver<Arc<Published>>,
     /// This host's liveness lease, once it is kept.
     pub liveness: watch::Receiver<Option<Kept>>,
+    /// The leads that are being given up.
+    pub releasing: Arc<Releasing>,
     /// This host.
     pub node: NodeName,
 }
-    /// The leads that are being given up.
-    pub releasing: Arc<Releasing>,
 
 /// The addresses that whoever asks has by himself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -200,6 +203,9 @@ impl Registrations {
         let snapshot = self.around.view.borrow().clone();
         let mut kept = self.kept.lock().await;
         let before = kept.by_id.get(&id).cloned();
+        if let Some(before) = &before {
+            check_session(before, &said, kept.until.get(&id).copied().unwrap_or(asked))?;
+        }
         let registration = self.made(&id, said, home, before.as_ref())?;
         if let Some(snapshot) = &snapshot {
             check_place(snapshot, &self.around.node, &registration)?;
@@ -357,6 +363,19 @@ fn lasting(registration: &Registration) -> Registration {
     lasting
 }
 
+/// Of two programs of this host that use one id, both would be told that they lead: the second is refused.
+fn check_session(before: &Registration, said: &Register, until: Instant) -> Result<(), Refusal> {
+    let left = until.saturating_duration_since(Instant::now());
+    if before.said.candidate.is_none() || before.said.session == said.session || left.is_zero() {
+        return Ok(());
+    }
+    let (id, name, secs) = (&before.id, &before.said.service, left.as_secs() + 1);
+    Err(Refusal::conflict(format!(
+        "register {id}: another program of this host stands for election under {name} by this id, for {secs}s more unless it renews \
+         that; choose another --id"
+    )))
+}
+
 fn ttl(said: &Register) -> Duration {
     Duration::from_millis(said.ttl_ms).clamp(SHORTEST, LONGEST)
 }
@@ -384,6 +403,9 @@ fn check(said: &Register) -> Result<(), String> {
     }
     if let Some(name) = &said.name {
         check_name(name)?;
+    }
+    if said.session.as_ref().is_some_and(|session| session.len() > MAX_SESSION) {
+        return Err(format!("a session of more than {MAX_SESSION} bytes"));
     }
     if said.candidate.is_some() && said.kind != Kind::Name {
         return Err("a candidate is of kind name: it is no backend".to_owned());

@@ -55,6 +55,10 @@ pub struct Register {
     /// Whether it stands for election under its name, and how; only of kind `name`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidacy>,
+    /// What tells one program that stands for election from another one that uses the same id on the same host: a random text of at
+    /// most 64 bytes, the same in all that one program says. As long as a candidate's time lasts, one that says another is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// How a candidate stands.

@@ -103,6 +103,33 @@ async fn a_disk_that_is_full_takes_nothing_new_but_beats_and_leaves() {
 }
 
 #[tokio::test]
+async fn a_second_program_that_stands_by_an_id_is_refused_until_the_first_one_is_silent() {
+    let host = host(tempfile::tempdir().unwrap());
+    let stands = |session: &str, how: &str| {
+        said(&format!(
+            r#"{{"service":"job","kind":"name","addresses":["192.0.2.9"],"ttl_ms":60000,"candidate":"{how}"{session}}}"#
+        ))
+    };
+    let put = |said: Register| host.registrations.put("c1", said, nowhere);
+    let (one, two) = (r#","session":"one""#, r#","session":"two""#);
+    put(stands(one, "stands")).await.unwrap();
+    put(stands(one, "acts")).await.unwrap();
+    for other in [stands(two, "stands"), stands("", "stands"), Register { candidate: None, ..stands("", "stands") }] {
+        let refused = put(other).await.unwrap_err();
+        assert_eq!(refused.code, Code::Conflict);
+        assert!(refused.message.contains("another program") && refused.message.contains("--id"), "{refused}");
+    }
+    assert_eq!(host.registrations.get("c1").await.unwrap().said, stands(one, "acts"), "as it was");
+    host.registrations.kept.lock().await.until.insert("c1".parse().unwrap(), Instant::now());
+    put(stands(two, "stands")).await.unwrap();
+    assert!(put(stands(one, "acts")).await.is_err(), "it was silent for too long");
+    host.registrations.withdraw("c1").await.unwrap();
+    put(stands(one, "stands")).await.unwrap();
+    let long = format!(r#","session":"{}""#, "x".repeat(65));
+    assert!(host.registrations.put("c2", stands(&long, "stands"), nowhere).await.unwrap_err().message.contains("64 bytes"));
+}
+
+#[tokio::test]
 async fn what_cannot_be_registered_is_refused_with_its_reason() {
     let host = host(tempfile::tempdir().unwrap());
     let labels: Vec<String> = (0..65).map(|n| format!(r#""k{n}":"v""#)).collect();

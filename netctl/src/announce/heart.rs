@@ -27,6 +27,8 @@ const WITHDRAW_BOUND: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 struct Wish {
     said: Register,
+    /// How often it was changed.
+    generation: u64,
     over: bool,
 }
 
@@ -35,8 +37,8 @@ struct Wish {
 pub enum Beat {
     /// Nothing has been heard yet.
     None,
-    /// It is registered, as asked at that time.
-    Kept(Box<Registered>, Instant),
+    /// It is registered, as asked at that time, after so many changes of what is said.
+    Kept(Box<Registered>, Instant, u64),
     /// The agent does not answer, or not yet.
     Away(String),
     /// The agent says no.
@@ -55,7 +57,7 @@ impl Heart {
     /// Begins to beat: at a third of the registration's time, and at least as often as `pace` says.
     #[must_use]
     pub fn start(agent: Agent, id: EndpointId, said: Register, pace: Duration) -> Self {
-        let (wish, wishes) = watch::channel(Wish { said, over: false });
+        let (wish, wishes) = watch::channel(Wish { said, generation: 0, over: false });
         let (tell, beats) = watch::channel(Beat::None);
         let task = tokio::spawn(beat(agent, id, wishes, tell, pace));
         Self { wish, beats, task }
@@ -63,7 +65,16 @@ impl Heart {
 
     /// Says something else from now on.
     pub fn change(&self, how: impl FnOnce(&mut Register)) {
-        self.wish.send_modify(|wish| how(&mut wish.said));
+        self.wish.send_modify(|wish| {
+            how(&mut wish.said);
+            wish.generation += 1;
+        });
+    }
+
+    /// Whether a beat answers what is said now, and not what was said before.
+    #[must_use]
+    pub fn is_current(&self, beat: &Beat) -> bool {
+        matches!(beat, Beat::Kept(_, _, generation) if *generation == self.wish.borrow().generation)
     }
 
     /// How it stands now.
@@ -92,13 +103,13 @@ async fn beat(agent: Agent, id: EndpointId, mut wishes: watch::Receiver<Wish>, t
     loop {
         let wish = wishes.borrow_and_update().clone();
         if wish.over {
-            let _ = timeout_at(Instant::now() + WITHDRAW_BOUND, withdraw(&agent, &id)).await;
+            let _ = timeout_at(Instant::now() + WITHDRAW_BOUND, withdraw(&agent, &id, wish.said.session.as_deref())).await;
             return;
         }
         let asked = Instant::now();
         let third = Duration::from_millis(wish.said.ttl_ms) / 3;
         let (beat, pause) = match timeout(ANSWER_BOUND, agent.client().register(id.as_str(), &wish.said)).await {
-            Ok(Ok(registered)) => (Beat::Kept(Box::new(registered), asked), third.min(pace)),
+            Ok(Ok(registered)) => (Beat::Kept(Box::new(registered), asked, wish.generation), third.min(pace)),
             Ok(Err(e)) if is_away(&e) => (Beat::Away(chain(&e)), RETRY.min(third)),
             Ok(Err(e)) => (Beat::Refused(chain(&e)), third.min(Duration::from_secs(1))),
             Err(_) => (Beat::Away(format!("the agent has not answered within {}s", ANSWER_BOUND.as_secs())), RETRY),
@@ -116,9 +127,18 @@ fn is_away(error: &ClientError) -> bool {
     error.is_passing() || matches!(error, ClientError::Broken { .. })
 }
 
-async fn withdraw(agent: &Agent, id: &EndpointId) {
+/// Not what another program has registered by this id meanwhile.
+async fn withdraw(agent: &Agent, id: &EndpointId, session: Option<&str>) {
     loop {
-        match agent.client().unregister(id.as_str()).await {
+        let result = match session {
+            None => agent.client().unregister(id.as_str()).await,
+            Some(_) => match agent.client().registration(id.as_str()).await {
+                Ok(there) if there.said.session.as_deref() != session => return,
+                Ok(_) => agent.client().unregister(id.as_str()).await,
+                Err(e) => Err(e),
+            },
+        };
+        match result {
             Ok(_) | Err(ClientError::Refused { code: Code::NotFound, .. }) => return,
             Err(_) => sleep(RETRY).await,
         }

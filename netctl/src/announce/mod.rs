@@ -32,6 +32,14 @@ pub fn make_id(of: &ServiceName) -> Result<EndpointId, Error> {
     id.parse().map_err(|e| Error::Usage(format!("{e}; set --id")))
 }
 
+/// What tells this process from every other one that uses the same id.
+#[must_use]
+pub fn make_session() -> String {
+    // Keyed anew for each process by the kernel's random numbers.
+    let random = || RandomState::new().build_hasher().finish();
+    format!("{:016x}{:016x}", random(), random())
+}
+
 /// Labels as a map.
 ///
 /// # Errors

@@ -136,7 +136,7 @@ impl AnnounceArgs {
         let heart = Heart::start(agent, id.clone(), Register { state: State::Starting, ..said }, PACE);
         let heart = begin(heart, &mut signals).await?;
         let registered = match heart.last() {
-            Beat::Kept(registered, _) => Some(registered),
+            Beat::Kept(registered, ..) => Some(registered),
             _ => None,
         };
         let order = Order { command: self.command, variables, own_group };
@@ -169,6 +169,7 @@ impl AnnounceArgs {
             weight: self.weight,
             check: self.check.clone().check()?,
             candidate: None,
+            session: None,
         })
     }
 }
@@ -335,7 +336,7 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
 #[must_use]
 pub fn kept(beat: &Beat) -> Option<(&Registered, Instant)> {
     match beat {
-        Beat::Kept(registered, asked) => Some((registered, *asked)),
+        Beat::Kept(registered, asked, _) => Some((registered, *asked)),
         _ => None,
     }
 }

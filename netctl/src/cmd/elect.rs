@@ -14,15 +14,15 @@ use std::time::Duration;
 use clap::Args;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep_until};
-use weft_api::{Candidacy, Register};
-use weft_model::ids::{EndpointId, ServiceName};
+use weft_api::{Candidacy, Register, Registered};
+use weft_model::ids::{EndpointId, Revision, ServiceName};
 use weft_model::record::{Kind, Proto, State};
 
 use super::Context;
 use super::announce::{Teller, begin, kept};
 use crate::announce::heart::Heart;
 use crate::announce::process::{Order, Process};
-use crate::announce::{labels, make_id};
+use crate::announce::{labels, make_id, make_session};
 use crate::error::{DONE, Error, say};
 use crate::parse;
 use crate::run::env::EnvOptions;
@@ -46,7 +46,7 @@ pub struct ElectArgs {
     /// What is led: NAME or NAMESPACE/NAME; leader.NAME is the leader's name in DNS
     #[arg(value_name = "NAME")]
     name: ServiceName,
-    /// This candidate's id [default: the name and six random digits]
+    /// This candidate's id; one program of a host stands by it at a time [default: the name and six random digits]
     #[arg(long)]
     id: Option<EndpointId>,
     /// Its address [default: that of the container in which netctl runs, else this host's]
@@ -118,6 +118,40 @@ impl Safe {
     }
 }
 
+/// What follows from an answer while the command does not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The agent knows that this candidate acts, and it leads.
+    Begin,
+    /// This is to be said first.
+    Say(Candidacy),
+    /// Nothing yet.
+    Wait,
+}
+
+impl Next {
+    /// `is_current` tells whether the answer is to what is said now. One to what was said before is no reason for anything: the
+    /// agent may have heard since that this candidate only stands, and may give the lead away at once.
+    fn of(registered: &Registered, is_current: bool, is_fresh: bool) -> Self {
+        let acts = registered.said.candidate == Some(Candidacy::Acts);
+        match (registered.lead && is_fresh, acts) {
+            _ if !is_current => Self::Wait,
+            (true, true) => Self::Begin,
+            (true, false) => Self::Say(Candidacy::Acts),
+            // It was lost between the two.
+            (false, true) if registered.lead_known => Self::Say(Candidacy::Stands),
+            (false, _) => Self::Wait,
+        }
+    }
+}
+
+/// Whether the lead is held while the command runs: none if it cannot be said. Another term is another lead, and one that the agent
+/// does not know to be acted by can go to another candidate any moment.
+fn holds(registered: &Registered, term: Option<Revision>) -> Option<bool> {
+    let as_begun = registered.term == term && registered.said.candidate == Some(Candidacy::Acts);
+    (registered.lead || registered.lead_known).then_some(registered.lead && as_begun)
+}
+
 impl ElectArgs {
     /// Does it.
     ///
@@ -140,7 +174,7 @@ impl ElectArgs {
             };
             say("elect", &format!("leads {}", self.name));
             let mut variables = variables.clone();
-            variables.push(("WEFT_TERM".into(), Some(term.into())));
+            variables.push(("WEFT_TERM".into(), Some(term.map(|term| term.to_string()).unwrap_or_default().into())));
             let order = Order { command: self.command.clone(), variables, own_group: true };
             let registered = heart.last();
             let process = match Process::start(order, id.as_str(), kept(&registered).map(|(r, _)| r), &signals) {
@@ -150,7 +184,7 @@ impl ElectArgs {
                     return Err(e.into());
                 }
             };
-            match self.lead(&mut heart, process, safe, &mut signals, &mut teller).await? {
+            match self.lead(&mut heart, process, (safe, term), &mut signals, &mut teller).await? {
                 End::Stopped(_) if !self.once => {
                     say("elect", &format!("leads {} no more; waits for it again", self.name));
                     heart.change(|said| said.candidate = Some(Candidacy::Stands));
@@ -179,6 +213,7 @@ impl ElectArgs {
             weight: 0,
             check: None,
             candidate: Some(Candidacy::Stands),
+            session: Some(make_session()),
         })
     }
 
@@ -189,7 +224,7 @@ impl ElectArgs {
         most: &mut Duration,
         signals: &mut Signals,
         teller: &mut Teller,
-    ) -> Option<(Safe, String)> {
+    ) -> Option<(Safe, Option<Revision>)> {
         let mut beat = heart.last();
         loop {
             teller.hear("elect", &beat);
@@ -197,13 +232,10 @@ impl ElectArgs {
                 let told = Duration::from_millis(registered.safe_for_ms);
                 *most = told.max(*most);
                 let safe = Safe::of(asked, told, *most, self.grace);
-                let acts = registered.said.candidate == Some(Candidacy::Acts);
-                match (registered.lead && safe.is_fresh(*most), acts) {
-                    (true, true) => return Some((safe, registered.term.map(|term| term.to_string()).unwrap_or_default())),
-                    (true, false) => heart.change(|said| said.candidate = Some(Candidacy::Acts)),
-                    // It was lost between the two.
-                    (false, true) if registered.lead_known => heart.change(|said| said.candidate = Some(Candidacy::Stands)),
-                    (false, _) => {}
+                match Next::of(registered, heart.is_current(&beat), safe.is_fresh(*most)) {
+                    Next::Begin => return Some((safe, registered.term)),
+                    Next::Say(how) => heart.change(|said| said.candidate = Some(how)),
+                    Next::Wait => {}
                 }
             }
             tokio::select! {
@@ -218,7 +250,7 @@ impl ElectArgs {
         &self,
         heart: &mut Heart,
         process: Process,
-        mut safe: Safe,
+        (mut safe, term): (Safe, Option<Revision>),
         signals: &mut Signals,
         teller: &mut Teller,
     ) -> Result<End, Error> {
@@ -244,12 +276,14 @@ impl ElectArgs {
                 beat = heart.next() => {
                     teller.hear("elect", &beat);
                     if let Some((registered, asked)) = kept(&beat) {
-                        if registered.lead {
-                            safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms));
-                        } else if registered.lead_known && stopping.is_none() {
-                            say("elect", "the lead goes to another one: the command is stopped");
-                            process.signal(Signal::SIGTERM);
-                            stopping = Some(safe.kill_at().min(Instant::now() + safe.grace));
+                        match holds(registered, term) {
+                            Some(true) => safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms)),
+                            Some(false) if stopping.is_none() => {
+                                say("elect", "the lead goes to another one: the command is stopped");
+                                process.signal(Signal::SIGTERM);
+                                stopping = Some(safe.kill_at().min(Instant::now() + safe.grace));
+                            }
+                            Some(false) | None => {}
                         }
                     }
                     continue;
@@ -302,5 +336,53 @@ mod tests {
         assert_eq!(told.renewed(now, Duration::from_secs(5)), told);
         let later = told.renewed(now + Duration::from_secs(1), Duration::from_secs(9));
         assert_eq!((later.until, later.grace), (now + Duration::from_secs(10), told.grace));
+    }
+
+    fn answer(lead: bool, lead_known: bool, candidate: Candidacy, term: i64) -> Registered {
+        let how = serde_json::to_value(candidate).unwrap();
+        let said = serde_json::json!({"service": "job", "kind": "name", "ttl_ms": 9000, "candidate": how});
+        let answer = serde_json::json!({
+            "id": "c1", "said": said, "born": 1, "expires_ms": 9000, "endpoint": null, "store": "written",
+            "lead": lead, "lead_known": lead_known, "term": term, "safe_for_ms": 9000
+        });
+        serde_json::from_value(answer).unwrap()
+    }
+
+    #[test]
+    fn only_an_answer_to_what_is_said_now_begins_anything() {
+        use Candidacy::{Acts, Stands};
+        for (answer, next) in [
+            (answer(true, true, Stands, 5), Next::Say(Acts)),
+            (answer(true, true, Acts, 5), Next::Begin),
+            (answer(false, true, Acts, 5), Next::Say(Stands)),
+            (answer(false, false, Acts, 5), Next::Wait),
+            (answer(false, true, Stands, 5), Next::Wait),
+        ] {
+            assert_eq!(Next::of(&answer, true, true), next, "{answer:?}");
+            assert_eq!(Next::of(&answer, false, true), Next::Wait, "of before the last change: {answer:?}");
+        }
+        assert_eq!(Next::of(&answer(true, false, Acts, 5), true, false), Next::Wait, "the rest of a lead");
+    }
+
+    #[test]
+    fn another_term_or_one_that_is_not_acted_by_is_lost() {
+        use Candidacy::{Acts, Stands};
+        let term = Some(Revision(5));
+        assert_eq!(holds(&answer(true, true, Acts, 5), term), Some(true));
+        assert_eq!(holds(&answer(true, true, Acts, 6), term), Some(false));
+        assert_eq!(holds(&answer(true, true, Stands, 5), term), Some(false));
+        assert_eq!(holds(&answer(false, true, Acts, 5), term), Some(false));
+        assert_eq!(holds(&answer(false, false, Acts, 5), term), None, "what was said last counts");
+    }
+
+    #[tokio::test]
+    async fn a_change_makes_what_was_heard_before_it_stale() {
+        let agent = crate::agent::Agent::at("/nonexistent/weft.sock".into());
+        let answer = answer(true, true, Candidacy::Acts, 5);
+        let heart = Heart::start(agent, answer.id.clone(), answer.said.clone(), PACE);
+        let beat = crate::announce::heart::Beat::Kept(Box::new(answer), Instant::now(), 0);
+        assert!(heart.is_current(&beat));
+        heart.change(|said| said.candidate = Some(Candidacy::Stands));
+        assert!(!heart.is_current(&beat));
     }
 }

@@ -220,6 +220,7 @@ fn registration(add: EndpointAdd, ttl: Duration) -> Result<(EndpointId, Register
         weight: 0,
         check: None,
         candidate: None,
+        session: None,
     };
     Ok((id, said))
 }
