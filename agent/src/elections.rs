@@ -343,7 +343,7 @@ mod tests {
             r#"{"node":"h1","public_ip":"192.0.2.7","version":"1","boot":"x","instance":"x","since":"2026-01-01T00:00:00Z"}"#;
         let other = ("/weft/v1/nodes/h1".to_owned(), other.to_owned());
         let standing = known(&[("a", Candidacy::Stands)]);
-        assert_eq!(steps(&[mine.clone()], &standing, LEASE), take("a", None));
+        assert_eq!(steps(std::slice::from_ref(&mine), &standing, LEASE), take("a", None));
         assert_eq!(steps(&[mine.clone(), other.clone()], &standing, LEASE), []);
         assert_eq!(steps(&[held("b", "h1")], &known(&[]), LEASE), release());
         assert_eq!(steps(&[held("b", "h1"), other], &known(&[]), LEASE), []);
