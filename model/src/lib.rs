@@ -12,6 +12,7 @@
 //! | [`selector`] | which labels are meant | (in a service) |
 //! | [`pool`] | which endpoints of several are in use | (derived) |
 //! | [`service`] | ports, selector and virtual IP | `<weft-prefix>/services/` |
+//! | [`membership`] | which services stand for which endpoints | (derived) |
 //! | [`leader`] | who leads a service or a name | `<weft-prefix>/leaders/`, `elections/` |
 //! | [`node`] | a host | `<weft-prefix>/nodes/` |
 //! | [`cluster`] | settings equal everywhere | `<weft-prefix>/config` |
@@ -26,6 +27,7 @@ pub mod ids;
 pub mod keys;
 pub mod leader;
 pub mod mac;
+pub mod membership;
 pub mod network;
 pub mod node;
 pub mod policy;

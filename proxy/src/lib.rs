@@ -20,9 +20,7 @@
 //! | [`rows`] | the maps' contents, and the order of writing |
 
 pub mod context;
-mod index;
 pub mod lists;
-mod members;
 pub mod pick;
 pub mod resolver;
 pub mod rows;

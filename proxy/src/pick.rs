@@ -14,13 +14,12 @@ use std::sync::Arc;
 use weft_model::endpoint::{Endpoint, EndpointState};
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 use weft_model::keys::RecordPath;
+use weft_model::membership::{Index, Members, members};
 use weft_model::pool::{Standing, Turn};
 use weft_model::service::{Service, ServicePort, Target};
 use weft_model::snapshot::{Snapshot, Stored};
 
 use crate::context::{Context, Reason, VipFault};
-use crate::index::Index;
-use crate::members::{Members, members};
 
 /// All services of a snapshot, resolved.
 pub type Services = BTreeMap<ServiceName, Resolved>;

@@ -9,12 +9,11 @@ use std::sync::Arc;
 
 use weft_model::endpoint::Endpoint;
 use weft_model::ids::ServiceName;
+use weft_model::membership::{Index, members, services_of};
 use weft_model::snapshot::Snapshot;
 use weft_model::snapshot::changes::{Changes, EndpointChange};
 
 use crate::context::Context;
-use crate::index::Index;
-use crate::members::{members, services_of};
 use crate::pick::{Services, over, resolve_with};
 
 /// The services of the last snapshot, resolved.

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use weft_model::ids::ServiceName;
-use weft_model::selector::Operator;
-use weft_model::service::Service;
+use crate::ids::ServiceName;
+use crate::selector::Operator;
+use crate::service::Service;
 
 /// The services that have selectors.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Index {
+pub struct Index {
     keys: HashMap<String, OfKey>,
     /// Those that ask for no label to be there.
     others: BTreeSet<ServiceName>,
@@ -37,7 +37,8 @@ enum Anchor<'a> {
 
 impl Index {
     /// The services by what they ask for.
-    pub(crate) fn of<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a Service)>) -> Self {
+    #[must_use]
+    pub fn of<'a>(services: impl Iterator<Item = (&'a ServiceName, &'a Service)>) -> Self {
         let mut index = Self::default();
         for (name, service) in services {
             index.put(name, service);
@@ -46,7 +47,7 @@ impl Index {
     }
 
     /// Adds a service. One without a selector is found by its name.
-    pub(crate) fn put(&mut self, name: &ServiceName, service: &Service) {
+    pub fn put(&mut self, name: &ServiceName, service: &Service) {
         if !service.has_selector() {
             return;
         }
@@ -63,7 +64,7 @@ impl Index {
     }
 
     /// Takes out a service that was added as this.
-    pub(crate) fn remove(&mut self, name: &ServiceName, service: &Service) {
+    pub fn remove(&mut self, name: &ServiceName, service: &Service) {
         let (Anchor::Values(key, _) | Anchor::Key(key)) = anchor(service) else {
             self.others.remove(name);
             return;
@@ -86,7 +87,7 @@ impl Index {
     }
 
     /// The services whose selectors may mean what bears these labels, none twice.
-    pub(crate) fn candidates<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a ServiceName> {
+    pub fn candidates<'a>(&'a self, labels: &'a BTreeMap<String, String>) -> impl Iterator<Item = &'a ServiceName> {
         let of_label = |(key, value): (&'a String, &'a String)| {
             let of_key = self.keys.get(key);
             let by_value = of_key.and_then(|of_key| of_key.values.get(value)).into_iter().flatten();
@@ -114,7 +115,7 @@ mod tests {
     #[test]
     fn what_is_taken_out_leaves_nothing_behind() {
         let service = |text: &str| {
-            let selector: weft_model::selector::Selector = text.parse().unwrap();
+            let selector: crate::selector::Selector = text.parse().unwrap();
             Service { selector: selector.equal, expressions: selector.expressions, ..Service::default() }
         };
         let texts = ["a=b", "a in (b,c)", "a", "!a", "a=c,b", "z notin (q)"];

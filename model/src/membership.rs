@@ -6,18 +6,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use weft_model::endpoint::Endpoint;
-use weft_model::ids::ServiceName;
-use weft_model::record::Kind;
-use weft_model::snapshot::Snapshot;
+use crate::endpoint::Endpoint;
+use crate::ids::ServiceName;
+use crate::record::Kind;
+use crate::snapshot::Snapshot;
 
-use crate::index::Index;
+mod index;
+
+pub use index::Index;
 
 /// The endpoints of services, by path.
-pub(crate) type Members = BTreeMap<ServiceName, Vec<Arc<Endpoint>>>;
+pub type Members = BTreeMap<ServiceName, Vec<Arc<Endpoint>>>;
 
 /// The endpoints of all services of the snapshot that have any. `index` holds its services.
-pub(crate) fn members(snapshot: &Snapshot, index: &Index) -> Members {
+#[must_use]
+pub fn members(snapshot: &Snapshot, index: &Index) -> Members {
     let mut members = Members::new();
     for endpoint in snapshot.endpoints() {
         for service in services_of(snapshot, index, endpoint) {
@@ -30,8 +33,9 @@ pub(crate) fn members(snapshot: &Snapshot, index: &Index) -> Members {
     members
 }
 
-/// The services of the snapshot that stand for this endpoint, which need not be one of its own.
-pub(crate) fn services_of(snapshot: &Snapshot, index: &Index, endpoint: &Endpoint) -> Vec<ServiceName> {
+/// The services of the snapshot that stand for this endpoint, which need not be one of its own. `index` holds them.
+#[must_use]
+pub fn services_of(snapshot: &Snapshot, index: &Index, endpoint: &Endpoint) -> Vec<ServiceName> {
     if endpoint.kind != Kind::Service {
         return Vec::new();
     }
