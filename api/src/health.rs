@@ -28,6 +28,9 @@ pub struct CheckView {
     pub text: String,
     /// What is asked.
     pub address: IpAddr,
+    /// The endpoint's other addresses, which are asked too: it is well when each of them is.
+    #[serde(default)]
+    pub further: Vec<IpAddr>,
     /// At which port.
     #[serde(default)]
     pub port: Option<u16>,

@@ -5,13 +5,15 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::ensure;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_tests::container::endpoints;
+use weft_tests::dns::{dig, server_of};
 use weft_tests::eventually::SOON;
 use weft_tests::place::Daemon;
-use weft_tests::traffic::idle;
-use weft_tests::{Host, Topology, eventually};
+use weft_tests::traffic::{idle, probe};
+use weft_tests::{Container, Host, Topology, eventually};
 
 /// Longer than anything here stays registered without being heard.
 const LONG: Duration = Duration::from_secs(120);
@@ -189,6 +191,110 @@ fn processes_and_units_that_others_started_are_followed() {
     let line = host.agent.netctl_line(["announce", "web", "--id", "c", "--port", "80", "--", "sleep", "infinity"]).unwrap();
     let _inside = container.spawn("inside", line).unwrap();
     assert_eq!(becomes_up(host, "c")["addresses"][0], container.address().unwrap().to_string());
+}
+
+/// A command that serves HTTP while a file is there, and goes on when it is not.
+const SERVES_AT_TIMES: &str = r#"go=$1; shift; trap 'kill $server; exit 9' TERM
+    while :; do
+        until test -e "$go"; do sleep 0.05; done
+        "$@" & server=$!
+        while test -e "$go"; do sleep 0.05; done
+        kill $server; wait $server
+    done"#;
+
+/// Waits until a host's virtual IP and name lead to these containers only.
+fn served_by(host: &Host, wanted: &[&Container]) {
+    let mut addresses: Vec<String> = wanted.iter().map(|c| c.address().unwrap().to_string()).collect();
+    addresses.sort();
+    eventually(&format!("{addresses:?} serve on {}", host.name()), SOON, || {
+        let service = host.netctl(["service", "show", "web", "-o", "json"])?.json()?;
+        let backends = service["backends"].as_array().cloned().unwrap_or_default();
+        let mut used: Vec<_> = backends.iter().filter(|b| b["used"] == true).filter_map(|b| b["address"].as_str()).collect();
+        used.sort_unstable();
+        ensure!(used == addresses, "{service}");
+        let mut told = dig(host.place(), &server_of(&host.agent.status()?)?, &["tasks.web.skydns.local"])?.data("A");
+        told.sort();
+        ensure!(told == addresses, "{told:?}, not {addresses:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn becomes(host: &Host, id: &str, state: &str) {
+    eventually(&format!("{id} is {state} on {}", host.name()), SOON, || {
+        seen(host, id).filter(|e| e["state"] == state).ok_or_else(|| format!("{:?}", endpoints(host)))
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_is_announced_with_a_check_is_served_while_it_is_well_and_runs_on_meanwhile() {
+    let t = Topology::cluster(2).unwrap();
+    let (h1, h2) = (t.host(1), t.host(2));
+    let created = h2.netctl(["service", "create", "web", "--port", "80:8080", "-o", "json"]).unwrap().json().unwrap();
+    let (a, b, client) = (idle(h1, &[]).unwrap(), idle(h1, &[]).unwrap(), idle(h2, &[]).unwrap());
+    let (go, sick) = (t.dir().join("go"), t.dir().join("sick"));
+    let (set, unset) = (|file: &Path| std::fs::write(file, "").unwrap(), |file: &Path| std::fs::remove_file(file).unwrap());
+    let web = |say: &str| -> Vec<String> {
+        let words = [&probe().unwrap(), "serve-http", "0.0.0.0:8080", "--say", say, "--sick", &sick.to_string_lossy()];
+        words.map(str::to_owned).to_vec()
+    };
+    let announce = |inside: &Container, id: &str, check: &str, command: Vec<String>| -> Daemon {
+        let often = ["--check-interval", "200ms", "--check-timeout", "10s", "--check-grace", "1h"];
+        let words = [&["announce", "web", "--id", id, "--port", "8080", "--check", check], &often[..], &["--"]].concat();
+        let mut line = h1.agent.netctl_line(words).unwrap();
+        line.extend(command.into_iter().map(Into::into));
+        inside.spawn(id, line).unwrap()
+    };
+    let url = format!("http://{}/", created["vip"].as_str().unwrap());
+    let answers = || client.exec(["curl", "-sS", "--max-time", "20", &url]).unwrap();
+
+    // One whose port is not open yet, and one that says itself that it is not well.
+    let at_times = ["sh", "-c", SERVES_AT_TIMES, "serves", &go.to_string_lossy()].map(str::to_owned);
+    let first = announce(&a, "a", "tcp", [at_times.to_vec(), web("a")].concat());
+    becomes(h2, "a", "starting");
+    served_by(h2, &[]);
+    assert_eq!(t.etcd().list("/skydns/local/skydns/web/").unwrap(), [], "nor does CoreDNS beside us serve it");
+    let refused = answers();
+    assert!(refused.code() == 7, "refused at once: {refused:?}");
+    set(&go);
+    becomes_up(h2, "a");
+    served_by(h2, &[&a]);
+    assert_eq!(answers().success().unwrap().stdout, "a\n");
+    set(&sick);
+    let second = announce(&b, "b", "http:/healthz", web("b"));
+    eventually("b is asked, and says no", SOON, || {
+        let health = h1.netctl(["endpoint", "health", "b", "-o", "json"])?.json()?;
+        ensure!(health["checks"][0]["last"]["said"] == "GET /healthz: 503 Service Unavailable", "{health}");
+        Ok(())
+    })
+    .unwrap();
+    becomes(h2, "b", "starting");
+    served_by(h2, &[&a]);
+    unset(&sick);
+    served_by(h2, &[&a, &b]);
+
+    // Each goes, and comes back, for its own reason; the commands run on.
+    unset(&go);
+    becomes(h2, "a", "down");
+    served_by(h2, &[&b]);
+    assert_eq!(answers().success().unwrap().stdout, "b\n");
+    set(&go);
+    served_by(h2, &[&a, &b]);
+    set(&sick);
+    becomes(h2, "b", "down");
+    served_by(h2, &[&a]);
+    unset(&sick);
+    served_by(h2, &[&a, &b]);
+    assert!(first.ended().unwrap().is_none() && second.ended().unwrap().is_none());
+
+    assert_eq!(first.stop(SOON).unwrap().code(), Some(9), "{}", first.stderr());
+    served_by(h2, &[&b]);
+    assert_eq!(second.stop(SOON).unwrap().code(), Some(128 + 15), "{}", second.stderr());
+    is_gone(h2, "b");
+    for tree in ["/skydns/local/skydns/web/", "/weft/v1/down/"] {
+        assert_eq!(t.etcd().list(tree).unwrap(), [], "{tree}");
+    }
 }
 
 fn script(path: &Path, text: &str) {

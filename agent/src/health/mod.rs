@@ -258,12 +258,13 @@ impl Health {
 
 fn shown(id: &TargetId, known: &Known) -> CheckView {
     let time = |at: SystemTime| humantime::format_rfc3339_millis(at).to_string();
-    let Target { check, address, port, .. } = &known.target;
+    let Target { check, address, further, port, .. } = &known.target;
     CheckView {
         service: id.service.clone(),
         check: check.clone(),
         text: check.to_string(),
         address: *address,
+        further: further.clone(),
         port: *port,
         state: known.judge.state.into(),
         since: time(known.since),

@@ -8,12 +8,12 @@ mod http;
 mod tls;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
-use weft_model::check::CheckKind;
+use tokio::task::{JoinHandle, JoinSet};
+use weft_model::check::{Check, CheckKind};
 
 use super::target::{Target, TargetId};
 use crate::view::chain;
@@ -30,31 +30,59 @@ pub struct Answer {
     pub said: String,
 }
 
-/// Asks once. What takes longer than the check allows is no answer.
+/// Asks once, at each address: it is well if it is at all of them. What takes longer than the check allows is no answer.
 pub async fn ask(id: &TargetId, target: &Target) -> (Answer, std::time::Duration) {
     let begun = Instant::now();
-    let asked = async {
-        match (target.check.kind, target.port) {
-            (CheckKind::Command, _) => command::ask(id, target).await,
-            (kind, None) => Err(format!("its check of {kind} has no port to ask at: say one, as in {kind}:8080")),
-            (kind, Some(port)) => {
-                let place = SocketAddr::new(target.address, port);
-                let stream = TcpStream::connect(place).await.map_err(|e| format!("connect to {place}: {e}"))?;
-                match kind {
-                    CheckKind::Http => http::ask(&target.check, stream, place).await,
-                    CheckKind::Https => http::ask(&target.check, tls::over(&target.check, stream, place).await?, place).await,
-                    CheckKind::Grpc => grpc::ask(&target.check, stream, place).await,
-                    CheckKind::Tcp | CheckKind::Command => Ok("it takes connections".to_owned()),
-                }
-            }
-        }
-    };
-    let answer = match tokio::time::timeout(target.check.timeout(), asked).await {
-        Ok(Ok(said)) => Answer { is_well: true, said: printable(&said) },
-        Ok(Err(said)) => Answer { is_well: false, said: printable(&said) },
-        Err(_) => Answer { is_well: false, said: format!("no answer within {:?}", target.check.timeout()) },
+    let answer = match target.check.kind {
+        CheckKind::Command => within(&target.check, command::ask(id, target)).await,
+        _ if target.further.is_empty() => at(target.check.clone(), target.address, target.port).await,
+        _ => at_each(target).await,
     };
     (answer, begun.elapsed())
+}
+
+/// Asks at all addresses at the same time.
+async fn at_each(target: &Target) -> Answer {
+    let mut asked = JoinSet::new();
+    for (place, address) in std::iter::once(&target.address).chain(&target.further).copied().enumerate() {
+        let (check, port) = (target.check.clone(), target.port);
+        asked.spawn(async move { (place, address, at(check, address, port).await) });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(place, ..)| *place);
+    let unwell: Vec<String> =
+        answers.iter().filter(|(.., a)| !a.is_well).map(|(_, address, a)| format!("{address}: {}", a.said)).collect();
+    if !unwell.is_empty() {
+        return Answer { is_well: false, said: printable(&unwell.join("; ")) };
+    }
+    let first = answers.first().map(|(.., a)| a.said.as_str()).unwrap_or_default();
+    Answer { is_well: true, said: printable(&format!("{first}, at each of {} addresses", answers.len())) }
+}
+
+/// Asks at one address.
+async fn at(check: Check, address: IpAddr, port: Option<u16>) -> Answer {
+    let kind = check.kind;
+    let asked = async {
+        let port = port.ok_or_else(|| format!("its check of {kind} has no port to ask at: say one, as in {kind}:8080"))?;
+        let place = SocketAddr::new(address, port);
+        let stream = TcpStream::connect(place).await.map_err(|e| format!("connect to {place}: {e}"))?;
+        match kind {
+            CheckKind::Http => http::ask(&check, stream, place).await,
+            CheckKind::Https => http::ask(&check, tls::over(&check, stream, place).await?, place).await,
+            CheckKind::Grpc => grpc::ask(&check, stream, place).await,
+            CheckKind::Tcp | CheckKind::Command => Ok("it takes connections".to_owned()),
+        }
+    };
+    within(&check, asked).await
+}
+
+/// The answer, if there is one in time.
+async fn within(check: &Check, asked: impl Future<Output = Result<String, String>>) -> Answer {
+    match tokio::time::timeout(check.timeout(), asked).await {
+        Ok(Ok(said)) => Answer { is_well: true, said: printable(&said) },
+        Ok(Err(said)) => Answer { is_well: false, said: printable(&said) },
+        Err(_) => Answer { is_well: false, said: format!("no answer within {:?}", check.timeout()) },
+    }
 }
 
 /// The beginning of a text, without what a terminal would obey.

@@ -25,7 +25,7 @@ async fn listener() -> (TcpListener, u16) {
 }
 
 fn target(check: &str, port: Option<u16>) -> Target {
-    Target { check: check.parse().unwrap(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), port, netns: None }
+    Target { check: check.parse().unwrap(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), further: Vec::new(), port, netns: None }
 }
 
 /// A command that may take as long as a check can.
@@ -89,6 +89,21 @@ async fn a_port_that_takes_connections_is_well_and_a_closed_one_is_not() {
     drop(listener);
     let refused = ask(&id, &target).await.0;
     assert!(!refused.is_well && refused.said.contains("refused"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn an_endpoint_of_several_addresses_is_well_when_each_of_them_is() {
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    let one = TcpListener::bind((nobody_elses(), 0)).await.unwrap();
+    let place = one.local_addr().unwrap();
+    let other = IpAddr::V4(nobody_elses());
+    let target = Target { address: place.ip(), further: vec![other], ..target("tcp,timeout=1m", Some(place.port())) };
+    let half = ask(&id, &target).await.0;
+    let why = format!("{other}: connect to {other}:{}", place.port());
+    assert!(!half.is_well && half.said.starts_with(&why), "only what fails is named: {half:?}");
+    let _other = TcpListener::bind((other, place.port())).await.unwrap();
+    let whole = ask(&id, &target).await.0;
+    assert!(whole.is_well && whole.said.ends_with("at each of 2 addresses"), "{whole:?}");
 }
 
 #[tokio::test]

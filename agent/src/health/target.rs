@@ -37,6 +37,8 @@ pub struct Target {
     pub check: Check,
     /// Where: the first of its addresses.
     pub address: IpAddr,
+    /// Its other addresses, of the other family above all. Who asks for the endpoint is told all of them, so it is well when each is.
+    pub further: Vec<IpAddr>,
     /// At which port; none only of a command.
     pub port: Option<u16>,
     /// Where a command runs; none is the host itself.
@@ -161,7 +163,13 @@ fn add(targets: &mut Targets, checked: &Checked<'_>, subject: &Subject<'_>, part
             continue;
         }
         let endpoint = part.path.parent().unwrap_or_else(|| part.path.clone());
-        let Some(id) = subject.governor(checked, &endpoint, weft.kind).filter(|id| !targets.contains_key(id)) else { continue };
+        let Some(id) = subject.governor(checked, &endpoint, weft.kind) else { continue };
+        if let Some((target, _)) = targets.get_mut(&id) {
+            if target.address != address && !target.further.contains(&address) {
+                target.further.push(address);
+            }
+            continue;
+        }
         let service = id.service.as_ref().and_then(|name| checked.services.iter().find(|(of, _)| *of == name));
         let check = match service {
             None => subject.check.clone(),
@@ -172,7 +180,7 @@ fn add(targets: &mut Targets, checked: &Checked<'_>, subject: &Subject<'_>, part
         let behind = || service.and_then(|(_, service)| service.ports.first()).and_then(number);
         let port = check.port_of(own.or_else(behind));
         let known = known(checked.snapshot, &part.path);
-        targets.insert(id, (Target { check, address, port, netns: netns.cloned() }, known));
+        targets.insert(id, (Target { check, address, further: Vec::new(), port, netns: netns.cloned() }, known));
     }
 }
 

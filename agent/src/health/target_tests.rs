@@ -104,6 +104,21 @@ fn without_a_port_of_its_own_it_is_asked_at_that_of_the_service() {
 }
 
 #[test]
+fn all_addresses_of_an_endpoint_are_asked_and_each_once() {
+    let places = |more: &str| {
+        let dual = attachment(more);
+        let published = Published { generation: 1, by_id: [(dual.id.clone(), dual)].into() };
+        let all = targets(&world(&[]), &"h1".parse().unwrap(), &published, &Known::default());
+        all.into_values().map(|(target, _)| (target.address.to_string(), target.further)).collect::<Vec<_>>()
+    };
+    let further = vec!["fd00::2".parse().unwrap()];
+    let check = r#","address6":"fd00::2","check":{"kind":"tcp"}"#;
+    assert_eq!(places(check), [("10.244.3.2".to_owned(), further.clone())]);
+    let instances = format!(r#"{check},"instances":[{{"service":"web","port":9100}},{{"service":"api","port":80}}]"#);
+    assert_eq!(places(&instances), [("10.244.3.2".to_owned(), further)], "whatever it is an instance of");
+}
+
+#[test]
 fn what_is_registered_is_checked_as_what_is_attached() {
     let registration = |kind: &str, check: &str| -> Registration {
         let said = format!(r#"{{"service":"web","kind":"{kind}","addresses":["192.0.2.7"],"port":9000,"ttl_ms":9000{check}}}"#);

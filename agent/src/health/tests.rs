@@ -25,7 +25,7 @@ fn chance_below(most: u8) -> u8 {
 
 fn tcp(port: u16, options: &str) -> Target {
     let check = format!("tcp,timeout=1m,interval=100ms{options}").parse().unwrap();
-    Target { check, address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: Some(port), netns: None }
+    Target { check, address: IpAddr::V4(Ipv4Addr::LOCALHOST), further: Vec::new(), port: Some(port), netns: None }
 }
 
 async fn becomes(verdicts: &mut watch::Receiver<Arc<Verdicts>>, of: &TargetId, wanted: Option<State>) {

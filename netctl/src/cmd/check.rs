@@ -1,5 +1,6 @@
 //! Health checks: the options that say one, and what the checks of an endpoint say.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use clap::Args;
@@ -7,7 +8,7 @@ use weft_api::{CheckView, HealthView};
 use weft_model::check::{Check, milliseconds};
 
 use crate::error::Error;
-use crate::format::{Cell, Page, Tone, cell, or_none};
+use crate::format::{Cell, Page, Tone, cell, list, or_none};
 
 /// How something is checked.
 #[derive(Clone, Debug, Args)]
@@ -65,9 +66,9 @@ fn draw_check(check: &CheckView, page: &mut Page) {
         "of",
         check.service.as_ref().map_or_else(|| cell("the endpoint itself"), |service| cell(format_args!("service {service}"))),
     );
-    let at =
-        check.port.map_or_else(|| check.address.to_string(), |port| std::net::SocketAddr::new(check.address, port).to_string());
-    page.field("asks", cell(at));
+    let at = |address: IpAddr| check.port.map_or_else(|| address.to_string(), |port| SocketAddr::new(address, port).to_string());
+    let places: Vec<String> = std::iter::once(check.address).chain(check.further.iter().copied()).map(at).collect();
+    page.field("asks", list(&places));
     page.field("state", super::endpoint::state(check.state));
     page.field("since", cell(&check.since));
     page.field("in a row", cell(format_args!("{} well, {} failed; {} well bring it up", check.well, check.failed, check.needed)));
@@ -125,7 +126,7 @@ mod tests {
     #[test]
     fn what_a_check_said_last_is_shown() {
         let health: HealthView = serde_json::from_str(
-            r#"{"id":"web-1","checks":[{"check":{"kind":"http"},"text":"http:/x","address":"10.244.3.2","port":80,"state":"down",
+            r#"{"id":"web-1","checks":[{"check":{"kind":"http"},"text":"http:/x","address":"10.244.3.2","further":["fd00::2"],"port":80,"state":"down",
                 "since":"2026-01-02T03:04:05.000Z","well":0,"failed":3,"needed":4,"runs":9,"failures":5,"falls":2,"late_ms":7250,
                 "last":{"at":"2026-01-02T03:04:09.000Z","took_us":900,"well":false,"said":"GET /x: 503 Service Unavailable"}}]}"#,
         )
@@ -133,6 +134,7 @@ mod tests {
         let shown = drawn(false, |page| draw(&health, page));
         for part in [
             "10.244.3.2:80",
+            "[fd00::2]:80",
             "down",
             "4 well bring it up",
             "9 asked, 5 failed, 2 times down",
