@@ -45,12 +45,12 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
-/// Changes in the order of revisions. A revision is never split between two batches of one watched prefix.
+/// Changes in the order of revisions, complete up to `revision` below all watched prefixes: what one revision changed below
+/// several of them is never split between two batches, so a key that is moved is never seen gone.
 ///
-/// With several prefixes, the embedded store's batches are complete up to `revision` in all of them. etcd watches each prefix
-/// by itself: there, what one revision changed below two prefixes comes together nearly always, but may come in two batches,
-/// one of them late. A batch without changes is a progress mark: everything up to its revision, below every
-/// watched prefix, has been delivered.
+/// etcd watches each prefix by itself, and a change waits there until the others have come as far (`etcd/watch.rs`). A server
+/// that does not say how far they are for seconds, or a past of very many changes, is told in the order of each prefix only. A
+/// batch without changes is a progress mark: everything up to its revision, below every watched prefix, has been delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
     /// The store's revision that this batch reaches.
@@ -224,7 +224,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// Compare and write, at one revision.
     async fn transact(&self, txn: Txn) -> Result<Outcome, StoreError>;
 
-    /// All changes below `prefixes` whose revision is `from` or later, each once, and in order below each prefix (see [`Batch`]).
+    /// All changes below `prefixes` whose revision is `from` or later, each once and in order (see [`Batch`]).
     ///
     /// # Errors
     /// [`StoreError::Compacted`], from here or as the watch's last item, when history no longer reaches back to `from`.

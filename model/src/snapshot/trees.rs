@@ -1,7 +1,7 @@
 //! Records in their two trees: what is served, and what takes no traffic.
 //!
 //! An endpoint is made of its parts in both. A path that stands in both trees is somebody's mistake (or a move of which one
-//! half has not been seen yet: the trees come from two watches): what is served counts, the other one is
+//! half has not been told yet, by an etcd that does not say how far its watches are): what is served counts, the other one is
 //! [shadowed](Snapshot::shadowed), and the host that owns it puts it right.
 
 use std::sync::Arc;

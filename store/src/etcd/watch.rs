@@ -1,12 +1,22 @@
-//! Watches on etcd: one gRPC stream with a watcher per prefix, made into batches.
+//! Watches on etcd: one gRPC stream with a watcher per prefix, made into batches that are complete below all of them.
 //!
 //! etcd 3.4 to 3.6, and why this is as it is:
 //! * watchers of one stream are independent: what one revision changed below two prefixes arrives as two responses, and a
-//!   watcher that catches up with the past, or whose reader is slow, falls behind the others. So order holds per prefix, and
-//!   only a progress mark says how far all of them are;
+//!   watcher that catches up with the past, or whose reader is slow, falls behind the others. Whoever showed the first response
+//!   at once would show a record gone that has only moved. So a change is held back until every watcher has certainly come as
+//!   far: by its own changes, or by the server's word for all of them, which is asked for at once (see [`Asking`]);
 //! * a progress notification of one watcher is true for that watcher (`progress()` in watchable_store.go takes the lock that
-//!   events are sent under). The answer to a progress *request* may overtake events (etcd issue 15220, fixed in 3.4.25 and
-//!   3.5.8), so none is sent;
+//!   events are sent under). From 3.4.25 and 3.5.8 on, the answer to a progress *request* is true for all of them, and is not
+//!   given while one of them is behind: then the server is asked again;
+//! * before (etcd issue 15220) the answer may overtake events: it goes another way within the server, and where something waits
+//!   on both ways the next one is chosen by lot. Under load dozens of events are overtaken, so its revision says nothing. What
+//!   holds is that the events of watchers that are not behind come in the order of revisions, those of one revision together
+//!   (`notify()` sends them under one lock, into one queue). So a revision is complete when a later one has come; and the last
+//!   one when several requests, each made after the answer to the one before, were answered since: between two answers the
+//!   server sends at least one event, and there are no more left than watchers (seen on 3.4.23, with the machine overloaded);
+//! * a watcher from the past begins to be served with the next round of the server's loop (`syncWatchersLoop`, each 100 ms), so
+//!   of two that are opened together one may be live a round before the other. With the older servers nothing of this counts
+//!   for [`SETTLING`] after the opening, or after anything that shows that the watchers may be apart;
 //! * watching from the very revision that a compaction named can miss a deletion made at that revision (etcd issue 19179,
 //!   fixed in 3.5.18): a watch begins one revision earlier than asked, and what that brings is dropped;
 //! * a response is split within a revision only if the watcher asked for fragments.
@@ -16,6 +26,7 @@ use std::time::Duration;
 use etcd_client::{Client, Error, EventType, WatchOptions, WatchResponse, WatchStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::entry_of;
 use crate::{Batch, Change, Revision};
@@ -24,11 +35,17 @@ use crate::{Batch, Change, Revision};
 /// asked for less without fragments; its own client takes 2 GiB.
 const MAX_RESPONSE: usize = 512 << 20;
 
-/// How long after a response others are waited for that belong to the same revision. They are sent one after the other.
-const GATHER: Duration = Duration::from_millis(1);
+/// How long it takes until watchers that may be apart are together again.
+const SETTLING: Duration = Duration::from_millis(250);
 
-/// How many changes end the gathering early.
-const GATHERED: usize = 4096;
+/// How long an answer is awaited before the server is asked again, at first and at most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long a change is held back at most, and from a server that never answered.
+const HELD_FOR: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(1));
+
+/// How many changes are held back at most: a long past is told in its order below each prefix only.
+const HELD: usize = 65_536;
 
 /// Batches that wait for the reader. When these are full, HTTP/2 holds the server back.
 const WAITING: usize = 16;
@@ -40,6 +57,8 @@ pub(super) struct Opened {
     stream: WatchStream,
     /// What came meanwhile.
     early: Vec<WatchResponse>,
+    /// Whether its answers to progress requests keep their place among the events.
+    in_order: bool,
     /// The cluster that answered.
     pub cluster: Option<u64>,
 }
@@ -51,6 +70,7 @@ pub(super) async fn open(client: Client, prefixes: Vec<Vec<u8>>, from: Revision)
     let options =
         |at: usize| WatchOptions::new().with_prefix().with_start_revision(start).with_progress_notify().with_watch_id(id_of(at));
     let mut watch = client.watch_client().max_decoding_message_size(MAX_RESPONSE);
+    let watchers = prefixes.len();
     let mut rest = prefixes.into_iter().enumerate();
     let Some((at, first)) = rest.next() else { return Err(Error::InvalidArgs("no prefix is given".into())) };
     let mut awaited = 1;
@@ -75,7 +95,23 @@ pub(super) async fn open(client: Client, prefixes: Vec<Vec<u8>>, from: Revision)
             break;
         }
     }
-    Ok(Opened { client, stream, early, cluster })
+    // Whoever does not say what he is counts as old.
+    let in_order = match watchers {
+        1 => true,
+        _ => client.maintenance_client().status().await.is_ok_and(|status| answers_in_order(status.version())),
+    };
+    Ok(Opened { client, stream, early, in_order, cluster })
+}
+
+/// Whether a server of this version has the fix of etcd issue 15220.
+fn answers_in_order(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map_while(|number| number.parse::<u32>().ok());
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(3), Some(4), Some(patch)) => patch >= 25,
+        (Some(3), Some(5), Some(patch)) => patch >= 8,
+        (Some(major), Some(minor), Some(_)) => (major, minor) > (3, 5),
+        _ => false,
+    }
 }
 
 /// The id of the watcher of the prefix at `at`; 0 would let the server choose one.
@@ -95,8 +131,16 @@ pub(super) enum Ended {
 
 /// What one response says.
 enum Response {
-    Changes { watcher: usize, changes: Vec<Change> },
-    Progress { watcher: usize, revision: Revision },
+    Changes {
+        watcher: usize,
+        changes: Vec<Change>,
+    },
+    Progress {
+        watcher: usize,
+        revision: Revision,
+    },
+    /// The answer to a request.
+    AllAt(Revision),
     Ended(Ended),
     Nothing,
 }
@@ -107,6 +151,10 @@ fn read(response: &WatchResponse, watchers: usize) -> Response {
             0 => Ended::Canceled(response.cancel_reason().to_owned()),
             compacted => Ended::Compacted { oldest: Revision(compacted).next() },
         });
+    }
+    // The id that no watcher has (`InvalidWatchID` of mvcc).
+    if response.watch_id() == -1 {
+        return response.header().map_or(Response::Nothing, |header| Response::AllAt(Revision(header.revision())));
     }
     let watcher = usize::try_from(response.watch_id()).ok().and_then(|id| id.checked_sub(1)).filter(|at| *at < watchers);
     let Some(watcher) = watcher else { return Response::Nothing };
@@ -131,27 +179,46 @@ struct Merge {
     from: Revision,
     /// How far each watcher has certainly come.
     reached: Vec<Revision>,
+    /// The latest that any of them brought.
+    latest: Revision,
+    /// Up to here, changes have been given out.
+    given: Revision,
     /// How far all had come at the last mark.
     marked: Revision,
     /// Whether a mark is due.
     mark: bool,
+    /// What is held back.
     changes: Vec<Change>,
 }
 
 impl Merge {
     fn new(watchers: usize, from: Revision) -> Self {
         let before = Revision(from.0.saturating_sub(1));
-        Self { from, reached: vec![before; watchers], marked: before, mark: false, changes: Vec::new() }
+        Self {
+            from,
+            reached: vec![before; watchers],
+            latest: before,
+            given: before,
+            marked: before,
+            mark: false,
+            changes: Vec::new(),
+        }
     }
 
-    fn changes(&mut self, watcher: usize, changes: Vec<Change>) {
+    /// Takes in what a watcher brought. Whether that shows it to be behind others: it comes late, or brings much at once.
+    fn changes(&mut self, watcher: usize, changes: Vec<Change>) -> bool {
+        let mut revisions = changes.iter().map(revision_of);
+        let first = revisions.next();
+        let behind = first.is_some_and(|first| first <= self.given || revisions.any(|other| other != first));
         for change in changes {
             let revision = revision_of(&change);
             self.reached[watcher] = self.reached[watcher].max(revision);
+            self.latest = self.latest.max(revision);
             if revision >= self.from {
                 self.changes.push(change);
             }
         }
+        behind
     }
 
     fn progress(&mut self, watcher: usize, revision: Revision) {
@@ -159,17 +226,131 @@ impl Merge {
         self.mark = true;
     }
 
-    /// The batches that are due: the changes gathered, then a mark if all watchers have come further.
-    fn take(&mut self) -> impl Iterator<Item = Batch> + use<> {
-        let mut changes = std::mem::take(&mut self.changes);
-        changes.sort_by_key(revision_of);
-        let gathered = changes.last().map(revision_of).map(|revision| Batch { revision, changes });
-        let all = self.reached.iter().min().copied().unwrap_or_default();
-        let mark = (std::mem::take(&mut self.mark) && all > self.marked).then(|| {
-            self.marked = all;
-            Batch { revision: all, changes: Vec::new() }
+    /// All watchers have come this far.
+    fn all_at(&mut self, revision: Revision) {
+        for reached in &mut self.reached {
+            *reached = (*reached).max(revision);
+        }
+    }
+
+    /// The batches that are due: the changes up to where all watchers have come, or `all` of them; then a mark if there is news.
+    fn take(&mut self, all: bool) -> impl Iterator<Item = Batch> + use<> {
+        let sure = self.reached.iter().min().copied().unwrap_or_default();
+        self.changes.sort_by_key(revision_of);
+        let due = if all { self.changes.len() } else { self.changes.partition_point(|change| revision_of(change) <= sure) };
+        let held = self.changes.split_off(due);
+        let changes = std::mem::replace(&mut self.changes, held);
+        let batch = changes.last().map(revision_of).map(|revision| Batch { revision, changes });
+        self.given = batch.as_ref().map_or(self.given, |batch| self.given.max(batch.revision));
+        // A mark behind changes goes no further than they do: whoever has them need not be told of it.
+        let mark = match &batch {
+            Some(batch) if batch.revision <= sure => Some(batch.revision).filter(|_| self.reached.len() > 1),
+            _ => std::mem::take(&mut self.mark).then_some(sure),
+        };
+        let mark = mark.filter(|mark| *mark > self.marked).map(|revision| {
+            self.marked = revision;
+            Batch { revision, changes: Vec::new() }
         });
-        gathered.into_iter().chain(mark)
+        batch.into_iter().chain(mark)
+    }
+}
+
+/// When to ask the server how far all watchers are, and what to make of its answers.
+struct Asking {
+    /// Whether an answer is true as it stands.
+    in_order: bool,
+    /// Else, how many of them make a revision complete.
+    rounds: u32,
+    /// From when on the order of events and answers can be built upon.
+    trusted: Instant,
+    /// Which revision the answers are counted for, and how many are left.
+    round: Option<(Revision, u32)>,
+    /// Since when changes are held back.
+    held: Option<Instant>,
+    /// When to ask, or to ask again, and how long after that.
+    next: Instant,
+    again: Duration,
+    answered: bool,
+    /// It let the time pass without ever answering: it is asked no more.
+    mute: bool,
+}
+
+/// What is to be done while changes are held back.
+#[derive(Debug, PartialEq, Eq)]
+enum Hold {
+    /// Ask, and wait until then.
+    Ask(Instant),
+    /// Wait until then.
+    Wait(Instant),
+    /// Hold back no longer.
+    Release,
+}
+
+impl Asking {
+    fn new(watchers: usize, in_order: bool, now: Instant) -> Self {
+        let rounds = u32::try_from(watchers).unwrap_or(u32::MAX).saturating_add(1);
+        let again = if in_order { ASK_AGAIN.0 } else { ASK_AGAIN.1 };
+        let trusted = now + SETTLING;
+        Self { in_order, rounds, trusted, round: None, held: None, next: now, again, answered: false, mute: false }
+    }
+
+    /// The server's answer at `now`, with the revision that it names; how far all watchers have certainly come by that.
+    fn answered(&mut self, now: Instant, revision: Revision) -> Option<Revision> {
+        self.answered = true;
+        self.next = now;
+        if self.in_order {
+            return Some(revision);
+        }
+        match &mut self.round {
+            Some((complete, 0 | 1)) => {
+                let complete = *complete;
+                self.round = None;
+                Some(complete)
+            }
+            Some((_, left)) => {
+                *left -= 1;
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// How far all watchers have certainly come when `latest` has.
+    fn passed(&self, now: Instant, latest: Revision) -> Option<Revision> {
+        (!self.in_order && now >= self.trusted).then(|| Revision(latest.0.saturating_sub(1)))
+    }
+
+    /// Watchers may be behind each other.
+    fn doubt(&mut self, now: Instant) {
+        self.trusted = now + SETTLING;
+        self.round = None;
+    }
+
+    /// Nothing is held back, or something was let go: patience begins anew.
+    fn rest(&mut self) {
+        self.held = None;
+        self.again = if self.in_order { ASK_AGAIN.0 } else { ASK_AGAIN.1 };
+    }
+
+    /// What to do when so many changes, the last of them at `latest`, are held back.
+    fn hold(&mut self, now: Instant, held: usize, latest: Revision) -> Hold {
+        let end = *self.held.get_or_insert(now) + if self.mute { HELD_FOR.1 } else { HELD_FOR.0 };
+        if now >= end || held > HELD {
+            self.mute |= now >= end && !self.answered;
+            self.held = None;
+            return Hold::Release;
+        }
+        if self.mute {
+            return Hold::Wait(end);
+        }
+        let due = if self.in_order { self.next } else { self.next.max(self.trusted) };
+        if now < due {
+            return Hold::Wait(due.min(end));
+        }
+        self.round.get_or_insert((latest, self.rounds));
+        self.next = now + self.again;
+        self.again = (self.again * 2).min(ASK_AGAIN.1);
+        Hold::Ask(self.next.min(end))
     }
 }
 
@@ -206,43 +387,73 @@ pub(super) fn spawn<E: Send + 'static>(
 
 /// Reads responses and sends batches. Returns `None` when nobody takes them.
 async fn pump<E>(opened: Opened, watchers: usize, from: Revision, batches: &mpsc::Sender<Result<Batch, E>>) -> Option<Ended> {
-    let Opened { client: _client, mut stream, early, .. } = opened;
+    let Opened { client: _client, mut stream, early, in_order, .. } = opened;
     let mut merge = Merge::new(watchers, from);
+    let mut asking = Asking::new(watchers, in_order, Instant::now());
     let mut early = early.into_iter();
+    let mut wake = None;
     loop {
+        let response = match (early.next(), wake) {
+            (Some(response), _) => Some(Ok(Some(response))),
+            (None, None) => Some(stream.message().await),
+            (None, Some(until)) => timeout_at(until, stream.message()).await.ok(),
+        };
+        let now = Instant::now();
         let mut ended = None;
-        let mut until = None;
-        // Responses until the gathering is over: at once with one watcher, else a moment after the first.
-        while ended.is_none() {
-            let response = match (early.next(), until) {
-                (Some(response), _) => Ok(Some(response)),
-                (None, None) => stream.message().await,
-                (None, Some(until)) => match timeout_at(until, stream.message()).await {
-                    Ok(response) => response,
-                    Err(_) => break,
-                },
-            };
-            match response {
-                Ok(Some(response)) => match read(&response, watchers) {
-                    Response::Changes { watcher, changes } => merge.changes(watcher, changes),
-                    Response::Progress { watcher, revision } => merge.progress(watcher, revision),
-                    Response::Ended(why) => ended = Some(why),
-                    Response::Nothing => {}
-                },
-                Ok(None) => ended = Some(Ended::Canceled("the server ended the stream".into())),
-                Err(error) => ended = Some(Ended::Broken(error)),
+        match response {
+            Some(Ok(Some(response))) => match read(&response, watchers) {
+                Response::Changes { watcher, changes } => {
+                    if merge.changes(watcher, changes) {
+                        asking.doubt(now);
+                    } else if let Some(sure) = asking.passed(now, merge.latest) {
+                        merge.all_at(sure);
+                    }
+                }
+                Response::Progress { watcher, revision } => merge.progress(watcher, revision),
+                Response::AllAt(revision) => {
+                    if let Some(sure) = asking.answered(now, revision) {
+                        merge.all_at(sure);
+                    }
+                }
+                Response::Ended(why) => ended = Some(why),
+                Response::Nothing => {}
+            },
+            Some(Ok(None)) => ended = Some(Ended::Canceled("the server ended the stream".into())),
+            Some(Err(error)) => ended = Some(Ended::Broken(error)),
+            None => {}
+        }
+        let mut release = false;
+        wake = loop {
+            for batch in merge.take(release) {
+                asking.rest();
+                batches.send(Ok(batch)).await.ok()?;
             }
-            if watchers == 1 || merge.changes.len() >= GATHERED {
-                break;
+            // What is held back when a stream ends comes again with the next one.
+            if ended.is_some() {
+                return ended;
             }
-            until.get_or_insert_with(|| Instant::now() + GATHER);
-        }
-        for batch in merge.take() {
-            batches.send(Ok(batch)).await.ok()?;
-        }
-        if ended.is_some() {
-            return ended;
-        }
+            let now_again = Instant::now();
+            if now_again.duration_since(now) >= SETTLING {
+                // The reader kept the stream waiting: the server may have put watchers aside.
+                asking.doubt(now_again);
+            }
+            if merge.changes.is_empty() {
+                asking.rest();
+                break None;
+            }
+            match asking.hold(now_again, merge.changes.len(), merge.latest) {
+                Hold::Wait(until) => break Some(until),
+                Hold::Ask(until) => {
+                    // A stream that takes no request is about to end, and says why.
+                    let _ = stream.request_progress().await;
+                    break Some(until);
+                }
+                Hold::Release => {
+                    debug!(held = merge.changes.len(), "etcd does not say how far all watchers are: what is there is told");
+                    release = true;
+                }
+            }
+        };
     }
 }
 
@@ -262,28 +473,95 @@ mod tests {
     fn what_is_older_than_asked_for_is_dropped() {
         let mut merge = Merge::new(1, Revision(5));
         merge.changes(0, vec![delete("/a", 4), delete("/b", 5)]);
-        assert_eq!(merge.take().collect::<Vec<_>>(), [batch(5, &[delete("/b", 5)])]);
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [batch(5, &[delete("/b", 5)])]);
     }
 
     #[test]
     fn one_revision_below_two_prefixes_is_one_batch() {
         let mut merge = Merge::new(2, Revision(2));
         merge.changes(1, vec![delete("/b", 7), delete("/b", 9)]);
+        assert_eq!(merge.take(false).count(), 0, "the other half may come");
         merge.changes(0, vec![delete("/a", 7)]);
-        let expected = batch(9, &[delete("/b", 7), delete("/a", 7), delete("/b", 9)]);
-        assert_eq!(merge.take().collect::<Vec<_>>(), [expected]);
-        assert_eq!(merge.take().count(), 0);
+        let expected = batch(7, &[delete("/b", 7), delete("/a", 7)]);
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [expected, batch(7, &[])]);
+        merge.all_at(Revision(20));
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [batch(9, &[delete("/b", 9)]), batch(9, &[])]);
+        merge.changes(1, vec![delete("/b", 30)]);
+        assert_eq!(merge.take(true).collect::<Vec<_>>(), [batch(30, &[delete("/b", 30)])], "without a mark");
     }
 
     #[test]
     fn a_mark_is_made_only_when_every_watcher_has_come_further() {
         let mut merge = Merge::new(2, Revision(2));
         merge.progress(0, Revision(10));
-        assert_eq!(merge.take().count(), 0);
+        assert_eq!(merge.take(false).count(), 0);
         merge.progress(1, Revision(8));
-        assert_eq!(merge.take().collect::<Vec<_>>(), [batch(8, &[])]);
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [batch(8, &[])]);
         merge.changes(1, vec![delete("/b", 12)]);
         merge.progress(0, Revision(11));
-        assert_eq!(merge.take().collect::<Vec<_>>(), [batch(12, &[delete("/b", 12)]), batch(11, &[])]);
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [batch(11, &[])]);
+        merge.progress(0, Revision(12));
+        assert_eq!(merge.take(false).collect::<Vec<_>>(), [batch(12, &[delete("/b", 12)]), batch(12, &[])]);
+    }
+
+    #[test]
+    fn what_comes_late_or_in_heaps_shows_a_watcher_that_is_behind() {
+        let mut merge = Merge::new(2, Revision(2));
+        assert!(!merge.changes(0, vec![delete("/a", 4), delete("/b", 4)]));
+        merge.all_at(Revision(4));
+        assert_eq!(merge.take(false).count(), 2);
+        assert!(merge.changes(1, vec![delete("/c", 3)]));
+        assert!(merge.changes(1, vec![delete("/c", 6), delete("/c", 7)]));
+    }
+
+    #[test]
+    fn a_server_that_keeps_the_order_is_believed_at_once() {
+        let begun = Instant::now();
+        let mut asking = Asking::new(3, true, begun);
+        assert_eq!(asking.hold(begun, 1, Revision(5)), Hold::Ask(begun + ASK_AGAIN.0));
+        assert_eq!(asking.passed(begun + SETTLING, Revision(9)), None, "one of the watchers may be behind");
+        assert_eq!(asking.answered(begun, Revision(5)), Some(Revision(5)));
+        for (version, in_order) in [
+            ("3.4.23", false),
+            ("3.4.25", true),
+            ("3.5.7", false),
+            ("3.5.8", true),
+            ("3.6.0-rc.1", true),
+            ("3.3.27", false),
+            ("", false),
+        ] {
+            assert_eq!(answers_in_order(version), in_order, "{version}");
+        }
+    }
+
+    #[test]
+    fn of_an_older_server_several_answers_complete_the_revision_that_was_there_when_it_was_first_asked() {
+        let begun = Instant::now();
+        let mut asking = Asking::new(2, false, begun);
+        let settled = begun + SETTLING;
+        assert_eq!(asking.hold(begun, 1, Revision(5)), Hold::Wait(settled), "too early to build upon");
+        assert_eq!((asking.passed(begun, Revision(5)), asking.passed(settled, Revision(5))), (None, Some(Revision(4))));
+        for left in (0..3).rev() {
+            assert!(matches!(asking.hold(settled, 1, Revision(7 - left)), Hold::Ask(_)));
+            let complete = asking.answered(settled, Revision(9));
+            assert_eq!(complete, (left == 0).then_some(Revision(5)));
+        }
+        assert!(matches!(asking.hold(settled, 1, Revision(7)), Hold::Ask(_)));
+        asking.doubt(settled);
+        assert_eq!(asking.answered(settled, Revision(9)), None);
+        assert_eq!(asking.hold(settled, 1, Revision(7)), Hold::Wait(settled + SETTLING));
+    }
+
+    #[test]
+    fn nothing_is_held_back_for_ever() {
+        let begun = Instant::now();
+        let mut asking = Asking::new(2, true, begun);
+        assert_eq!(asking.hold(begun, HELD + 1, Revision(5)), Hold::Release);
+        assert!(matches!(asking.hold(begun, 1, Revision(5)), Hold::Ask(_)));
+        let late = begun + HELD_FOR.0;
+        assert_eq!(asking.hold(late, 1, Revision(5)), Hold::Release);
+        // It never said a word.
+        assert_eq!(asking.hold(late, 1, Revision(6)), Hold::Wait(late + HELD_FOR.1));
+        assert_eq!(asking.hold(late + HELD_FOR.1, 1, Revision(6)), Hold::Release);
     }
 }

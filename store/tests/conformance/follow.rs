@@ -117,6 +117,52 @@ pub async fn follow_ends_up_with_what_is_there(bench: &dyn Bench) {
     assert_eq!(known.listings, 1);
 }
 
+/// Moved to and fro by some, while others write below one prefix only: a key is always in one place, and in one only.
+pub async fn what_is_moved_between_prefixes_is_never_gone_nor_there_twice(bench: &dyn Bench) {
+    const KEYS: usize = 3;
+    const MOVES: usize = 700;
+    let store = bench.store();
+    for n in 0..KEYS {
+        put(&*store, format!("/up/{n}"), "0").await;
+    }
+    let prefixes = below(&["/down/", "/third/", "/up/"]);
+    let mut followers: Vec<(Follow, Known)> =
+        (0..2).map(|_| (follow(store.clone(), prefixes.clone()), Known::default())).collect();
+    let movers: Vec<_> = (0..KEYS)
+        .map(|key| {
+            let store = store.clone();
+            tokio::spawn(async move {
+                for n in 1..=MOVES {
+                    let (from, to) = if n % 2 == 1 { ("up", "down") } else { ("down", "up") };
+                    let moved = Txn::new().delete(format!("/{from}/{key}")).put(format!("/{to}/{key}"), n.to_string());
+                    done(&*store, moved).await;
+                    if n % 3 == 0 {
+                        put(&*store, format!("/third/{key}"), n.to_string()).await;
+                    }
+                }
+            })
+        })
+        .collect();
+    for (follow, known) in &mut followers {
+        let last = MOVES.to_string();
+        loop {
+            known.take(soon("a change", follow.next()).await);
+            for key in 0..KEYS {
+                let places = ["up", "down"].map(|place| known.values.get(format!("/{place}/{key}").as_bytes()));
+                assert_eq!(places.iter().flatten().count(), 1, "{key} at {}: {places:?}", known.revision);
+            }
+            let is_last = |key: usize| known.values.get(format!("/up/{key}").as_bytes()).is_some_and(|v| *v == last.as_bytes());
+            if (0..KEYS).all(is_last) {
+                break;
+            }
+        }
+        assert_eq!(known.listings, 1);
+    }
+    for mover in movers {
+        mover.await.unwrap();
+    }
+}
+
 pub async fn follow_resumes_without_loss_after_an_outage(bench: &dyn Bench) {
     let store = bench.store();
     let flaky = Flaky::new(store.clone());

@@ -53,6 +53,7 @@ macro_rules! conformance {
             a_deletion_at_the_compacted_revision_is_not_lost
             follow_gives_a_listing_then_each_change
             follow_ends_up_with_what_is_there
+            what_is_moved_between_prefixes_is_never_gone_nor_there_twice
             follow_resumes_without_loss_after_an_outage
             follow_lists_again_when_history_is_gone
             dropping_a_follow_ends_its_work
