@@ -237,7 +237,7 @@ impl Registrations {
         self.changed.notify_one();
         if is_new {
             let node = &self.around.node;
-            self.wait_store(|s| answer::is_recorded(s, node, &registration)).await;
+            self.wait_store(|s| answer::is_recorded(s, node, &registration, self.lease())).await;
         }
         Ok(self.answer(&registration, asked + ttl(&registration.said)))
     }

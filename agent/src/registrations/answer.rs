@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use weft_api::Registered;
 use weft_model::endpoint::{Endpoint, StoredRecord};
-use weft_model::ids::{NodeName, Revision};
+use weft_model::ids::{LeaseId, NodeName, Revision};
 use weft_model::leader;
 use weft_model::record::Record;
 use weft_model::snapshot::Snapshot;
@@ -15,12 +15,16 @@ use crate::health::target::{Checked, Verdicts, registered};
 use crate::registrar::records::of_registration;
 use crate::registrar::settle::{in_state_of, settle};
 
-/// Whether all records of a registration stand in the store, as they should.
-pub(super) fn is_recorded(snapshot: &Snapshot, node: &NodeName, registration: &Registration) -> bool {
+/// Whether all records of a registration stand in the store, as they should, on the lease that is kept: those of an agent that died
+/// may be about to end with its lease.
+pub(super) fn is_recorded(snapshot: &Snapshot, node: &NodeName, registration: &Registration, lease: Option<LeaseId>) -> bool {
+    if lease.is_none() {
+        return false;
+    }
     let (checked, subject) = (Checked::of(snapshot), registered(registration));
     of_registration(snapshot, node, registration).into_iter().all(|mut part| {
         settle(snapshot, &part.path, &mut part.record, None);
-        let stored = snapshot.record_anywhere(&part.path).filter(|stored| !stored.lost);
+        let stored = snapshot.record_anywhere(&part.path).filter(|stored| !stored.lost && stored.lease == lease);
         // In which state is its checks' business, if it has any.
         let is_checked = subject.health(&checked, &part.path, &part.record, &Verdicts::default()).is_some();
         stored.is_some_and(|stored| match is_checked {
@@ -55,7 +59,7 @@ impl Registrations {
         let left = until.saturating_duration_since(Instant::now());
         let snapshot = self.around.view.borrow().clone();
         let seen = snapshot.as_deref();
-        let written = seen.is_some_and(|s| is_recorded(s, &self.around.node, registration));
+        let written = seen.is_some_and(|s| is_recorded(s, &self.around.node, registration, self.lease()));
         let (lead, lead_known) = match registration.said.candidate {
             Some(_) => match seen.map_or(Lead::Unknown, |s| self.held(s, registration)) {
                 Lead::Held(term, safe) => (Some((Some(term), safe)), true),
@@ -82,11 +86,15 @@ impl Registrations {
         }
     }
 
+    /// This host's liveness lease, if it is known to live.
+    pub(super) fn lease(&self) -> Option<LeaseId> {
+        self.around.liveness.borrow().as_ref().and_then(|kept| *kept.id.borrow())
+    }
+
     /// For how long this host's liveness lease certainly lives.
     fn safe(&self) -> Duration {
         let kept = self.around.liveness.borrow().clone();
-        let lease = kept.as_ref().and_then(|kept| *kept.id.borrow());
-        kept.zip(lease).map_or(Duration::ZERO, |(kept, lease)| kept.safe_for(lease))
+        kept.zip(self.lease()).map_or(Duration::ZERO, |(kept, lease)| kept.safe_for(lease))
     }
 
     /// Whether a candidate holds the lead.

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use weft_store::etcd::{EtcdConfig, EtcdStore};
 
-use crate::support::LONG;
+use super::support::LONG;
 
 /// How the server and its clients speak.
 #[derive(Clone, Default)]
