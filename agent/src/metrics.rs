@@ -17,7 +17,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Registry, Unit};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tracing::{debug, info};
@@ -36,6 +36,7 @@ pub struct Metrics {
     /// Changes made to the kernel.
     pub actions: Family<OutcomeLabel, Counter>,
     store_connected: Gauge,
+    store_away: Gauge,
     store_revision: Gauge,
     applied_revision: Gauge,
     ready: Gauge,
@@ -66,6 +67,12 @@ impl Metrics {
         agent.register("reconciles", "Runs of the reconcile loop", self.reconciles.clone());
         agent.register("actions", "Changes made to the kernel, by outcome", self.actions.clone());
         agent.register("store_connected", "1 while the store answers", self.store_connected.clone());
+        agent.register_with_unit(
+            "store_away",
+            "For how long the store has not answered, so how old all that is told may be; 0 while it answers",
+            Unit::Seconds,
+            self.store_away.clone(),
+        );
         agent.register("store_revision", "Revision of the store that the agent has read", self.store_revision.clone());
         agent.register("applied_revision", "Revision that the kernel follows", self.applied_revision.clone());
         agent.register("ready", "1 while containers can be attached", self.ready.clone());
@@ -84,6 +91,8 @@ impl Metrics {
     async fn fill(&self, admin: &Admin) {
         let status = admin.status();
         self.store_connected.set(i64::from(status.store.connected));
+        let away = admin.health.borrow().away.as_ref().map_or(0, |(_, since)| since.elapsed().as_secs());
+        self.store_away.set(i64::try_from(away).unwrap_or(i64::MAX));
         self.store_revision.set(status.store.revision.0);
         self.applied_revision.set(status.applied.0);
         self.ready.set(i64::from(status.ready));

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 use weft_tests::container::endpoints;
+use weft_tests::dns::{dig, server_of};
 use weft_tests::eventually::{SOON, throughout};
 use weft_tests::place::Daemon;
-use weft_tests::{Host, Topology, eventually};
+use weft_tests::traffic::{connect, idle, tcp_server};
+use weft_tests::{Container, Host, Topology, eventually};
 
 /// Short, so that a death is noticed soon; etcd takes no less than 2 s.
 const TTL: Duration = Duration::from_secs(4);
@@ -134,6 +136,39 @@ fn served(host: &Host) -> Vec<(String, String)> {
     of_web.map(|e| (e["id"].as_str().unwrap().to_owned(), e["state"].as_str().unwrap().to_owned())).collect()
 }
 
+/// A program in a container of h1, and what it asks.
+struct Asks {
+    client: Container,
+    server: String,
+    vip: String,
+}
+
+impl Asks {
+    /// Whether `web` is these addresses, and the virtual IP of `site` leads to b.
+    fn are_answered(&self, addresses: &[String]) -> anyhow::Result<()> {
+        let answer = dig(self.client.place(), &self.server, &["web.skydns.local"])?;
+        let mut addresses = addresses.to_vec();
+        addresses.sort();
+        anyhow::ensure!(answer.data("A") == addresses, "{answer:?}, and not {addresses:?}");
+        let connected = connect(self.client.place(), &format!("{}:80", self.vip), &[])?;
+        anyhow::ensure!(connected["result"] == "answered" && connected["said"] == "b", "{connected}");
+        Ok(())
+    }
+}
+
+/// For how many seconds a host's store has been away, by its metrics.
+fn away(host: &Host) -> u64 {
+    let text = host.exec(["curl", "-sS", "http://127.0.0.1:9474/metrics"]).unwrap().success().unwrap().stdout;
+    let line = text.lines().find_map(|line| line.strip_prefix("weft_agent_store_away_seconds "));
+    line.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
+}
+
+/// The revision that a host says its answers are of.
+fn told_revision(host: &Host) -> i64 {
+    let answer = weft_tests::api::call(&host.agent.socket(), "GET", "/v1/endpoints", &Value::Null).unwrap();
+    answer.headers["weft-revision"].parse().unwrap()
+}
+
 fn dates(topology: &Topology) -> Vec<(String, Value)> {
     let all = topology.etcd().list("/skydns/local/skydns/web/").unwrap();
     all.into_iter().map(|(key, value)| (key, serde_json::from_str::<Value>(&value).unwrap()["weft"]["born"].clone())).collect()
@@ -148,7 +183,12 @@ fn an_outage_longer_than_the_lease_is_forgotten_by_nobody() {
     let _announced = h1.spawn("announce", line.unwrap()).unwrap();
     // The older one.
     eventually("a is up", LONG, || if served(h1).len() == 1 { Ok(()) } else { Err("not yet") }).unwrap();
-    let _container = h2.container(["--service", "web:80", "--id", "b"], ["sleep", "infinity"]).unwrap();
+    let container = tcp_server(h2, &["--service", "web:80", "--id", "b", "--label", "kind=site"], 80, "b").unwrap();
+    // By a name, and by a virtual IP that leads to the container alone.
+    let words = ["service", "create", "site", "--port", "80", "--selector", "kind=site", "-o", "json"];
+    let vip = h2.netctl(words).unwrap().json().unwrap()["vip"].as_str().unwrap().to_owned();
+    let mut asks = Asks { client: idle(h1, &[]).unwrap(), server: server_of(&h1.agent.status().unwrap()).unwrap(), vip };
+    let both = [h1.address().to_string(), container.address().unwrap().to_string()];
     let up = |ids: &[&str]| ids.iter().map(|id| ((*id).to_owned(), "up".to_owned())).collect::<Vec<_>>();
     let becomes = |host: &Host, ids: &[&str]| {
         eventually(&format!("{ids:?} on {}", host.name()), LONG, || {
@@ -163,6 +203,9 @@ fn an_outage_longer_than_the_lease_is_forgotten_by_nobody() {
         |host: &Host| host.netctl(["service", "leader", "web", "-o", "json"]).unwrap().json().unwrap()["leader"]["id"].clone();
     assert_eq!(leader(h2), "a");
     let before = dates(&t);
+    eventually("names and addresses lead there", LONG, || asks.are_answered(&both)).unwrap();
+    assert_eq!(away(h1), 0);
+    let revision = told_revision(h1);
 
     t.etcd().stop().unwrap();
     for host in [h1, h2] {
@@ -176,9 +219,14 @@ fn an_outage_longer_than_the_lease_is_forgotten_by_nobody() {
         for host in [h1, h2] {
             anyhow::ensure!(served(host) == up(&["a", "b"]), "{}: {:?}", host.name(), served(host));
         }
-        Ok(())
+        asks.are_answered(&both)
     })
     .unwrap();
+    // And it is said how old that is: nobody takes it for fresh.
+    let status = h1.agent.status().unwrap();
+    assert!(status["reasons"].as_array().unwrap().iter().any(|r| r.as_str().unwrap().starts_with("store away for ")), "{status}");
+    assert_eq!(told_revision(h1), revision, "what is told is told to be of then");
+    assert!(away(h1) >= TTL.as_secs(), "{}", away(h1));
     // An agent that is restarted meanwhile has forgotten nothing of its own either.
     h1.agent.kill9().unwrap();
     h1.agent.start().unwrap();
@@ -187,6 +235,11 @@ fn an_outage_longer_than_the_lease_is_forgotten_by_nobody() {
     for host in [h1, h2] {
         becomes(host, &["a", "b", "c"]);
     }
+    asks.server = server_of(&h1.agent.wait_ready().unwrap()).unwrap();
+    let all = [&both[..], &["192.0.2.9".to_owned()]].concat();
+    eventually("names and addresses lead there again", LONG, || asks.are_answered(&all)).unwrap();
+    eventually("nothing is old any more", LONG, || if away(h1) == 0 { Ok(()) } else { Err(away(h1)) }).unwrap();
+    assert!(told_revision(h1) > revision);
     let after: Vec<_> = dates(&t).into_iter().filter(|(key, _)| !key.contains("/c/")).collect();
     assert_eq!((after, leader(h2)), (before.clone(), "a".into()));
 
