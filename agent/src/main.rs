@@ -20,6 +20,7 @@ mod elections;
 mod firewall;
 mod health;
 mod last_uplink;
+mod memory;
 mod metrics;
 mod names;
 mod network_names;
@@ -75,6 +76,7 @@ fn start() -> anyhow::Result<()> {
 /// What every command that touches this host needs.
 fn on_host(settings: &Settings) -> anyhow::Result<tokio::runtime::Runtime> {
     log(settings)?;
+    memory::frugal();
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "must run as root: it makes devices, routes and eBPF programs");
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }

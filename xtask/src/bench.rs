@@ -18,11 +18,13 @@ pub enum Name {
     Attach,
     /// A change of one endpoint where there are 50,000, and 10,000 services by name and by label
     Registry,
+    /// An idle agent among a hundred hosts: memory, start, CPU, requests to etcd
+    Agent,
 }
 
 impl Name {
     /// All of them.
-    const ALL: [Self; 3] = [Self::Overlay, Self::Attach, Self::Registry];
+    const ALL: [Self; 4] = [Self::Overlay, Self::Attach, Self::Registry, Self::Agent];
 
     /// Those that were asked for, or all.
     pub fn chosen(asked: &[Self]) -> Vec<Self> {
@@ -34,6 +36,7 @@ impl Name {
             Self::Overlay => "overlay",
             Self::Attach => "attach",
             Self::Registry => "registry",
+            Self::Agent => "agent",
         }
     }
 }

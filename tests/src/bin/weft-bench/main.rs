@@ -8,6 +8,7 @@
 //! Begin with [`overlay`] (what is measured), then [`stage`] (on what), [`measure`] and [`ends`] (how). Traffic goes between
 //! network namespaces of [`weft_tests::topology`] only, which are taken down at the end, also after Ctrl-C.
 
+mod agent;
 mod attach;
 mod death;
 mod ends;
@@ -45,6 +46,8 @@ enum What {
     Attach(Options),
     /// A change of one endpoint where there are 50,000
     Registry(Options),
+    /// An idle agent among a hundred hosts: memory, start, CPU, requests to etcd
+    Agent(Options),
     /// One end of a measurement; started by the others
     #[command(subcommand, hide = true)]
     End(ends::End),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         What::Overlay(options) => bench(&options, overlay::run),
         What::Attach(options) => bench(&options, attach::run),
         What::Registry(options) => bench(&options, registry::run),
+        What::Agent(options) => bench(&options, agent::run),
     };
     // Whatever failed after Ctrl-C failed because everything was being taken down.
     if signals::ending() {
