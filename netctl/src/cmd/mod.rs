@@ -18,6 +18,7 @@ pub mod namespace;
 pub mod network;
 pub mod node;
 pub mod plan;
+pub mod registration;
 pub mod run;
 pub mod service;
 mod service_set;
@@ -89,6 +90,9 @@ pub enum Command {
     Announce(announce::AnnounceArgs),
     /// Run a command on one host at a time: the one that leads
     Elect(elect::ElectArgs),
+    /// What programs of this host have registered: announce, elect, the API
+    #[command(subcommand, visible_alias = "registrations")]
+    Registration(registration::Command),
     /// Show what the agent would change now, and why
     Plan,
     /// Show what the programs dropped, and why
@@ -138,6 +142,7 @@ impl Command {
             Self::Run(_) => "run",
             Self::Announce(_) => "announce",
             Self::Elect(_) => "elect",
+            Self::Registration(command) => command.name(),
             Self::Plan => "plan",
             Self::Drops(_) => "drops",
             Self::Doctor(_) => "doctor",
@@ -175,6 +180,7 @@ impl Command {
             Self::Run(args) => args.execute(context).await,
             Self::Announce(args) => args.execute(context).await,
             Self::Elect(args) => args.execute(context).await,
+            Self::Registration(command) => command.execute(context).await,
             Self::Plan => plan::execute(context).await,
             Self::Drops(args) => args.execute(context).await,
             Self::Doctor(args) => args.execute(context).await,
