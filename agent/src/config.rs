@@ -3,6 +3,8 @@
 //! clap knows the first two. The file's keys become flags of their own for whatever neither has set, so a setting is
 //! checked by the same code wherever it comes from. What must be equal on all hosts is not here but in the store.
 
+mod api;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use ipnet::IpNet;
 use weft_model::cluster::ClusterConfig;
 use weft_model::ids::NodeName;
 use weft_model::keys::Layout;
+
+pub use api::{ApiFiles, ApiSettings};
 
 /// weftd, the Weft agent: one per host.
 #[derive(Clone, Debug, Parser)]
@@ -185,6 +189,10 @@ pub struct Settings {
         help_heading = "Containers"
     )]
     pub watch_podman: Vec<PathBuf>,
+
+    /// The API over TLS.
+    #[command(flatten)]
+    pub api: ApiSettings,
 
     /// Directory of the socket and other things that may go at a reboot.
     #[arg(long, env = "WEFT_RUN_DIR", value_name = "DIR", default_value = "/run/weft", global = true, help_heading = "Places")]

@@ -31,7 +31,7 @@ use weft_store::follow::follow;
 use weft_store::registry::Registry;
 use weft_store::{Outcome, Store, StoreError};
 
-use crate::admin::{self, Admin};
+use crate::admin::{self, Admin, Listeners};
 use crate::attach::{Attachments, Published, Surroundings};
 use crate::changes::Changes;
 use crate::claim::{self, Facts, Own};
@@ -65,6 +65,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let node = settings.node()?;
     let layout = Arc::new(settings.layout()?);
     settings.check_cluster()?;
+    let elsewhere = Listeners::new(&settings.api)?;
     let state = Arc::new(StateDir::open(&settings.state_dir, &settings.run_dir)?);
     let listener = admin::bind(&settings)?;
     let known = state.node()?;
@@ -98,6 +99,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let claim_reason = watch::channel(Some("reading the store".to_owned()));
     let register_reason = watch::channel(None);
     let metrics_reason = watch::channel(None);
+    let api_reason = watch::channel(None);
     let subnet_file_reason = watch::channel(None);
     let docker_reason = watch::channel(None);
 
@@ -140,7 +142,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let netlink = Netlink::new().context("netlink")?;
     let firewall = Firewall::new(&settings);
-    let mut reasons = vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1, docker_reason.1];
+    let mut reasons =
+        vec![claim_reason.1, register_reason.1, metrics_reason.1, api_reason.1, subnet_file_reason.1, docker_reason.1];
     reasons.extend(runtimes::watch(&settings, &attachments, &published));
     let admin = Arc::new(Admin {
         node: node.clone(),
@@ -167,6 +170,9 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(attachments.clone().follow_queue());
     tokio::spawn(attachments.clone().sync_journal());
     tokio::spawn(admin::serve(listener, admin.clone()));
+    if let Some(elsewhere) = elsewhere {
+        elsewhere.serve(&admin, api_reason.0);
+    }
     let docker_socket = serve_docker(&settings, &attachments, &docker_reason.0)?;
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 /// `PATCH /v1/attachments/{id}`: what it is called and what it serves, in place of what was said before. What the agent has learned
 /// from the container's runtime stays beside it.
@@ -17,7 +18,7 @@ use weft_model::publish::Publish;
 use weft_model::record::Proto;
 
 /// `POST /v1/attachments`. Attaching a known id with the same namespace and interface returns the first result.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attach {
     /// The network namespace, by a path that the agent can open (`/run/netns/web`, `/proc/4711/ns/net`).
     pub netns: PathBuf,
@@ -106,7 +107,7 @@ impl Attach {
 }
 
 /// What a namespace has been given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Attached {
     /// The endpoint's id: `detach` takes it.
     pub id: EndpointId,
@@ -115,6 +116,7 @@ pub struct Attached {
     /// The interface in it.
     pub ifname: String,
     /// Its addresses.
+    #[schemars(with = "Vec<crate::schema::Cidr>")]
     pub addresses: Vec<IpNet>,
     /// The gateway, which also answers DNS.
     pub gateway: Ipv4Addr,
@@ -132,6 +134,7 @@ pub struct Attached {
     pub host_mac: Option<Mac>,
     /// Where its gateways lead to: everywhere, or some networks only.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(with = "Vec<crate::schema::Cidr>")]
     pub routes: Vec<IpNet>,
     /// Name servers to ask.
     pub dns: Vec<IpAddr>,
@@ -157,7 +160,7 @@ pub struct Attached {
 }
 
 /// `POST /v1/attachments/release`: takes back what an owner has, all of it or one interface. That there is nothing is no error.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Release {
     /// Whose.
     pub owner: Owner,
@@ -167,7 +170,7 @@ pub struct Release {
 }
 
 /// `POST /v1/attachments/check`: whether all that an attach made is there still.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Check {
     /// Whose.
     pub owner: Owner,
@@ -181,7 +184,7 @@ pub struct Check {
 }
 
 /// `POST /v1/attachments/gc`: takes back what a tool has in one of its networks, but for what it names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Gc {
     /// The tool.
     pub runtime: Runtime,
@@ -192,7 +195,7 @@ pub struct Gc {
 }
 
 /// An attachment that a tool knows of.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Kept {
     /// The tool's id of the container.
     pub container: String,

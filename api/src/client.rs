@@ -1,6 +1,6 @@
-//! The client: one request, one connection, one answer, over the agent's socket.
+//! The client: one request, one connection, one answer, over the agent's socket or, from elsewhere, over TLS.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -13,9 +13,13 @@ use weft_model::ids::{NetworkName, NodeName, ServiceName};
 mod objects;
 mod registrations;
 mod registry;
+mod transport;
 mod watch;
 
+pub use transport::{Credentials, PlaceError};
 pub use watch::Events;
+
+use self::transport::Place;
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
@@ -40,6 +44,15 @@ pub enum ClientError {
         /// What the kernel said.
         #[source]
         source: std::io::Error,
+    },
+    /// There is no way to one on another host, or it does not want this caller.
+    #[error("no agent at {agent}")]
+    Unreachable {
+        /// Where it should be.
+        agent: String,
+        /// What is in the way.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The connection broke, or the answer is not one of ours.
     #[error("{request}: no usable answer from the agent")]
@@ -69,6 +82,9 @@ impl ClientError {
             // ENOENT before the agent has made its socket, ECONNREFUSED on one that it left. Not EACCES: waiting gives no right.
             Self::NoAgent { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+            }
+            Self::Unreachable { source, .. } => {
+                source.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
             }
             // Other sources are answers that are none of ours, and those do not change.
             Self::Broken { source, .. } => source.is::<hyper::Error>(),
@@ -101,20 +117,22 @@ impl Draining {
 /// A handle on an agent. Cheap; connects anew for each request.
 #[derive(Clone, Debug)]
 pub struct Client {
-    socket: PathBuf,
+    place: Place,
 }
 
 impl Client {
     /// The agent whose socket is at `path`.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { socket: path.into() }
+        Self { place: Place::Socket(path.into()) }
     }
 
-    /// The socket's path.
-    #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// `GET /v1/openapi.json`: the document, as it was sent.
+    ///
+    /// # Errors
+    /// See [`ClientError`], here and below.
+    pub async fn openapi(&self) -> Result<serde_json::Value, ClientError> {
+        self.call(Method::GET, "/v1/openapi.json", NOTHING).await
     }
 
     /// `GET /v1/status`.
@@ -458,10 +476,8 @@ impl Client {
         body: Option<&B>,
     ) -> Result<(T, HeaderMap), ClientError> {
         let request = format!("{method} {path}");
-        let broken = |source: Box<dyn std::error::Error + Send + Sync>| ClientError::Broken { request: request.clone(), source };
-        let stream = tokio::net::UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::NoAgent { socket: self.socket.clone(), source })?;
+        let broken = |source: Box<dyn std::error::Error + Send + Sync>| self.broken(&request, source);
+        let stream = self.connect().await?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|e| broken(e.into()))?;
         let body = match body {

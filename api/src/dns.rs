@@ -1,9 +1,10 @@
 //! `GET /v1/dns/query`: what this host's name server answers.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// An answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsAnswer {
     /// The name that was asked for, with its final dot.
     pub name: String,
@@ -23,7 +24,7 @@ pub struct DnsAnswer {
 }
 
 /// A resource record in its presentation form.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DnsRecord {
     /// Owner.
     pub name: String,

@@ -5,12 +5,13 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_model::ids::NodeName;
 
 /// `POST /v1/doctor`: begins a checkup.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckupStart {
     /// The other hosts whose path is probed, by name, tunnel address or subnet; none is all of them.
     #[serde(default)]
@@ -24,7 +25,7 @@ pub struct CheckupStart {
 }
 
 /// A checkup, under way or done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Checkup {
     /// Its number.
     pub id: u64,
@@ -46,7 +47,7 @@ pub struct Checkup {
 }
 
 /// What one check found of one subject.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// The check, by its name. Names stay.
     pub check: String,
@@ -65,7 +66,7 @@ pub struct Finding {
 }
 
 /// How it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckResult {
     /// As it should be.

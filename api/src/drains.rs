@@ -1,11 +1,12 @@
 //! Draining: what is to take nothing new, and how far that is.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::endpoint::EndpointState;
 use weft_model::ids::{NodeName, ServiceName};
 
 /// Of `PUT`, `GET` and `DELETE /v1/nodes/{node}/drain` and `/v1/endpoints/{id}/drain`: what is drained, and how far it is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DrainView {
     /// The host, if it is one as a whole.
     #[serde(default)]
@@ -29,7 +30,7 @@ pub struct DrainView {
 }
 
 /// One endpoint that is drained.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DrainedEndpoint {
     /// Its id.
     pub id: String,

@@ -1,9 +1,10 @@
 //! `GET /v1/drops`: what became of packets and socket calls in the programs and in the nft table, counted.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The counters of the programs' verdicts, over all CPUs, since the maps were made, and of the nft table's reasons to drop.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Drops {
     /// The verdicts: those that drop, or all with `?all=true`. Only those of the nft table while no programs are loaded.
     pub verdicts: Vec<VerdictView>,
@@ -13,7 +14,7 @@ pub struct Drops {
 }
 
 /// How often a verdict was reached.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VerdictView {
     /// Its name; metrics call it the same.
     pub verdict: String,

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::endpoint::{EndpointPort, EndpointState};
 use weft_model::ids::{EndpointId, NetworkName, NodeName, Revision, ServiceName};
 use weft_model::record::Kind;
 
 /// One endpoint: a row of `endpoint list`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointView {
     /// Its id.
     pub id: String,
@@ -59,7 +60,7 @@ pub struct EndpointView {
 }
 
 /// `POST /v1/endpoints`: an endpoint outside of Weft's own containers. It stays until it is removed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointAdd {
     /// The service it is an instance of.
     pub service: ServiceName,
@@ -84,7 +85,7 @@ pub struct EndpointAdd {
 
 /// `PUT /v1/endpoints/{namespace}/{service}/{id}`: all that an endpoint outside of Weft's own containers is. It stays until it is
 /// removed; what is left out goes.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EndpointSpec {
     /// Its addresses: at most one of each family.

@@ -1,5 +1,6 @@
 //! What changes, as a stream that can be gone on with: `GET /v1/watch`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use weft_model::ids::Revision;
@@ -42,7 +43,7 @@ pub enum Happened {
 }
 
 /// An object that changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
     /// What it is: `endpoint`, `service`, `node`, `network`.
     pub kind: String,

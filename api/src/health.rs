@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::check::Check;
 use weft_model::endpoint::EndpointState;
 use weft_model::ids::ServiceName;
 
 /// `GET /v1/endpoints/{id}/health`: only on the host that holds the endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthView {
     /// The endpoint's id.
     pub id: String,
@@ -17,7 +18,7 @@ pub struct HealthView {
 }
 
 /// One check of one endpoint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CheckView {
     /// The service whose check it is; none is the endpoint's own.
     #[serde(default)]
@@ -60,7 +61,7 @@ pub struct CheckView {
 }
 
 /// An answer to a check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCheck {
     /// When, RFC 3339.
     pub at: String,

@@ -1,10 +1,11 @@
-//! The contract of weftd's UNIX socket: HTTP/1.1 and JSON under `/v1/`.
+//! The contract of weftd's UNIX socket, and of `--api-listen`: HTTP/1.1 and JSON under `/v1/`.
 //!
 //! Request and response types, the paths, and the client that `netctl`, attach plugins and tests share. Nothing here knows
 //! the agent. Bodies that scripts rely on are named in ARCHITECTURE.md and change only by addition.
 //!
 //! | method and path | body in → out |
 //! |---|---|
+//! | `GET /v1/openapi.json` | → all of this for programs, OpenAPI 3.1 |
 //! | `GET /v1/status` | → [`Status`] |
 //! | `GET /v1/network` | → [`Network`] |
 //! | `PUT /v1/network` | [`NetworkInit`] → [`Network`] |
@@ -82,12 +83,13 @@ mod plan;
 mod precondition;
 pub mod queue;
 mod registrations;
+mod schema;
 mod services;
 mod status;
 pub mod store;
 
 pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
-pub use client::{Client, ClientError, Draining, Events};
+pub use client::{Client, ClientError, Credentials, Draining, Events, PlaceError};
 pub use dns::{DnsAnswer, DnsRecord};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drains::{DrainView, DrainedEndpoint};

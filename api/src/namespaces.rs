@@ -1,10 +1,11 @@
 //! Namespaces: what services are told apart by.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{Namespace, Revision};
 
 /// A namespace with how much is in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NamespaceView {
     /// Its name.
     pub namespace: Namespace,
@@ -18,6 +19,6 @@ pub struct NamespaceView {
 }
 
 /// `PUT /v1/namespaces/{namespace}`: nothing but its name is said of one. The body may be left out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NamespacePut {}

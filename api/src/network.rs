@@ -3,16 +3,18 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{NetworkName, NodeName};
 
 /// The network as configured.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Network {
     /// Its name; that of `--network-prefix` is `default`.
     #[serde(default = "NetworkName::default_network")]
     pub name: NetworkName,
     /// The whole network.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub cidr: Ipv4Net,
     /// Prefix length of a host's subnet.
     pub subnet_len: u8,
@@ -22,6 +24,7 @@ pub struct Network {
     pub subnet_max: Ipv4Addr,
     /// The IPv6 network beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::Cidr6>")]
     pub cidr6: Option<Ipv6Net>,
     /// Prefix length of a host's IPv6 subnet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -48,11 +51,12 @@ pub struct Network {
 }
 
 /// `POST /v1/networks`: makes a network besides the default one.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkCreate {
     /// Its name.
     pub name: NetworkName,
     /// The whole network.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub cidr: Ipv4Net,
     /// VXLAN network identifier, of no other network.
     pub vni: u32,
@@ -65,10 +69,11 @@ pub struct NetworkCreate {
 }
 
 /// `PATCH /v1/network`: what is named is changed, while the network runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkChange {
     /// The whole network.
     #[serde(default)]
+    #[schemars(with = "Option<crate::schema::Cidr4>")]
     pub cidr: Option<Ipv4Net>,
     /// Prefix length of a host's subnet.
     #[serde(default)]
@@ -97,9 +102,10 @@ pub struct NetworkChange {
 }
 
 /// `PUT /v1/network`: writes the configuration where there is none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkInit {
     /// The whole network.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub cidr: Ipv4Net,
     /// Prefix length of a host's subnet; none is flannel's default (24 where there is room).
     #[serde(default)]
@@ -112,6 +118,7 @@ pub struct NetworkInit {
     pub subnet_max: Option<Ipv4Addr>,
     /// An IPv6 network beside it; none is IPv4 alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<crate::schema::Cidr6>")]
     pub cidr6: Option<Ipv6Net>,
     /// Prefix length of a host's IPv6 subnet; none is flannel's default (64 where there is room).
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -131,9 +138,10 @@ pub struct NetworkInit {
 }
 
 /// A subnet that is kept for one host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ReservationView {
     /// The subnet.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub subnet: Ipv4Net,
     /// The host; one that runs flannel is called by its tunnel address.
     pub node: NodeName,
@@ -147,28 +155,31 @@ pub struct ReservationView {
 }
 
 /// `POST /v1/reservations`: keeps a subnet for a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Reserve {
     /// The host, whether it is there yet or not.
     pub node: NodeName,
     /// The subnet.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub subnet: Ipv4Net,
 }
 
 /// Settings that are equal on all hosts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Config {
     /// Where virtual IPs are taken from.
+    #[schemars(with = "Vec<crate::schema::Cidr>")]
     pub service_cidrs: Vec<IpNet>,
     /// The domain of names, with its final dot.
     pub dns_domain: String,
 }
 
 /// `PATCH /v1/config`: what is named is changed.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigChange {
     /// Where virtual IPs are taken from.
     #[serde(default)]
+    #[schemars(with = "Option<Vec<crate::schema::Cidr>>")]
     pub service_cidrs: Option<Vec<IpNet>>,
     /// The domain of names.
     #[serde(default)]

@@ -3,17 +3,19 @@
 use std::net::IpAddr;
 
 use ipnet::Ipv4Net;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::NodeName;
 
 /// A host: its entry, its subnet, or both.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeView {
     /// Its name; a host that runs flannel is shown by its tunnel address.
     pub node: String,
     /// Whether its agent lives; for a flannel host, unknown.
     pub alive: Option<bool>,
     /// Its subnet.
+    #[schemars(with = "Option<crate::schema::Cidr4>")]
     pub subnet: Option<Ipv4Net>,
     /// Its tunnel address.
     pub public_ip: Option<IpAddr>,

@@ -1,10 +1,11 @@
 //! `GET /v1/plan`: what the reconcile loop would change now, and why.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::Revision;
 
 /// What would be changed, as far as the agent sees. On a host that is as it should be, nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Plan {
     /// The revision of the store that it follows.
     pub revision: Revision,
@@ -16,7 +17,7 @@ pub struct Plan {
 }
 
 /// One change.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PlannedAction {
     /// Where.
     pub kind: PlannedKind,
@@ -27,7 +28,7 @@ pub struct PlannedAction {
 }
 
 /// Where a change is made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum PlannedKind {
     /// Devices, addresses, neighbours, forwarding entries, routes, settings.

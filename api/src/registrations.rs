@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::check::Check;
 use weft_model::ids::{EndpointId, NetworkName, Revision, ServiceName};
@@ -11,7 +12,7 @@ use weft_model::record::{Kind, Proto, State};
 use crate::EndpointView;
 
 /// `PUT /v1/registrations/{id}`: registers, and said again keeps it registered. What is the same as before writes nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// The service it is an instance of, or the name that it bears.
@@ -62,7 +63,7 @@ pub struct Register {
 }
 
 /// How a candidate stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Candidacy {
     /// It wants the lead and does nothing yet that only the leader may do: the lead can go to another one at once.
@@ -72,7 +73,7 @@ pub enum Candidacy {
 }
 
 /// What became of a registration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Registered {
     /// Its id.
     pub id: EndpointId,
@@ -103,7 +104,7 @@ pub struct Registered {
 }
 
 /// `GET /v1/services/{namespace}/{name}/leader`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeaderView {
     /// The service or name.
     pub service: ServiceName,
@@ -122,7 +123,7 @@ pub struct LeaderView {
 }
 
 /// By what a leader leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum LeadBy {
     /// It is the oldest.
@@ -134,7 +135,7 @@ pub enum LeadBy {
 }
 
 /// `PUT /v1/services/{namespace}/{name}/leader`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LeaderSet {
     /// The endpoint that is to lead, while it is up.

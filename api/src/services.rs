@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::check::Check;
 use weft_model::endpoint::EndpointState;
@@ -12,7 +13,7 @@ use weft_model::selector::Requirement;
 use weft_model::service::{Service, ServicePort};
 
 /// A service with what it stands for now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceView {
     /// Its namespace.
     pub namespace: Namespace,
@@ -86,7 +87,7 @@ pub struct ServiceView {
 }
 
 /// One backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendView {
     /// The endpoint's id.
     pub id: String,
@@ -104,7 +105,7 @@ pub struct BackendView {
 }
 
 /// An endpoint that is no backend.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RejectedView {
     /// The endpoint's id.
     pub id: String,
@@ -115,7 +116,7 @@ pub struct RejectedView {
 }
 
 /// `PUT /v1/services/{namespace}/{name}`: all that a service is. What is left out is not so, but for its virtual IPs: those stay.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceSpec {
     /// What its virtual IPs listen on.
@@ -230,7 +231,7 @@ impl From<&ServiceView> for ServiceSpec {
 }
 
 /// `POST /v1/services`: as [`ServiceSpec`], of one that there is not yet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceCreate {
     /// Its name.
     pub service: ServiceName,
@@ -330,7 +331,7 @@ impl From<(ServiceName, ServiceSpec)> for ServiceCreate {
 }
 
 /// What came of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServiceCreated {
     /// The service.
     #[serde(flatten)]

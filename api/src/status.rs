@@ -4,11 +4,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::{Ipv4Net, Ipv6Net};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use weft_model::ids::{NodeName, Revision};
 
 /// The agent's state.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Its name.
     pub node: NodeName,
@@ -17,8 +18,10 @@ pub struct Status {
     /// What it waits for, what is odd, and what to do about it. A ready agent may have some too.
     pub reasons: Vec<String>,
     /// The host's subnet.
+    #[schemars(with = "Option<crate::schema::Cidr4>")]
     pub subnet: Option<Ipv4Net>,
     /// The host's IPv6 subnet.
+    #[schemars(with = "Option<crate::schema::Cidr6>")]
     pub subnet6: Option<Ipv6Net>,
     /// Where it answers DNS.
     pub dns: Vec<SocketAddr>,
@@ -55,7 +58,7 @@ pub struct Status {
 }
 
 /// The store's revision that each view stands at: whoever has written at a revision and waits for it sees it there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Views {
     /// What this socket answers.
     pub api: Revision,
@@ -68,7 +71,7 @@ pub struct Views {
 }
 
 /// The store, as this agent sees it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreStatus {
     /// `etcd` or `embedded`.
     pub kind: String,
@@ -82,14 +85,16 @@ pub struct StoreStatus {
 }
 
 /// Another host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerStatus {
     /// Its name; none for a host that runs flannel.
     pub node: Option<NodeName>,
     /// Its subnet.
+    #[schemars(with = "crate::schema::Cidr4")]
     pub subnet: Ipv4Net,
     /// Its IPv6 subnet, if packets to it are sent there.
     #[serde(default)]
+    #[schemars(with = "Option<crate::schema::Cidr6>")]
     pub subnet6: Option<Ipv6Net>,
     /// Its tunnel address.
     pub public_ip: IpAddr,
@@ -101,7 +106,7 @@ pub struct PeerStatus {
 }
 
 /// A packet's path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Via {
     /// eBPF encapsulation at the hooks.
@@ -111,7 +116,7 @@ pub enum Via {
 }
 
 /// The eBPF datapath.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DatapathStatus {
     /// Whether packets take the fast path.
     pub fast: bool,
@@ -123,7 +128,7 @@ pub struct DatapathStatus {
 }
 
 /// A value in the store that does not parse. It hurts only itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BadValueView {
     /// Its key.
     pub key: String,

@@ -3,13 +3,14 @@
 //! Keys and values are bytes. Where they are text they stand as text, so that a person can read the document; where they are
 //! not, in base64 (RFC 4648 section 4, with padding).
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The form of the document that this version writes and reads.
 pub const FORM: u32 = 1;
 
 /// The prefixes below which keys are exported, and imported.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StorePrefixes {
     /// `--network-prefix`.
     pub network: String,
@@ -20,7 +21,7 @@ pub struct StorePrefixes {
 }
 
 /// One key.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreEntry {
     /// The key, if it is UTF-8.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -40,7 +41,7 @@ pub struct StoreEntry {
 }
 
 /// `GET /v1/store/export`: a page of the document, or, with all pages' entries, the document.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreExport {
     /// [`FORM`].
     pub weft_store: u32,
@@ -56,7 +57,7 @@ pub struct StoreExport {
 }
 
 /// `POST /v1/store/import`: a part of a document.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreImport {
     /// [`FORM`].
     pub weft_store: u32,
@@ -71,7 +72,7 @@ pub struct StoreImport {
 }
 
 /// What became of a part.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StoreImported {
     /// Keys that were not there and are now, or would be.
     pub written: u64,

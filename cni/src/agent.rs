@@ -115,7 +115,7 @@ impl Agent {
             Err(Later::Passing(fault)) => (fault, false),
             Err(Later::Silent(fault)) => (fault, true),
         };
-        let run_dir = self.client.socket().parent().unwrap_or(Path::new("/"));
+        let run_dir = self.client.socket().and_then(Path::parent).unwrap_or(Path::new("/"));
         if !run_dir.is_dir() {
             return Ok(Taken::Nothing);
         }
@@ -148,7 +148,7 @@ impl Agent {
     }
 
     fn silent(&self, after: Duration) -> Fault {
-        let socket = self.client.socket().display();
+        let socket = self.client.place();
         Fault::new(TRY_AGAIN, format!("the agent at {socket} has not answered within {}s", after.as_secs()))
     }
 }

@@ -67,7 +67,7 @@ impl Fault {
     pub fn of_client(error: &ClientError) -> Self {
         let code = match error {
             passing if passing.is_passing() => TRY_AGAIN,
-            ClientError::NoAgent { .. } | ClientError::Broken { .. } => NO_ANSWER,
+            ClientError::NoAgent { .. } | ClientError::Unreachable { .. } | ClientError::Broken { .. } => NO_ANSWER,
             ClientError::Refused { code, .. } => match code {
                 Code::Invalid | Code::NotFound => CONFIG,
                 Code::Conflict | Code::Changed => CONFLICT,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::check::{Check, CheckKind};
@@ -19,7 +20,7 @@ pub const MAX_INSTANCES: usize = 64;
 
 /// By what a tool knows an attachment that it asked for. With the interface's name it is unique on a host: the same owner and
 /// interface are the same attachment, whatever its endpoint's id became.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Owner {
     /// Who asked.
     pub runtime: Runtime,
@@ -30,7 +31,7 @@ pub struct Owner {
 }
 
 /// What starts containers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Runtime {
     /// A runtime that calls CNI plugins.
@@ -66,7 +67,7 @@ impl fmt::Display for Owner {
 }
 
 /// What an endpoint is an instance of: one port of one service.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct Instance {
     /// The service.
     pub service: ServiceName,
@@ -85,7 +86,7 @@ pub struct Instance {
 }
 
 /// What an endpoint is called and what it serves: what stands for it in the store follows from this.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Description {
     /// What people call it. Where it is an instance of nothing, the name resolves.
     #[serde(default, skip_serializing_if = "Option::is_none")]

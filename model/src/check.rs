@@ -16,6 +16,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The most bytes of a path, a host, a text to be found, or a word of a command.
@@ -37,7 +38,7 @@ pub const MAX_TIMEOUT_MS: u64 = 60_000;
 pub const MAX_IN_A_ROW: u32 = 100;
 
 /// How an endpoint is asked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckKind {
     /// A connection is made, and closed.
@@ -74,7 +75,8 @@ impl fmt::Display for CheckKind {
 }
 
 /// A check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "HealthCheck")]
 pub struct Check {
     /// How it is asked.
     #[serde(default)]

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{LeaseId, NetworkName, NodeName, Revision};
@@ -60,7 +61,7 @@ pub struct Endpoint {
 }
 
 /// A port that an endpoint serves.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointPort {
     /// Its name; empty is the only or main one.
     #[serde(default)]
@@ -73,7 +74,7 @@ pub struct EndpointPort {
 }
 
 /// Whether an endpoint takes traffic, as the cluster sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum EndpointState {
     /// Yes.

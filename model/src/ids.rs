@@ -6,10 +6,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A position in the store's history: etcd's revision, or the embedded store's own. Greater is later.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
 pub struct Revision(pub i64);
 
@@ -50,6 +51,9 @@ pub struct BadId {
 
 /// The longest DNS label, in bytes (RFC 1035 2.3.4).
 pub const MAX_LABEL: usize = 63;
+
+/// The same for schemas (ECMA 262), where some words that are reserved fit, too.
+const LABEL_PATTERN: &str = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$";
 
 /// Why `text` is no DNS label as we write them, or `None` if it is one: 1 to 63 of `a-z0-9-`, no hyphen at either end.
 fn label_fault(text: &str) -> Option<&'static str> {
@@ -107,10 +111,11 @@ pub fn check_ifname(name: &str) -> Result<(), &'static str> {
 }
 
 macro_rules! label_type {
-    ($(#[$doc:meta])* $name:ident, $what:literal, $fault:expr) => {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $pattern:expr, $fault:expr) => {
         $(#[$doc])*
-        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
         #[serde(try_from = "String", into = "String")]
+        #[schemars(extend("pattern" = $pattern))]
         pub struct $name(String);
 
         impl $name {
@@ -157,12 +162,12 @@ macro_rules! label_type {
 
 label_type! {
     /// The id of an endpoint: a DNS label, unique below its service (`<id>.<service>.<domain>` is its own name).
-    EndpointId, "endpoint id", label_fault
+    EndpointId, "endpoint id", LABEL_PATTERN, label_fault
 }
 
 label_type! {
     /// A namespace of services: a DNS label. `default` has no label in DNS names.
-    Namespace, "namespace", label_fault
+    Namespace, "namespace", LABEL_PATTERN, label_fault
 }
 
 impl Namespace {
@@ -181,7 +186,7 @@ impl Namespace {
 
 label_type! {
     /// A service's (or plain name's) own label, within its namespace.
-    ServiceLabel, "service name", |text| match text {
+    ServiceLabel, "service name", LABEL_PATTERN, |text| match text {
         "tasks" | "dns" => Some("is reserved"),
         _ => label_fault(text),
     }
@@ -189,7 +194,7 @@ label_type! {
 
 label_type! {
     /// A network by name, `default` being the one of `--network-prefix`.
-    NetworkName, "network name", label_fault
+    NetworkName, "network name", LABEL_PATTERN, label_fault
 }
 
 impl NetworkName {
@@ -208,7 +213,7 @@ impl NetworkName {
 
 label_type! {
     /// A host, by `--node-name`: 1 to 253 of `A-Za-z0-9._-`, so that a host name fits.
-    NodeName, "node name", |text| {
+    NodeName, "node name", "^[A-Za-z0-9._-]{1,253}$", |text| {
         if text.is_empty() {
             Some("is empty")
         } else if text.len() > 253 {
@@ -222,8 +227,9 @@ label_type! {
 }
 
 /// A service by namespace and name. Prints as `namespace/name`; parses that, or `name` alone for the default namespace.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/)?[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
 pub struct ServiceName {
     /// Its namespace.
     pub namespace: Namespace,

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How long a client stays with its backend unless the service says otherwise, in seconds (Kubernetes).
@@ -13,7 +14,7 @@ pub const AFFINITY_DEFAULT_S: u32 = 10_800;
 pub const AFFINITY_MAX_S: u32 = 86_400;
 
 /// How one of several backends is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Algorithm {
     /// Each is as likely as the others.
@@ -28,7 +29,7 @@ pub enum Algorithm {
 }
 
 /// What a client is remembered by, and how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Affinity {
     /// By what.
     pub kind: AffinityKind,
@@ -38,7 +39,7 @@ pub struct Affinity {
 }
 
 /// What a client is remembered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum AffinityKind {
     /// Its address.
@@ -46,7 +47,7 @@ pub enum AffinityKind {
 }
 
 /// Which endpoints are asked before the others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Prefer {
     /// Those of the client's host, then all.

@@ -4,12 +4,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::record::Proto;
 
 /// A port of the host, or several in a row, and the container's ports behind them.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct Publish {
     /// The host's address that is listened on; none is every address of the host, of either family. `0.0.0.0` and `::` are every
     /// address of theirs.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
@@ -158,7 +159,7 @@ pub struct VipOwner {
 }
 
 /// One port of a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ServicePort {
     /// Its name, for SRV (`_name._tcp.service`) and for people; may be empty if there is one port only.
     #[serde(default)]
@@ -174,7 +175,7 @@ pub struct ServicePort {
 }
 
 /// A backend's port, by number or by the name its record gives it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum Target {
     /// By number.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep, timeout};
-use weft_api::{Client, ClientError};
+use weft_api::{Client, ClientError, Credentials, PlaceError};
 
 use crate::error::Error;
 use crate::format::printable;
@@ -84,7 +84,7 @@ fn spinner() -> ProgressBar {
     spinner
 }
 
-/// The agent behind a socket.
+/// The agent, by its socket or from elsewhere.
 #[derive(Clone, Debug)]
 pub struct Agent {
     client: Client,
@@ -95,6 +95,14 @@ impl Agent {
     #[must_use]
     pub fn at(path: PathBuf) -> Self {
         Self { client: Client::new(path) }
+    }
+
+    /// The agent at `https://HOST:PORT`.
+    ///
+    /// # Errors
+    /// See [`PlaceError`].
+    pub fn elsewhere(url: &str, credentials: &Credentials) -> Result<Self, PlaceError> {
+        Ok(Self { client: Client::remote(url, credentials)? })
     }
 
     /// What to ask. The answer is awaited by one of the methods below.
@@ -137,7 +145,7 @@ impl Agent {
     async fn within<T>(&self, bound: Duration, question: impl Future<Output = Result<T, ClientError>>) -> Result<T, Error> {
         match timeout(bound, question).await {
             Ok(answer) => answer.map_err(Error::from),
-            Err(_) => Err(Error::Silent { socket: self.client.socket().to_owned(), after: bound }),
+            Err(_) => Err(Error::Silent { agent: self.client.place(), after: bound }),
         }
     }
 
@@ -170,7 +178,7 @@ impl Agent {
                 Some(reason) if !status.ready => printable(reason),
                 _ => "the agent is at it".to_owned(),
             },
-            Ok(Err(ClientError::NoAgent { .. })) => format!("no agent at {} yet", self.client.socket().display()),
+            Ok(Err(ClientError::NoAgent { .. })) => format!("no agent at {} yet", self.client.place()),
             _ => "waiting for the agent".to_owned(),
         }
     }

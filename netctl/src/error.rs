@@ -34,10 +34,10 @@ pub enum Error {
     #[error("{}", with_advice(.0))]
     NotReady(ClientError),
     /// The agent has the request and is silent.
-    #[error("the agent at {} has not answered within {}s", socket.display(), after.as_secs())]
+    #[error("the agent at {agent} has not answered within {}s", after.as_secs())]
     Silent {
-        /// Its socket.
-        socket: PathBuf,
+        /// Where it is.
+        agent: String,
         /// How long was waited.
         after: Duration,
     },
@@ -113,7 +113,8 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Client(ClientError::NoAgent { .. } | ClientError::Broken { .. }) | Self::Silent { .. } => NO_AGENT,
+            Self::Client(ClientError::NoAgent { .. } | ClientError::Unreachable { .. } | ClientError::Broken { .. })
+            | Self::Silent { .. } => NO_AGENT,
             Self::Usage(_) => USAGE,
             Self::Run(e) => e.exit_code(),
             Self::Kept { source, .. } => source.exit_code(),
@@ -168,7 +169,7 @@ mod tests {
         assert_eq!(Error::from(absent).exit_code(), NO_AGENT);
         let broken = ClientError::Broken { request: "GET /".to_owned(), source: "eof".into() };
         assert_eq!(Error::from(broken).exit_code(), NO_AGENT);
-        assert_eq!(Error::Silent { socket: "/x".into(), after: Duration::from_secs(1) }.exit_code(), NO_AGENT);
+        assert_eq!(Error::Silent { agent: "/x".to_owned(), after: Duration::from_secs(1) }.exit_code(), NO_AGENT);
         assert_eq!(Error::Usage("x".to_owned()).exit_code(), USAGE);
     }
 

@@ -14,34 +14,26 @@ mod format;
 mod manifest;
 mod netns;
 mod parse;
+mod place;
 mod resolv;
 mod run;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
-use crate::agent::Agent;
 use crate::cmd::{Command, Context};
 use crate::error::Error;
 use crate::format::{Output, Printer};
-
-/// Above the options that every command has.
-const EVERYWHERE: &str = "Options of every command";
-
-/// What names the agent's socket where `--socket` does not.
-const SOCKET_VARIABLE: &str = "WEFT_SOCKET";
+use crate::place::{EVERYWHERE, PlaceArgs};
 
 /// The command line of Weft: one flat network, names and virtual IPs for containers on many hosts.
 #[derive(Debug, Parser)]
 #[command(name = "netctl", version, propagate_version = false, max_term_width = 100)]
 #[command(after_help = "Exit codes: 0 done, 1 refused or not found, 2 usage, 3 no agent.")]
 pub struct Cli {
-    // clap's own `env` would show the option in every usage line, as if it were needed there, once the variable is set.
-    #[arg(long, global = true, value_name = "PATH", help_heading = EVERYWHERE)]
-    #[arg(help = format!("The agent's socket [env: {SOCKET_VARIABLE}] [default: {}]", weft_api::DEFAULT_SOCKET))]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    place: PlaceArgs,
     /// What is printed: table, json, yaml, or wide for all columns
     #[arg(short, long, global = true, value_enum, value_name = "FORM", default_value_t, hide_possible_values = true)]
     #[arg(help_heading = EVERYWHERE)]
@@ -69,10 +61,14 @@ fn main() -> ExitCode {
             return ExitCode::from(error::REFUSED);
         }
     };
-    let socket = cli.socket.or_else(|| std::env::var_os(SOCKET_VARIABLE).filter(|v| !v.is_empty()).map(PathBuf::from));
-    let socket = socket.unwrap_or_else(|| weft_api::DEFAULT_SOCKET.into());
-    let mut context = Context { agent: Agent::at(socket), printer: Printer::stdout(cli.output) };
-    match runtime.block_on(cli.command.execute(&mut context)) {
+    let done = runtime.block_on(async {
+        let agent = cli.place.agent(|name| std::env::var_os(name))?;
+        if agent.client().socket().is_none() {
+            cli.command.can_be_elsewhere()?;
+        }
+        cli.command.execute(&mut Context { agent, printer: Printer::stdout(cli.output) }).await
+    });
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(e) if e.is_broken_pipe() => ExitCode::from(error::DONE),
         Err(Error::Usage(message)) => {

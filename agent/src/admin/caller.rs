@@ -1,5 +1,6 @@
-//! Who asks, as far as it matters: whether he is still there, and which process he is.
+//! Who asks, as far as it matters: whether he is still there, which process he is, or what he may do from elsewhere.
 
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
@@ -13,12 +14,35 @@ use tokio::net::UnixStream;
 pub struct Caller {
     /// None if there is no such thing, or none that can be asked.
     stream: Option<Arc<OwnedFd>>,
+    /// Who he is, if he is not on this host.
+    remote: Option<Arc<Remote>>,
+}
+
+/// A caller from elsewhere, who has shown a certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// The common name of its subject; empty if it has none.
+    pub name: String,
+    /// Where he is.
+    pub from: SocketAddr,
+    /// Whether he may write.
+    pub may_write: bool,
 }
 
 impl Caller {
+    /// One who is not on this host: no process is known of him, and he is trusted with nothing but what his certificate says.
+    pub fn from_elsewhere(remote: Remote) -> Self {
+        Self { stream: None, remote: Some(Arc::new(remote)) }
+    }
+
+    /// Who he is, if he is not on this host.
+    pub fn remote(&self) -> Option<&Arc<Remote>> {
+        self.remote.as_ref()
+    }
+
     /// Who is at the other end.
     pub fn of(stream: &UnixStream) -> Self {
-        Self { stream: stream.as_fd().try_clone_to_owned().ok().map(Arc::new) }
+        Self { stream: stream.as_fd().try_clone_to_owned().ok().map(Arc::new), remote: None }
     }
 
     /// His process, as this one sees it; none if it does not.
@@ -50,6 +74,13 @@ impl Caller {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_elsewhere_is_no_process_here_and_not_trusted() {
+        let from = "192.0.2.1:5000".parse().unwrap();
+        let caller = Caller::from_elsewhere(Remote { name: "root".to_owned(), from, may_write: true });
+        assert!(caller.pid().is_none() && !caller.is_trusted() && !caller.is_gone());
+    }
 
     #[tokio::test]
     async fn who_closed_is_gone_and_who_only_said_all_he_had_to_say_is_not() {

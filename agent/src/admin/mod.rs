@@ -1,4 +1,4 @@
-//! The server side of `weft-api`: HTTP over the UNIX socket.
+//! The server side of `weft-api`: HTTP over the UNIX socket, and, where it is asked for, over TLS ([`remote`]).
 //!
 //! [`routes::ROUTES`] is the list of everything that can be asked. Handlers read the snapshot and write through the registry; none
 //! changes the kernel. A request is small, and a refusal is a sentence.
@@ -17,21 +17,27 @@ mod namespaces;
 mod network_set;
 mod networks;
 mod node_rm;
+mod openapi;
+mod params;
 mod plan;
 mod precondition;
 mod query;
 mod registrations;
+mod remote;
 mod reservations;
 mod routes;
 mod service_put;
 mod services;
 mod status;
 mod store;
+mod subject;
+mod tls;
 pub mod views;
 
 pub use caller::Caller;
 pub use endpoints::endpoint_view;
 pub use networks::IN_USE;
+pub use remote::Listeners;
 pub use status::drained;
 
 use std::convert::Infallible;
@@ -46,9 +52,10 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use nix::sys::stat::{Mode, umask};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use weft_agent::kernel::netlink::Netlink;
 use weft_api::{Code, Precondition};
 use weft_model::ids::{NodeName, Revision};
@@ -189,23 +196,32 @@ pub async fn serve(listener: UnixListener, admin: Arc<Admin>) {
         let admin = admin.clone();
         let caller = Caller::of(&stream);
         tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request| answer(admin.clone(), caller.clone(), request));
-            let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
-            // Without it a caller who sends a request and goes away at once has it read, and dropped before it is looked at
-            // (hyper 1: the end of the stream is noticed before the first poll of the answer).
-            server.half_close(true);
-            if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
-                debug!(error = %e, "connection on the socket");
-            }
+            converse(stream, admin, caller).await;
             drop(permit);
         });
     }
 }
 
+/// Answers all that is asked over one connection.
+async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, admin: Arc<Admin>, caller: Caller) {
+    let service = hyper::service::service_fn(|request| answer(admin.clone(), caller.clone(), request));
+    let mut server = hyper::server::conn::http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(10));
+    // Without it a caller who sends a request and goes away at once has it read, and dropped before it is looked at
+    // (hyper 1: the end of the stream is noticed before the first poll of the answer).
+    server.half_close(true);
+    if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
+        debug!(error = %e, "connection for the API");
+    }
+}
+
 async fn answer(admin: Arc<Admin>, caller: Caller, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    debug!(%method, path, "request");
+    match caller.remote() {
+        None => debug!(%method, path, "request"),
+        Some(remote) => debug!(%method, path, name = remote.name, from = %remote.from, "request"),
+    }
+    let remote = caller.remote().cloned();
     // What is read while an answer is made is at least as new as this.
     let before = admin.revision();
     let mut response = match routes::carry_out(&admin, caller, request).await {
@@ -222,6 +238,9 @@ async fn answer(admin: Arc<Admin>, caller: Caller, request: Request<Incoming>) -
         }
     };
     let read = matches!(method, Method::GET | Method::HEAD);
+    if let Some(remote) = remote.filter(|_| !read) {
+        info!(%method, path, name = remote.name, from = %remote.from, status = response.status().as_u16(), "asked from elsewhere");
+    }
     answer::stamp(&mut response, if read { before } else { admin.revision() });
     Ok(response)
 }

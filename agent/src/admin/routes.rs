@@ -6,11 +6,14 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use hyper::{HeaderMap, Method, Request, Response};
+use schemars::SchemaGenerator;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use weft_api::{
     Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops,
     EndpointAdd, EndpointSpec, EndpointView, Gc, HealthView, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate,
@@ -26,6 +29,7 @@ use super::endpoint_put::Named;
 use super::events::{Stream, Wanted};
 use super::filter::{Filter, Part};
 use super::health::may_check;
+use super::openapi::{self, Given, Gives, Takes};
 use super::precondition::Write;
 use super::query::{Query, unescape};
 use super::store::MAX_PART;
@@ -34,6 +38,9 @@ use crate::refusal::Refusal;
 
 /// The largest request body, bytes.
 const MAX_BODY: usize = 1 << 20;
+
+/// How long one may take to come.
+const BODY_BOUND: Duration = Duration::from_secs(60);
 
 /// How much of a larger one is passed over before the connection is closed.
 const MAX_PASSED_OVER: usize = 16 << 20;
@@ -48,10 +55,13 @@ pub(super) struct Route {
     /// Where; a segment in braces stands for any one.
     pub path: &'static str,
     /// Who may ask.
-    #[cfg_attr(not(test), expect(dead_code, reason = "every caller is on this host until there is a listener for others"))]
     pub access: Access,
     /// The parameters that it knows.
     pub params: &'static [&'static str],
+    /// What the request's body is.
+    pub takes: Option<Takes>,
+    /// What the answer's is.
+    pub gives: fn(&mut SchemaGenerator) -> Gives,
     carry_out: fn(Asked) -> Doing,
 }
 
@@ -107,20 +117,32 @@ impl Asked {
     }
 }
 
-/// A row: `METHOD path, access, [parameters], body => answer, |request, body| what is done`.
+/// A row: `METHOD path, access, [parameters], body => answer, |request, body| what is done`. Before a body that may be left out
+/// stands `maybe`.
 macro_rules! route {
+    ($method:ident $path:literal, $access:ident, [$($param:literal),*], => $out:ty, |$r:ident| $do:expr) => {
+        route!(@row $method $path, $access, [$($param),*], None, $out, $r, $do)
+    };
+    ($method:ident $path:literal, $access:ident, [$($param:literal),*], maybe $in:ty => $out:ty, |$r:ident, $body:ident| $do:expr) => {
+        route!(@row $method $path, $access, [$($param),*], Some(Takes::maybe::<$in>()), $out, $r, {
+            let $body: $in = $r.body_or_default()?;
+            $do
+        })
+    };
     ($method:ident $path:literal, $access:ident, [$($param:literal),*], $in:ty => $out:ty, |$r:ident, $body:ident| $do:expr) => {
-        route!($method $path, $access, [$($param),*], => $out, |$r| {
+        route!(@row $method $path, $access, [$($param),*], Some(Takes::always::<$in>()), $out, $r, {
             let $body: $in = $r.body()?;
             $do
         })
     };
-    ($method:ident $path:literal, $access:ident, [$($param:literal),*], => $out:ty, |$r:ident| $do:expr) => {
+    (@row $method:ident $path:literal, $access:ident, [$($param:literal),*], $takes:expr, $out:ty, $r:ident, $do:expr) => {
         Route {
             method: Method::$method,
             path: $path,
             access: Access::$access,
             params: &[$($param),*],
+            takes: $takes,
+            gives: <$out as Given>::gives,
             carry_out: |$r| Box::pin(async move {
                 let done: Result<$out, Refusal> = async move { $do }.await;
                 done?.reply()
@@ -132,6 +154,7 @@ macro_rules! route {
 /// The rows. Of two that fit, the first counts: words before braces.
 #[rustfmt::skip]
 pub(super) static ROUTES: &[Route] = &[
+    route!(GET "/v1/openapi.json", Read, [], => &'static Value, |_r| Ok(openapi::document())),
     route!(GET "/v1/status", Read, [], => Status, |r| Ok(r.admin.status())),
     route!(GET "/v1/network", Read, [], => Network, |r| r.admin.network()),
     route!(PUT "/v1/network", Write, [], NetworkInit => Network, |r, init| r.admin.network_init(init).await),
@@ -154,8 +177,9 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/v1/namespaces", Read, ["limit", "continue"], => Listed<NamespaceView>,
         |r| r.admin.namespaces(&r.part()?)),
     route!(GET "/v1/namespaces/{namespace}", Read, [], => Tagged<NamespaceView>, |r| r.admin.namespace(r.segment(0))),
-    route!(PUT "/v1/namespaces/{namespace}", Write, ["dry_run", "If-Match", "If-None-Match"], => Tagged<NamespaceView>,
-        |r| { r.body_or_default::<NamespacePut>()?; r.admin.namespace_put(r.segment(0), r.write).await }),
+    route!(PUT "/v1/namespaces/{namespace}", Write, ["dry_run", "If-Match", "If-None-Match"],
+        maybe NamespacePut => Tagged<NamespaceView>,
+        |r, put| { let NamespacePut {} = put; r.admin.namespace_put(r.segment(0), r.write).await }),
     route!(DELETE "/v1/namespaces/{namespace}", Write, ["dry_run", "If-Match"], => NamespaceView,
         |r| r.admin.namespace_rm(r.segment(0), r.write).await),
     route!(GET "/v1/endpoints", Read, ["namespace", "service", "node", "state", "kind", "network", "limit", "continue"],
@@ -238,6 +262,7 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
     let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
     let path = request.uri().path().to_owned();
     let (route, segments) = find(&method, &path)?;
+    may_ask(&caller, route)?;
     let query = Query::parse(request.uri().query().unwrap_or_default(), route.params)?;
     // Libraries may add conditions to reads, to spare themselves an answer; those may be left unheeded.
     let reads = route.method == Method::GET;
@@ -245,8 +270,27 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
     let write = Write { condition, dry_run: query.flag("dry_run")? };
     let most = if route.path == "/v1/store/import" { MAX_PART } else { MAX_BODY };
     let last_event = request.headers().get("Last-Event-ID").map(|id| String::from_utf8_lossy(id.as_bytes()).into_owned());
-    let body = read(request.into_body(), most).await?;
+    let body = tokio::time::timeout(BODY_BOUND, read(request.into_body(), most)).await.unwrap_or_else(|_| {
+        let bound = BODY_BOUND.as_secs();
+        Err(Refusal::invalid(format!("{method} {path}: the request's body was not there after {bound}s")))
+    })?;
     (route.carry_out)(Asked { admin: admin.clone(), caller, segments, query, write, last_event, body }).await
+}
+
+/// Whether a caller may ask for something. On this host the socket's mode decides.
+fn may_ask(caller: &Caller, route: &Route) -> Result<(), Refusal> {
+    let Some(remote) = caller.remote() else { return Ok(()) };
+    let why = match route.access {
+        Access::Local => {
+            "it is about the host itself, its kernel, namespaces or processes: ask there, over weftd's socket".to_owned()
+        }
+        Access::Write if !remote.may_write => format!(
+            "the certificate of {:?} is one for reading; one that an authority in --api-admin-ca has signed may write",
+            remote.name
+        ),
+        Access::Read | Access::Write => return Ok(()),
+    };
+    Err(Refusal::new(Code::Forbidden, format!("{} {}: {why}", route.method, route.path)))
 }
 
 /// Reads a body. One that is too large is read to its end all the same, within reason: who still writes does not read why not.
@@ -336,6 +380,24 @@ mod tests {
     fn reading_rows_are_for_readers_and_no_other_is() {
         for row in ROUTES {
             assert_eq!(row.access == Access::Read, row.method == Method::GET && row.access != Access::Local, "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn from_elsewhere_the_certificate_says_who_may_write_and_nobody_asks_what_is_the_hosts() {
+        use crate::admin::caller::Remote;
+        let caller = |may_write| {
+            let from = "192.0.2.1:5000".parse().unwrap();
+            Caller::from_elsewhere(Remote { name: "alice".to_owned(), from, may_write })
+        };
+        for row in ROUTES {
+            let may = |caller: &Caller| may_ask(caller, row).map_err(|refusal| (refusal.code, refusal.message));
+            assert_eq!(may(&Caller::default()), Ok(()));
+            assert_eq!(may(&caller(true)).is_ok(), row.access != Access::Local, "{} {}", row.method, row.path);
+            assert_eq!(may(&caller(false)).is_ok(), row.access == Access::Read, "{} {}", row.method, row.path);
+            if let Err((code, why)) = may(&caller(false)) {
+                assert!(code == Code::Forbidden && why.contains(row.path), "{why}");
+            }
         }
     }
 

@@ -36,10 +36,9 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn watch(&self, query: &WatchQuery) -> Result<Events, ClientError> {
-        let stream = tokio::net::UnixStream::connect(&self.socket)
-            .await
-            .map_err(|source| ClientError::NoAgent { socket: self.socket.clone(), source })?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let lost = |e: hyper::Error| self.broken(REQUEST, e.into());
+        let stream = self.connect().await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
         let connection = tokio::spawn(async move {
             // What breaks it is told by the body, too.
             let _ = connection.await;
@@ -49,7 +48,7 @@ impl Client {
             message = message.header("last-event-id", from);
         }
         let message = message.body(Empty::<Bytes>::new()).map_err(broken)?;
-        let response = sender.send_request(message).await.map_err(broken)?;
+        let response = sender.send_request(message).await.map_err(lost)?;
         let status = response.status();
         let mut events = Events { body: response.into_body(), parser: Parser::default(), ready: Default::default(), connection };
         if status.is_success() {

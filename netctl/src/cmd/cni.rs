@@ -150,7 +150,7 @@ impl Command {
     pub fn execute(self, context: &mut Context) -> Result<u8, Error> {
         let placed = match self {
             Self::Install(args) => {
-                let list = args.list(context.agent.client().socket())?;
+                let list = args.list(context.agent.client().socket().unwrap_or(weft_api::DEFAULT_SOCKET.as_ref()))?;
                 if args.print {
                     context.printer.raw(&list)?;
                     return Ok(DONE);

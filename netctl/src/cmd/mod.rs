@@ -17,6 +17,7 @@ pub mod leader;
 pub mod namespace;
 pub mod network;
 pub mod node;
+pub mod openapi;
 pub mod plan;
 pub mod registration;
 pub mod run;
@@ -106,6 +107,8 @@ pub enum Command {
     Watch(watch::WatchArgs),
     /// Wait until the cluster is as a script needs it
     Wait(wait::WaitArgs),
+    /// Print all that an agent can be asked, for programs: OpenAPI 3.1
+    Openapi,
     /// Names
     #[command(subcommand)]
     Dns(dns::Command),
@@ -148,9 +151,30 @@ impl Command {
             Self::Doctor(_) => "doctor",
             Self::Store(command) => command.name(),
             Self::Dns(command) => command.name(),
+            Self::Openapi => "openapi",
             Self::Completion(_) => "completion",
             Self::Man(_) => "man",
             Self::Version => "version",
+        }
+    }
+
+    /// Whether it can be asked of an agent that is elsewhere. What only the agent refuses is left to it.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_be_elsewhere(&self) -> Result<(), Error> {
+        match self {
+            Self::Attach(_)
+            | Self::Detach(_)
+            | Self::Attachment(_)
+            | Self::Cni(_)
+            | Self::Run(_)
+            | Self::Announce(_)
+            | Self::Elect(_) => {
+                let why = "it is about namespaces and processes of a host: run it there, without --agent and WEFT_AGENT";
+                Err(Error::Usage(format!("{}: {why}", self.name())))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -186,6 +210,7 @@ impl Command {
             Self::Doctor(args) => args.execute(context).await,
             Self::Store(command) => command.execute(context).await,
             Self::Dns(command) => command.execute(context).await,
+            Self::Openapi => openapi::execute(context).await,
             Self::Completion(args) => args.execute(context),
             Self::Man(args) => args.execute(context),
             Self::Version => version::execute(context).await,
