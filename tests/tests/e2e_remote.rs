@@ -1,5 +1,4 @@
 //! The API from elsewhere: TLS with a certificate on both sides, whose authority says who may read and who may write.
-#![expect(clippy::unwrap_used, reason = "a helper of a test stops the test where it is")]
 
 use std::net::SocketAddr;
 
