@@ -190,6 +190,11 @@ pub struct Settings {
     )]
     pub watch_podman: Vec<PathBuf>,
 
+    /// Certificates that those of endpoints are held against by checks that verify them (https:/,verify), PEM. Default: the
+    /// system's.
+    #[arg(long, env = "WEFT_CHECK_CA", value_name = "FILE", global = true, help_heading = "Containers")]
+    pub check_ca: Option<PathBuf>,
+
     /// The API over TLS.
     #[command(flatten)]
     pub api: ApiSettings,

@@ -41,8 +41,8 @@ use crate::docker;
 use crate::doctor::Doctor;
 use crate::elections;
 use crate::firewall::Firewall;
-use crate::health::Health as Checks;
 use crate::health::target::Verdicts;
+use crate::health::{Health as Checks, Trust};
 use crate::metrics::{self, Metrics};
 use crate::names::Names;
 use crate::networks::{self, Known};
@@ -135,7 +135,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (registrations, registered) = Registrations::new(state.clone(), state.registrations()?, around);
     tokio::spawn(registrations.clone().expire());
     let names = Names::start(&settings, view.clone(), (report.clone(), networks.clone()), &mut registry_of_metrics);
-    let (checks, verdicts) = Checks::new(&mut registry_of_metrics);
+    let (checks, verdicts) = Checks::new(&mut registry_of_metrics, Trust::new(settings.check_ca.clone()));
     tokio::spawn(checks.clone().run(node.clone(), view.clone(), published.clone(), registered.clone()));
     let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
     let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));

@@ -10,7 +10,9 @@
 //! Options follow with commas: `http:/healthz,interval=5s,fall=3,status=200-299`. A command's words are all that follows its
 //! colon; its options are flags. A check's port is the endpoint's own unless it names one.
 //!
-//! Certificates are not verified: an endpoint is asked by its address, and whether it answers is all that is asked.
+//! Certificates are not verified, as kubelet has it: an endpoint is asked by its address, and whether it answers is all that is
+//! asked. `https:/,verify,host=web.example` verifies: for the name of `host`, else for the address, against what the host that
+//! checks trusts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -90,6 +92,9 @@ pub struct Check {
     /// HTTP: the host that is named; none is the address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
+    /// HTTPS: whether the certificate is verified, for `host` or else for the address.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub verify: bool,
     /// HTTP: the statuses that are well, first and last of each range; none are 200 to 399.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub status: Vec<(u16, u16)>,
@@ -138,6 +143,7 @@ impl Default for Check {
             port: None,
             path: None,
             host: None,
+            verify: false,
             status: Vec::new(),
             body: None,
             service: None,
@@ -175,6 +181,9 @@ impl Check {
         }
         if self.status.len() > MAX_WORDS {
             return Err(format!("check: {} ranges of statuses: at most {MAX_WORDS}", self.status.len()));
+        }
+        if self.verify && self.kind != CheckKind::Https {
+            return Err(format!("check: {} has no certificate to verify; https has", self.kind));
         }
         match (self.kind, self.command.first()) {
             (CheckKind::Command, None) => return Err("check: a command is missing: command:/path/of/it".to_owned()),
@@ -259,9 +268,12 @@ impl Check {
             "host" => self.host = Some(value.to_owned()),
             "body" => self.body = Some(value.to_owned()),
             "status" => self.status = statuses(value)?,
+            "verify" => {
+                self.verify = value.parse().map_err(|_| format!("verify={value}: {value:?} is neither true nor false"))?;
+            }
             _ => {
                 return Err(format!(
-                    "{option:?} is no option of a check: interval, timeout, rise, fall, grace, host, status, body"
+                    "{option:?} is no option of a check: interval, timeout, rise, fall, grace, host, status, body, verify"
                 ));
             }
         }
@@ -346,7 +358,10 @@ impl FromStr for Check {
             _ => return Err(format!("{path:?}: a check of {kind} has no path")),
         }
         for option in options {
-            let (name, value) = option.split_once('=').ok_or_else(|| format!("{option:?}: an option is NAME=VALUE"))?;
+            let (name, value) = match option {
+                "verify" => ("verify", "true"),
+                _ => option.split_once('=').ok_or_else(|| format!("{option:?}: an option is NAME=VALUE"))?,
+            };
             check.set(name, value)?;
         }
         check.validate().map(|()| check)
@@ -387,6 +402,9 @@ impl fmt::Display for Check {
             let ranges = self.status.iter().map(|(first, last)| format!("{first}-{last}")).collect::<Vec<_>>();
             write!(f, ",status={}", ranges.join("+"))?;
         }
+        if self.verify {
+            f.write_str(",verify")?;
+        }
         for (name, text) in [("host", &self.host), ("body", &self.body)] {
             if let Some(text) = text {
                 write!(f, ",{name}={text}")?;
@@ -410,6 +428,7 @@ mod tests {
             "http:/healthz",
             "http:8080/healthz?x=1,interval=5s,timeout=500ms,grace=1m,rise=1,fall=3,status=200-299+404-404,host=web.example,body=fine",
             "https:/",
+            "https:8443/x,verify,host=web.example",
             "grpc",
             "grpc:9000/my.Service,interval=1h",
             "grpc:/my.Service",
@@ -443,6 +462,8 @@ mod tests {
             ("http:/x,status=300-200", "100 to 599"),
             ("http:/x,status=ok", "is no list of statuses"),
             ("http:/a b", "path"),
+            ("http:/x,verify", "no certificate"),
+            ("https:/x,verify=maybe", "neither true nor false"),
             ("command:", "a command is missing"),
             ("command:check", "by its whole path"),
         ] {

@@ -38,6 +38,7 @@ use crate::registrations::Known as Registrations;
 use crate::view::View;
 use judge::Judge;
 use probe::Answer;
+pub use probe::Trust;
 use target::{Target, TargetId, Targets, Verdicts};
 use turn::{PATIENCE, Turns};
 
@@ -52,6 +53,7 @@ const TOGETHER: Duration = Duration::from_millis(50);
 pub struct Health {
     verdicts: watch::Sender<Arc<Verdicts>>,
     known: Mutex<BTreeMap<TargetId, Known>>,
+    trust: Arc<Trust>,
     sockets: Turns,
     commands: Turns,
     metrics: Metrics,
@@ -88,9 +90,9 @@ struct Outcome {
 }
 
 impl Health {
-    /// No checks yet.
+    /// No checks yet. Certificates are held against what is trusted.
     #[must_use]
-    pub fn new(registry: &mut Registry) -> (Arc<Self>, watch::Receiver<Arc<Verdicts>>) {
+    pub fn new(registry: &mut Registry, trust: Trust) -> (Arc<Self>, watch::Receiver<Arc<Verdicts>>) {
         let metrics = Metrics::default();
         let health = registry.sub_registry_with_prefix("weft_health");
         health.register("checks", "Health checks made, by outcome", metrics.checks.clone());
@@ -100,7 +102,7 @@ impl Health {
         health.register("down", "What is checked and down", metrics.down.clone());
         let (verdicts, rx) = watch::channel(Arc::default());
         let (sockets, commands) = (Turns::of_sockets(), Turns::of_commands());
-        (Arc::new(Self { verdicts, known: Mutex::default(), sockets, commands, metrics }), rx)
+        (Arc::new(Self { verdicts, known: Mutex::default(), trust: Arc::new(trust), sockets, commands, metrics }), rx)
     }
 
     /// Checks what there is to check, until the process ends.
@@ -190,7 +192,7 @@ impl Health {
                     turn
                 }
             };
-            let (answer, took) = turn.during(probe::ask(&id, &target)).await;
+            let (answer, took) = turn.during(probe::ask(&self.trust, &id, &target)).await;
             slow = took >= PATIENCE;
             self.hear(&id, &target, answer, took);
             pause = target.check.interval().mul_f64(0.9 + 0.2 * chance());

@@ -9,6 +9,7 @@ mod tls;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::net::TcpStream;
@@ -17,6 +18,7 @@ use weft_model::check::{Check, CheckKind};
 
 use super::target::{Target, TargetId};
 use crate::view::chain;
+pub use tls::Trust;
 
 /// How much of what was said is kept, in characters.
 const MAX_SAID: usize = 256;
@@ -31,22 +33,22 @@ pub struct Answer {
 }
 
 /// Asks once, at each address: it is well if it is at all of them. What takes longer than the check allows is no answer.
-pub async fn ask(id: &TargetId, target: &Target) -> (Answer, std::time::Duration) {
+pub async fn ask(trust: &Arc<Trust>, id: &TargetId, target: &Target) -> (Answer, std::time::Duration) {
     let begun = Instant::now();
     let answer = match target.check.kind {
         CheckKind::Command => within(&target.check, command::ask(id, target)).await,
-        _ if target.further.is_empty() => at(target.check.clone(), target.address, target.port).await,
-        _ => at_each(target).await,
+        _ if target.further.is_empty() => at(trust, target.check.clone(), target.address, target.port).await,
+        _ => at_each(trust, target).await,
     };
     (answer, begun.elapsed())
 }
 
 /// Asks at all addresses at the same time.
-async fn at_each(target: &Target) -> Answer {
+async fn at_each(trust: &Arc<Trust>, target: &Target) -> Answer {
     let mut asked = JoinSet::new();
     for (place, address) in std::iter::once(&target.address).chain(&target.further).copied().enumerate() {
-        let (check, port) = (target.check.clone(), target.port);
-        asked.spawn(async move { (place, address, at(check, address, port).await) });
+        let (trust, check, port) = (Arc::clone(trust), target.check.clone(), target.port);
+        asked.spawn(async move { (place, address, at(&trust, check, address, port).await) });
     }
     let mut answers = asked.join_all().await;
     answers.sort_by_key(|(place, ..)| *place);
@@ -60,7 +62,7 @@ async fn at_each(target: &Target) -> Answer {
 }
 
 /// Asks at one address.
-async fn at(check: Check, address: IpAddr, port: Option<u16>) -> Answer {
+async fn at(trust: &Trust, check: Check, address: IpAddr, port: Option<u16>) -> Answer {
     let kind = check.kind;
     let asked = async {
         let port = port.ok_or_else(|| format!("its check of {kind} has no port to ask at: say one, as in {kind}:8080"))?;
@@ -68,7 +70,7 @@ async fn at(check: Check, address: IpAddr, port: Option<u16>) -> Answer {
         let stream = TcpStream::connect(place).await.map_err(|e| format!("connect to {place}: {e}"))?;
         match kind {
             CheckKind::Http => http::ask(&check, stream, place).await,
-            CheckKind::Https => http::ask(&check, tls::over(&check, stream, place).await?, place).await,
+            CheckKind::Https => http::ask(&check, tls::over(trust, &check, stream, place).await?, place).await,
             CheckKind::Grpc => grpc::ask(&check, stream, place).await,
             CheckKind::Tcp | CheckKind::Command => Ok("it takes connections".to_owned()),
         }

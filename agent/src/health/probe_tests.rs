@@ -28,6 +28,10 @@ fn target(check: &str, port: Option<u16>) -> Target {
     Target { check: check.parse().unwrap(), address: IpAddr::V4(Ipv4Addr::LOCALHOST), further: Vec::new(), port, netns: None }
 }
 
+fn trusting() -> Arc<Trust> {
+    Arc::new(Trust::default())
+}
+
 /// A command that may take as long as a check can.
 fn command(words: &[&str]) -> Target {
     let mut target = target("command:/bin/true,timeout=1m", Some(80));
@@ -63,7 +67,7 @@ async fn ends(pid: i32) {
 
 async fn asked(check: &str, port: u16) -> Answer {
     let id = TargetId { id: "web-1".parse().unwrap(), service: None };
-    ask(&id, &target(check, Some(port))).await.0
+    ask(&trusting(), &id, &target(check, Some(port))).await.0
 }
 
 /// Sends the same bytes to whoever connects, and closes.
@@ -85,9 +89,9 @@ async fn a_port_that_takes_connections_is_well_and_a_closed_one_is_not() {
     let listener = TcpListener::bind((nobody_elses(), 0)).await.unwrap();
     let place = listener.local_addr().unwrap();
     let target = Target { address: place.ip(), ..target("tcp,timeout=1m", Some(place.port())) };
-    assert!(ask(&id, &target).await.0.is_well);
+    assert!(ask(&trusting(), &id, &target).await.0.is_well);
     drop(listener);
-    let refused = ask(&id, &target).await.0;
+    let refused = ask(&trusting(), &id, &target).await.0;
     assert!(!refused.is_well && refused.said.contains("refused"), "{refused:?}");
 }
 
@@ -98,11 +102,11 @@ async fn an_endpoint_of_several_addresses_is_well_when_each_of_them_is() {
     let place = one.local_addr().unwrap();
     let other = IpAddr::V4(nobody_elses());
     let target = Target { address: place.ip(), further: vec![other], ..target("tcp,timeout=1m", Some(place.port())) };
-    let half = ask(&id, &target).await.0;
+    let half = ask(&trusting(), &id, &target).await.0;
     let why = format!("{other}: connect to {other}:{}", place.port());
     assert!(!half.is_well && half.said.starts_with(&why), "only what fails is named: {half:?}");
     let _other = TcpListener::bind((other, place.port())).await.unwrap();
-    let whole = ask(&id, &target).await.0;
+    let whole = ask(&trusting(), &id, &target).await.0;
     assert!(whole.is_well && whole.said.ends_with("at each of 2 addresses"), "{whole:?}");
 }
 
@@ -204,7 +208,7 @@ async fn grpc_health_is_asked_for_a_service() {
 }
 
 #[tokio::test]
-async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
+async fn https_asks_whoever_speaks_tls_and_verifies_its_certificate_if_the_check_says_so() {
     use tokio_rustls::TlsAcceptor;
     use tokio_rustls::rustls::ServerConfig;
     use tokio_rustls::rustls::crypto::ring;
@@ -212,28 +216,18 @@ async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
     use tokio_rustls::rustls::pki_types::pem::PemObject;
 
     let dir = tempfile::tempdir().unwrap();
-    let (key, cert) = (dir.path().join("key.pem"), dir.path().join("cert.pem"));
-    let made = std::process::Command::new("openssl")
-        .args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-days",
-            "1",
-            "-subj",
-            "/CN=nobody",
-        ])
-        .arg("-keyout")
-        .arg(&key)
-        .arg("-out")
-        .arg(&cert)
-        .output()
-        .unwrap();
-    assert!(made.status.success(), "{made:?}");
+    let pair = |name: &str| (dir.path().join(format!("{name}.key")), dir.path().join(format!("{name}.pem")));
+    for (name, names) in [("server", "DNS:web.example,IP:127.0.0.1"), ("other", "DNS:web.example")] {
+        let ((key, cert), how) = (pair(name), dir.path().join("how"));
+        let text = format!("[req]\nprompt=no\ndistinguished_name=dn\nx509_extensions=ext\n[dn]\nCN={name}\n[ext]\n");
+        std::fs::write(&how, format!("{text}basicConstraints=critical,CA:FALSE\nsubjectAltName={names}\n")).unwrap();
+        let words =
+            ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1", "-config"];
+        let mut made = std::process::Command::new("openssl");
+        let made = made.args(words).arg(&how).arg("-keyout").arg(&key).arg("-out").arg(&cert).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+    }
+    let (key, cert) = pair("server");
     let certificates =
         tokio_rustls::rustls::pki_types::CertificateDer::pem_file_iter(&cert).unwrap().map(|c| c.unwrap()).collect();
     let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -254,9 +248,37 @@ async fn https_asks_whoever_speaks_tls_whatever_its_certificate() {
             });
         }
     });
-    for check in ["https:/,body=fine,timeout=1m", "https:/,host=web.example,timeout=1m"] {
-        let answer = asked(check, port).await;
-        assert!(answer.is_well, "{check}: {answer:?}");
+    let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+    let own = dir.path().join("own.pem");
+    let trust = Arc::new(Trust::new(Some(own.clone())));
+    let verified = async |check: &str| ask(&trust, &id, &target(&format!("https:/,{check},timeout=1m"), Some(port))).await.0;
+    for (check, why) in [("verify", "read the trusted certificates in"), ("body=fine", ""), ("host=other.example", "")] {
+        let answer = verified(check).await;
+        assert!(answer.is_well == why.is_empty() && answer.said.contains(why), "{check}: {answer:?}");
+    }
+    for (file, check, why) in [
+        ("server", "verify", ""),
+        ("server", "verify,host=web.example", ""),
+        ("server", "verify,host=web.example:8443", ""),
+        ("server", "verify,host=other.example", "not valid for name"),
+        ("server", "verify,host=a..b", "no name that a certificate can bear"),
+        ("other", "verify,host=web.example", "UnknownIssuer"),
+        ("server.key", "verify", "holds no certificate in PEM"),
+        ("server", "verify", ""),
+    ] {
+        // Renewed, it is another file, and read anew.
+        let (from, next) = (dir.path().join(file), dir.path().join("next.pem"));
+        std::fs::copy(if from.exists() { from } else { pair(file).1 }, &next).unwrap();
+        let before = own.metadata().and_then(|m| m.modified()).ok();
+        loop {
+            std::fs::File::options().append(true).open(&next).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+            if next.metadata().unwrap().modified().ok() != before {
+                break;
+            }
+        }
+        std::fs::rename(&next, &own).unwrap();
+        let answer = verified(check).await;
+        assert!(answer.is_well == why.is_empty() && answer.said.contains(why), "{file}: {check}: {answer:?}");
     }
 }
 
@@ -271,13 +293,13 @@ async fn a_command_is_well_if_it_ends_with_0_and_nothing_of_it_outlives_its_time
         (&["/does/not/exist"], false, "start the command"),
         (&["/bin/sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x"], true, "xxxxx"),
     ] {
-        let answer = ask(&id, &command(words)).await.0;
+        let answer = ask(&trusting(), &id, &command(words)).await.0;
         assert!(answer.is_well == well && answer.said.contains(said) && answer.said.len() <= MAX_SAID, "{words:?}: {answer:?}");
     }
 
     let mut slow = command(&["/bin/sleep", "100000"]);
     slow.check.timeout_ms = 50;
-    let answer = ask(&id, &slow).await.0;
+    let answer = ask(&trusting(), &id, &slow).await.0;
     assert_eq!((answer.is_well, answer.said.as_str()), (false, "no answer within 50ms"));
 
     // It and its child sleep for longer than anybody waits; it is given up as soon as both are there.
@@ -285,8 +307,9 @@ async fn a_command_is_well_if_it_ends_with_0_and_nothing_of_it_outlives_its_time
     let file = dir.path().join("pid");
     let script = format!("sleep 100000 & echo $! > {}; wait", file.display());
     let waits = command(&["/bin/sh", "-c", &script]);
+    let trust = trusting();
     let pid = tokio::select! {
-        answer = ask(&id, &waits) => panic!("{answer:?}"),
+        answer = ask(&trust, &id, &waits) => panic!("{answer:?}"),
         pid = written(&file) => pid,
     };
     ends(pid).await;
@@ -304,7 +327,7 @@ async fn a_command_has_ended_when_its_process_has_whoever_holds_its_pipes() {
         daemon = daemon.display(),
         child = child.display()
     );
-    let answer = ask(&id, &command(&["/bin/sh", "-c", &script])).await.0;
+    let answer = ask(&trusting(), &id, &command(&["/bin/sh", "-c", &script])).await.0;
     let (daemon, child) = (written(&daemon).await, written(&child).await);
     let left = goes_on(daemon);
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), nix::sys::signal::Signal::SIGKILL);
@@ -316,6 +339,6 @@ async fn a_command_has_ended_when_its_process_has_whoever_holds_its_pipes() {
 #[tokio::test]
 async fn a_check_without_a_port_says_so() {
     let id = TargetId { id: "web-1".parse().unwrap(), service: None };
-    let answer = ask(&id, &target("tcp", None)).await.0;
+    let answer = ask(&trusting(), &id, &target("tcp", None)).await.0;
     assert!(!answer.is_well && answer.said.contains("has no port"), "{answer:?}");
 }

@@ -35,7 +35,7 @@ async fn becomes(verdicts: &mut watch::Receiver<Arc<Verdicts>>, of: &TargetId, w
 
 #[tokio::test]
 async fn an_endpoint_goes_down_and_comes_back_and_only_changes_are_told() {
-    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (health, mut verdicts) = Health::new(&mut Registry::default(), Trust::default());
     let listener = TcpListener::bind((nobody_elses(), 0)).await.unwrap();
     let place = listener.local_addr().unwrap();
     let web = id("web");
@@ -67,7 +67,7 @@ async fn an_endpoint_goes_down_and_comes_back_and_only_changes_are_told() {
 
 #[tokio::test]
 async fn one_that_does_not_answer_delays_no_other() {
-    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (health, mut verdicts) = Health::new(&mut Registry::default(), Trust::default());
     let quick = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = quick.local_addr().unwrap().port();
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -102,7 +102,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[tokio::test]
 async fn commands_that_hang_give_way_to_those_that_do_not() {
-    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (health, mut verdicts) = Health::new(&mut Registry::default(), Trust::default());
     let slow = |n| (id(&format!("slow-{n}")), (command(&["/bin/sleep", "100000"], ",timeout=1m"), State::Starting));
     let mut targets: Targets = (0..96).map(slow).collect();
     health.follow(targets.clone());
@@ -116,7 +116,7 @@ async fn commands_that_hang_give_way_to_those_that_do_not() {
 
 #[tokio::test]
 async fn who_is_slow_waits_among_the_slow_and_who_waits_for_long_says_so() {
-    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (health, mut verdicts) = Health::new(&mut Registry::default(), Trust::default());
     let (slow, web) = (id("slow"), id("web"));
     let mut targets: Targets = [(slow.clone(), (command(&["/bin/sleep", "2"], ",timeout=1m"), State::Starting))].into();
     health.follow(targets.clone());
@@ -138,7 +138,7 @@ async fn who_is_slow_waits_among_the_slow_and_who_waits_for_long_says_so() {
 
 #[tokio::test]
 async fn another_check_goes_on_in_the_same_state_and_another_container_begins_anew() {
-    let (health, mut verdicts) = Health::new(&mut Registry::default());
+    let (health, mut verdicts) = Health::new(&mut Registry::default(), Trust::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let web = id("web");

@@ -14,7 +14,8 @@ use crate::format::{Cell, Page, Tone, cell, list, or_none};
 #[derive(Clone, Debug, Args)]
 pub struct CheckArgs {
     /// How it is asked whether it is well: tcp, http:/PATH, https:/PATH, grpc[:PORT[/SERVICE]], each with a PORT before the path
-    /// if it is not the endpoint's own, and with options: http:8080/healthz,interval=5s,status=200-299,body=TEXT,host=NAME. Or
+    /// if it is not the endpoint's own, and with options: http:8080/healthz,interval=5s,status=200-299,body=TEXT,host=NAME; of
+    /// https the certificate is verified (for NAME or the address, see weftd --check-ca) if ,verify is added. Or
     /// command:/PROGRAM ARGUMENTS, in the container's network namespace, without a shell
     #[arg(long, value_name = "CHECK")]
     check: Option<Check>,
