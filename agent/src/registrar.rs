@@ -14,7 +14,7 @@ pub mod settle;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
@@ -33,7 +33,7 @@ use crate::registrations::Known;
 use crate::session::Kept;
 use crate::view::{View, chain};
 use records::{Part, of_registration, parts};
-use settle::settle;
+use settle::{settle, until_deadline};
 
 /// What this host says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +70,9 @@ pub struct Todo {
     /// Sentences about records that cannot be written, because others hold their paths.
     pub conflicts: Vec<String>,
 }
+
+/// While a drain has a deadline ahead the clock is looked at at least so often: it may be set meanwhile.
+const CLOCK_BOUND: Duration = Duration::from_secs(10);
 
 /// How many conflicts status names.
 const CONFLICTS_SHOWN: usize = 3;
@@ -149,6 +152,7 @@ pub fn todo(
     attachments: &Published,
     registrations: &Known,
     verdicts: &Verdicts,
+    now: SystemTime,
 ) -> Todo {
     let mut todo = Todo::default();
     if let Some(other) = held_by_other(snapshot, me) {
@@ -167,7 +171,7 @@ pub fn todo(
         let subject = target::attached(attachment);
         for Part { path, mut record } in parts(snapshot, &me.node, attachment) {
             let health = subject.health(&checked, &path, &record, verdicts);
-            settle(snapshot, &path, &mut record, health);
+            settle(snapshot, &path, &mut record, health, now);
             desired.insert(path, (&attachment.id, record));
         }
     }
@@ -175,7 +179,7 @@ pub fn todo(
         let subject = target::registered(registration);
         for Part { path, mut record } in of_registration(snapshot, &me.node, registration) {
             let health = subject.health(&checked, &path, &record, verdicts);
-            settle(snapshot, &path, &mut record, health);
+            settle(snapshot, &path, &mut record, health, now);
             desired.entry(path).or_insert((&registration.id, record));
         }
     }
@@ -247,7 +251,11 @@ pub async fn run(
         if let (Some(snapshot), Some(known), Some(lease)) = (snapshot, known, lease)
             && echo.heard(snapshot.revision())
         {
-            let todo = todo(&snapshot, &known, lease, &published, &registered, &health);
+            let now = SystemTime::now();
+            if let Some(ahead) = until_deadline(&snapshot, now) {
+                retry = ahead.min(CLOCK_BOUND);
+            }
+            let todo = todo(&snapshot, &known, lease, &published, &registered, &health, now);
             let obstacle = todo.obstacle();
             if todo.is_empty() {
                 if reason.borrow().as_ref() != obstacle.as_ref() {
@@ -271,7 +279,7 @@ pub async fn run(
                         if reason.send_replace(Some(format!("register: {text}"))).is_none() {
                             warn!(error = text, "records not written; they follow when the store answers");
                         }
-                        retry = Duration::from_secs(1);
+                        retry = retry.min(Duration::from_secs(1));
                     }
                 }
             }
@@ -399,7 +407,7 @@ mod tests {
     }
 
     fn todo(snapshot: &Snapshot, me: &Me, liveness: LeaseId, attachments: &Published) -> Todo {
-        todo_of_all(snapshot, me, liveness, attachments, &Known::default(), &Verdicts::default())
+        todo_of_all(snapshot, me, liveness, attachments, &Known::default(), &Verdicts::default(), SystemTime::now())
     }
 
     /// The store after `todo` has been written, on `lease`.
@@ -568,6 +576,38 @@ mod tests {
     }
 
     #[test]
+    fn at_its_deadline_a_drain_takes_out_of_use_whatever_checks_say() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let key = "/weft/v1/drains/endpoints/local/skydns/myapp/web-1";
+        let s = with(&empty(), key, r#"{"since":"x","deadline":"1970-01-01T00:01:00Z"}"#, None);
+        let id = TargetId { id: "web-1".parse().unwrap(), service: None };
+        let state = |s: &Snapshot, health: State, now| {
+            let mut published = published();
+            published.by_id.values_mut().for_each(|a| a.check = Some("tcp".parse().unwrap()));
+            let verdicts: Verdicts = [(id.clone(), health)].into();
+            let next = todo_of_all(s, &me(), LEASE, &published, &Known::default(), &verdicts, at(now));
+            let weft = next.puts[0].record.weft.clone().unwrap();
+            (weft.state, weft.unhealthy)
+        };
+        assert_eq!(state(&s, State::Up, 59), (State::Draining, false));
+        assert_eq!(state(&s, State::Up, 60), (State::Down, false));
+        assert_eq!(state(&s, State::Down, 59), (State::Down, true));
+        assert_eq!(state(&s, State::Down, 60), (State::Down, false), "no pool takes it back");
+        assert_eq!(until_deadline(&s, at(15)), Some(Duration::from_secs(45)));
+        assert_eq!((until_deadline(&s, at(60)), until_deadline(&s, at(90))), (None, None));
+        // Its host's deadline counts as well; a time that is none is never.
+        let node = with(&s, "/weft/v1/drains/nodes/h1", r#"{"deadline":"1970-01-01T00:00:30Z"}"#, None);
+        assert_eq!(
+            (state(&node, State::Up, 30), until_deadline(&node, at(0))),
+            ((State::Down, false), Some(Duration::from_secs(30)))
+        );
+        for never in ["", "soon", "9999999-01-01T00:00:00Z"] {
+            let s = with(&empty(), key, &format!(r#"{{"deadline":"{never}"}}"#), None);
+            assert_eq!((state(&s, State::Up, 1 << 40), until_deadline(&s, at(0))), ((State::Draining, false), None), "{never}");
+        }
+    }
+
+    #[test]
     fn what_checks_say_moves_records_and_unknown_is_as_it_was() {
         let mut published = published();
         let id = TargetId { id: "web-1".parse().unwrap(), service: None };
@@ -576,9 +616,9 @@ mod tests {
         }
         let follow = |s: &Snapshot, verdict: Option<State>| {
             let verdicts: Verdicts = verdict.map(|state| (id.clone(), state)).into_iter().collect();
-            let next = todo_of_all(s, &me(), LEASE, &published, &Known::default(), &verdicts);
+            let next = todo_of_all(s, &me(), LEASE, &published, &Known::default(), &verdicts, SystemTime::now());
             let s = after(s, &next, Some(LEASE));
-            assert!(todo_of_all(&s, &me(), LEASE, &published, &Known::default(), &verdicts).is_empty());
+            assert!(todo_of_all(&s, &me(), LEASE, &published, &Known::default(), &verdicts, SystemTime::now()).is_empty());
             let endpoint = s.endpoints().next().unwrap();
             let said = (endpoint.state, endpoint.unhealthy, s.records().count());
             (s, said)

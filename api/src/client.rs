@@ -1,6 +1,7 @@
 //! The client: one request, one connection, one answer, over the agent's socket or, from elsewhere, over TLS.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
@@ -98,8 +99,11 @@ impl ClientError {
 pub enum Draining {
     /// How far it is.
     Look,
-    /// That it be drained.
-    Drain,
+    /// That it be drained, and taken out of use after this time whatever is connected; none is never.
+    Drain {
+        /// Counted from now on, in milliseconds as it is sent.
+        deadline: Option<Duration>,
+    },
     /// That it be drained no more.
     Undrain,
 }
@@ -108,9 +112,19 @@ impl Draining {
     fn method(self) -> Method {
         match self {
             Self::Look => Method::GET,
-            Self::Drain => Method::PUT,
+            Self::Drain { .. } => Method::PUT,
             Self::Undrain => Method::DELETE,
         }
+    }
+
+    fn query(self, service: Option<&ServiceName>) -> String {
+        let service = service.map(|service| format!("service={}", escape(&service.to_string())));
+        let deadline = match self {
+            Self::Drain { deadline } => deadline.map(|time| format!("deadline_ms={}", time.as_millis())),
+            Self::Look | Self::Undrain => None,
+        };
+        let parts: Vec<String> = service.into_iter().chain(deadline).collect();
+        if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
     }
 }
 
@@ -293,7 +307,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn node_drain(&self, how: Draining, node: &NodeName) -> Result<DrainView, ClientError> {
-        self.call(how.method(), &format!("/v1/nodes/{node}/drain"), NOTHING).await
+        self.call(how.method(), &format!("/v1/nodes/{node}/drain{}", how.query(None)), NOTHING).await
     }
 
     /// `GET`, `PUT` or `DELETE /v1/endpoints/{id}/drain`: how far it is, drains, undrains.
@@ -301,8 +315,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn endpoint_drain(&self, how: Draining, id: &str, service: Option<&ServiceName>) -> Result<DrainView, ClientError> {
-        let query = service.map(|s| format!("?service={}", escape(&s.to_string()))).unwrap_or_default();
-        self.call(how.method(), &format!("/v1/endpoints/{}/drain{query}", escape(id)), NOTHING).await
+        self.call(how.method(), &format!("/v1/endpoints/{}/drain{}", escape(id), how.query(service)), NOTHING).await
     }
 
     /// `GET /v1/endpoints/{id}/health`.

@@ -19,10 +19,16 @@ pub struct DrainView {
     /// The host whose agent was asked.
     #[serde(default)]
     pub by: Option<NodeName>,
+    /// When what is drained is taken out of use whatever is connected, RFC 3339.
+    #[serde(default)]
+    pub deadline: Option<String>,
+    /// Whether that time has come: connections are waited for no longer.
+    #[serde(default)]
+    pub overdue: bool,
     /// The endpoints.
     pub endpoints: Vec<DrainedEndpoint>,
     /// Whether what is wished is so: nothing takes new connections any more, and none of those that can be seen from here is
-    /// open; or, if nothing is to be drained, everything is as it was.
+    /// open, or the deadline has passed and nothing new goes there at all; or, if nothing is to be drained, everything is as it was.
     pub done: bool,
     /// What it waits for.
     #[serde(default)]

@@ -1,7 +1,8 @@
 //! A wish to drain a host or an endpoint: what has connections keeps them, and nothing new comes while others are up.
 //!
 //! It stands in the store, because the host that owns the records must write them, and may not be there at the moment. That
-//! host's agent does so as long as the key stands; removing the key undoes it.
+//! host's agent does so as long as the key stands; removing the key undoes it. A wish may have a deadline, after which what is
+//! drained is used no more, not even when nothing else is up.
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,10 @@ pub struct Drain {
     /// The host whose agent was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<NodeName>,
+    /// When it is over with waiting for connections, RFC 3339: from then on what is drained is down. None is never, and so is a
+    /// text that is no time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
 }
 
 impl Drain {

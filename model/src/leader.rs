@@ -77,7 +77,13 @@ fn holder(snapshot: &Snapshot, name: &ServiceName, election: &Election) -> Optio
 pub fn is_to_yield(snapshot: &Snapshot, name: &ServiceName, held: &Election) -> bool {
     let Some(next) = next(snapshot, name) else { return false };
     let is_holder = next.id == held.id.as_str() && next.node.as_ref() == Some(&held.node);
-    let drains = || holder(snapshot, name, held).is_some_and(|holder| holder.state == EndpointState::Draining);
+    // A drain that has come to its deadline is one still; what is down by its checks may be back in a moment.
+    let leaves = |e: &Arc<Endpoint>| match e.state {
+        EndpointState::Draining => true,
+        EndpointState::Down => !e.unhealthy,
+        _ => false,
+    };
+    let drains = || holder(snapshot, name, held).as_ref().is_some_and(leaves);
     !is_holder && (is_manual(snapshot, name, &next) || drains())
 }
 

@@ -408,25 +408,29 @@ impl Registry {
         self.write_records(std::slice::from_ref(put), &[], None).await
     }
 
-    /// Wishes that a host be drained, unless it is wished already.
+    /// Wishes that a host be drained, unless it is wished already, or otherwise than was read: `over` is the revision of the wish
+    /// that this one replaces.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn drain_node(&self, node: &NodeName, drain: &Drain) -> Result<Outcome, StoreError> {
-        self.write_drain(self.layout.drain_node(node), drain).await
+    pub async fn drain_node(&self, node: &NodeName, drain: &Drain, over: Option<Revision>) -> Result<Outcome, StoreError> {
+        self.write_drain(self.layout.drain_node(node), drain, over).await
     }
 
-    /// Wishes that an endpoint be drained, by its own path, unless it is wished already.
+    /// Wishes that an endpoint be drained, by its own path, likewise.
     ///
     /// # Errors
     /// Those of the store.
-    pub async fn drain_endpoint(&self, path: &RecordPath, drain: &Drain) -> Result<Outcome, StoreError> {
-        self.write_drain(self.layout.drain_endpoint(path), drain).await
+    pub async fn drain_endpoint(&self, path: &RecordPath, drain: &Drain, over: Option<Revision>) -> Result<Outcome, StoreError> {
+        self.write_drain(self.layout.drain_endpoint(path), drain, over).await
     }
 
-    async fn write_drain(&self, key: String, drain: &Drain) -> Result<Outcome, StoreError> {
+    async fn write_drain(&self, key: String, drain: &Drain, over: Option<Revision>) -> Result<Outcome, StoreError> {
         let key = key.into_bytes();
-        let when = vec![Compare::Absent(key.clone())];
+        let when = vec![match over {
+            None => Compare::Absent(key.clone()),
+            Some(revision) => Compare::ModifiedAt(key.clone(), revision),
+        }];
         self.write(when, vec![Op::Put { key, value: drain.to_json().into_bytes(), lease: None }]).await
     }
 

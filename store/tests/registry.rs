@@ -310,10 +310,14 @@ async fn a_record_is_moved_between_the_trees_in_one_revision_and_only_as_it_was_
 async fn a_drain_is_wished_once_and_taken_back() {
     let (registry, _dir) = registry().await;
     let (node, path) = ("h1".parse().unwrap(), RecordPath::from_labels(["local", "skydns", "web", "x"]));
-    let drain = |since: &str| weft_model::drain::Drain { since: since.to_owned(), by: None };
-    assert!(done(registry.drain_node(&node, &drain("a")).await.unwrap()));
-    assert!(!done(registry.drain_node(&node, &drain("b")).await.unwrap()), "since when it is drained stays");
-    assert!(done(registry.drain_endpoint(&path, &drain("c")).await.unwrap()));
+    let drain = |since: &str| weft_model::drain::Drain { since: since.to_owned(), ..Default::default() };
+    assert!(done(registry.drain_node(&node, &drain("a"), None).await.unwrap()));
+    assert!(!done(registry.drain_node(&node, &drain("b"), None).await.unwrap()), "since when it is drained stays");
+    let at = snapshot(&registry).await.node_drain(&node).unwrap().modified;
+    let dated = weft_model::drain::Drain { deadline: Some("d".to_owned()), ..drain("a") };
+    assert!(done(registry.drain_node(&node, &dated, Some(at)).await.unwrap()), "as it was read");
+    assert!(!done(registry.drain_node(&node, &drain("b"), Some(at)).await.unwrap()), "and not otherwise");
+    assert!(done(registry.drain_endpoint(&path, &drain("c"), None).await.unwrap()));
     let s = snapshot(&registry).await;
     assert_eq!((s.node_drain(&node).unwrap().value.since.as_str(), s.endpoint_drain(&path).is_some()), ("a", true));
     assert!(done(registry.undrain_node(&node).await.unwrap()) && done(registry.undrain_endpoint(&path).await.unwrap()));

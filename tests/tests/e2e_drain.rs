@@ -124,8 +124,35 @@ fn what_is_drained_gets_nothing_new_keeps_what_it_has_and_outlives_agents() {
     }
     assert_eq!(t.etcd().list("/weft/v1/drains").unwrap(), []);
 
+    // With a deadline: who has not gone by then is waited for no longer, and nobody is sent there, whatever else there is.
+    let held = stream(&client, "held", &format!("{}:8080", servers[2].address().unwrap())).unwrap();
+    eventually("its connection is seen", SOON, || {
+        let seen = ok(h3, &["endpoint", "drain", "web-3", "--deadline", "1h"]);
+        ensure!(seen["endpoints"][0]["connections"] == 1 && seen["overdue"] == false && seen["deadline"].is_string(), "{seen}");
+        Ok(())
+    })
+    .unwrap();
+    state_of(h1, "web-3", "draining");
+    let left = ok(h3, &["endpoint", "drain", "web-3", "--deadline", "1s", "--wait"]);
+    assert_eq!((&left["overdue"], &left["done"], &left["endpoints"][0]["connections"]), (&true.into(), &true.into(), &1.into()));
+    state_of(h1, "web-3", "down");
+    for id in ["web-1", "web-2"] {
+        ok(h1, &["endpoint", "drain", id]);
+    }
+    state_of(h2, "web-1", "draining");
+    state_of(h2, "web-2", "draining");
+    t.hosts().iter().for_each(|host| used_are(host, &["h1", "h2"]));
+    for id in ["web-1", "web-2", "web-3"] {
+        ok(h1, &["endpoint", "undrain", id, "--wait"]);
+    }
+    used_are(h1, &["h1", "h2", "h3"]);
+    let went = report(&held).unwrap();
+    assert_eq!(went["error"], Value::Null, "nobody has torn it: {went}");
+
     // One that no agent keeps.
     ok(h1, &["endpoint", "add", "web", "192.0.2.77:8080", "--id", "outside"]);
+    let nobody = h2.netctl(["endpoint", "drain", "outside", "--deadline", "1s"]).unwrap();
+    assert!(nobody.code() == 1 && nobody.stderr.contains("no agent keeps outside.web.skydns.local"), "{nobody:?}");
     ok(h2, &["endpoint", "drain", "outside", "--wait"]);
     state_of(h3, "outside", "draining");
     ok(h3, &["endpoint", "undrain", "outside", "--wait"]);

@@ -7,13 +7,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use weft_agent::kernel::netns::NetNs;
 use weft_api::{DrainView, DrainedEndpoint};
 use weft_model::drain::Drain;
 use weft_model::endpoint::{Endpoint, EndpointState};
-use weft_model::ids::{NodeName, ServiceName};
+use weft_model::ids::{NodeName, Revision, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::record::{Record, State};
 use weft_model::snapshot::{Snapshot, Stored};
@@ -24,6 +24,10 @@ use weft_store::registry::RecordPut;
 use super::Admin;
 use crate::connections;
 use crate::refusal::Refusal;
+use crate::registrar::settle::is_overdue;
+
+/// The longest that a deadline may be ahead: a year.
+const MAX_DEADLINE: Duration = Duration::from_secs(365 * 86_400);
 
 /// How often records that somebody else changes at the same time are read again.
 const TRIES: usize = 16;
@@ -35,10 +39,17 @@ impl Admin {
         Ok(self.node_view(&snapshot, node).await)
     }
 
-    pub(super) async fn drain_node(&self, name: &str) -> Result<DrainView, Refusal> {
+    pub(super) async fn drain_node(&self, name: &str, deadline_ms: Option<u64>) -> Result<DrainView, Refusal> {
         let node = self.drainable(&*self.snapshot()?, name)?;
-        let written = self.registry.drain_node(&node, &self.wish()).await;
-        self.followed(written.map_err(|e| Refusal::store("node drain", &e))?).await;
+        let wish = self.wish("node drain", deadline_ms)?;
+        for _ in 0..TRIES {
+            let there = self.snapshot()?.node_drain(&node).cloned();
+            let Some((drain, over)) = over(there.as_ref(), &wish) else { break };
+            let written = self.registry.drain_node(&node, &drain, over).await;
+            if self.followed(written.map_err(|e| Refusal::store("node drain", &e))?).await || wish.deadline.is_none() {
+                break;
+            }
+        }
         Ok(self.node_view(&*self.snapshot()?, node).await)
     }
 
@@ -55,18 +66,39 @@ impl Admin {
         Ok(self.endpoints_view(&snapshot, &paths).await)
     }
 
-    pub(super) async fn drain_endpoint(&self, id: &str, service: Option<&str>) -> Result<DrainView, Refusal> {
+    pub(super) async fn drain_endpoint(
+        &self,
+        id: &str,
+        service: Option<&str>,
+        deadline_ms: Option<u64>,
+    ) -> Result<DrainView, Refusal> {
         let snapshot = self.snapshot()?;
         let paths = of_id(&snapshot, "drain", id, service)?;
+        let wish = self.wish("endpoint drain", deadline_ms)?;
         if let Some(foreign) = snapshot.endpoints().find(|e| paths.contains(&e.path) && !e.ours) {
             return Err(Refusal::conflict(format!(
                 "endpoint drain: {} was written by another tool, which alone can say that it is draining; delete its record instead",
                 foreign.path.dns_name()
             )));
         }
+        if wish.deadline.is_some()
+            && let Some(alone) = snapshot.endpoints().find(|e| paths.contains(&e.path) && is_unkept(&snapshot, e))
+        {
+            return Err(Refusal::conflict(format!(
+                "endpoint drain: no agent keeps {}, so nobody is there at the deadline to take it out of use; drain it without one, and \
+                 remove it then (netctl endpoint rm {id})",
+                alone.path.dns_name()
+            )));
+        }
         for path in &paths {
-            let written = self.registry.drain_endpoint(path, &self.wish()).await;
-            self.followed(written.map_err(|e| Refusal::store("endpoint drain", &e))?).await;
+            for _ in 0..TRIES {
+                let there = self.snapshot()?.endpoint_drain(path).cloned();
+                let Some((drain, over)) = over(there.as_ref(), &wish) else { break };
+                let written = self.registry.drain_endpoint(path, &drain, over).await;
+                if self.followed(written.map_err(|e| Refusal::store("endpoint drain", &e))?).await || wish.deadline.is_none() {
+                    break;
+                }
+            }
             self.rewrite(path, State::Up, State::Draining).await?;
         }
         Ok(self.endpoints_view(&*self.snapshot()?, &paths).await)
@@ -83,14 +115,26 @@ impl Admin {
         Ok(self.endpoints_view(&*self.snapshot()?, &paths).await)
     }
 
-    fn wish(&self) -> Drain {
-        Drain { since: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(), by: Some(self.node.clone()) }
+    /// What is wished from now on.
+    fn wish(&self, verb: &str, deadline_ms: Option<u64>) -> Result<Drain, Refusal> {
+        let now = SystemTime::now();
+        let deadline = match deadline_ms.map(Duration::from_millis) {
+            Some(time) if time > MAX_DEADLINE => {
+                return Err(Refusal::invalid(format!(
+                    "{verb}: a deadline is at most {} days ahead",
+                    MAX_DEADLINE.as_secs() / 86_400
+                )));
+            }
+            time => time.map(|time| humantime::format_rfc3339_millis(now + time).to_string()),
+        };
+        Ok(Drain { since: humantime::format_rfc3339_seconds(now).to_string(), by: Some(self.node.clone()), deadline })
     }
 
-    /// Waits for a write, or for what made it needless.
-    async fn followed(&self, outcome: Outcome) {
+    /// Waits for a write, or for what made it needless. Whether it was made.
+    async fn followed(&self, outcome: Outcome) -> bool {
         let (Outcome::Done(revision) | Outcome::Refused(revision)) = outcome;
         self.echo(revision).await;
+        matches!(outcome, Outcome::Done(_))
     }
 
     /// Rewrites the records of an endpoint that no agent keeps.
@@ -123,7 +167,7 @@ impl Admin {
         let drain = snapshot.node_drain(&node).cloned();
         let alive = snapshot.node(&node).is_some();
         let mut view = self.view(snapshot, drain.as_ref(), &endpoints).await;
-        if !alive && drain.is_some() {
+        if !alive && drain.is_some() && !view.overdue {
             view.waits_for.push(format!("{node} is not there; its agent follows when it is"));
         }
         DrainView { node: Some(node), ..view }
@@ -154,13 +198,19 @@ impl Admin {
             });
         }
         let wished = drain.is_some();
-        let waits_for: Vec<String> =
-            if wished { shown.iter().flat_map(drains).collect() } else { shown.iter().filter_map(undrains).collect() };
+        let overdue = drain.is_some_and(|drain| is_overdue(&drain.value, SystemTime::now()));
+        let waits_for: Vec<String> = match (wished, overdue) {
+            (true, false) => shown.iter().flat_map(drains).collect(),
+            (true, true) => shown.iter().filter_map(leaves).collect(),
+            (false, _) => shown.iter().filter_map(undrains).collect(),
+        };
         DrainView {
             node: None,
             wished,
             since: drain.map(|d| d.value.since.clone()).filter(|s| !s.is_empty()),
             by: drain.and_then(|d| d.value.by.clone()),
+            deadline: drain.and_then(|d| d.value.deadline.clone()),
+            overdue,
             endpoints: shown,
             done: waits_for.is_empty(),
             waits_for,
@@ -218,6 +268,20 @@ fn of_id(snapshot: &Snapshot, verb: &str, id: &str, service: Option<&str>) -> Re
     Ok(paths)
 }
 
+/// What is to be written for a wish, over what is there; none if that will do. Since when it is drained stays.
+fn over(there: Option<&Stored<Drain>>, wish: &Drain) -> Option<(Drain, Option<Revision>)> {
+    match there {
+        None => Some((wish.clone(), None)),
+        Some(_) if wish.deadline.is_none() => None,
+        Some(there) => Some((Drain { deadline: wish.deadline.clone(), ..there.value.clone() }, Some(there.modified))),
+    }
+}
+
+/// Whether any record of an endpoint is one that no agent writes anew.
+fn is_unkept(snapshot: &Snapshot, endpoint: &Endpoint) -> bool {
+    snapshot.parts_of(endpoint).into_iter().any(|(_, stored)| !stored.lost && stored.lease.is_none())
+}
+
 /// The records of an endpoint that are in state `from` and that no agent writes anew, in state `to`.
 fn unkept(snapshot: &Snapshot, path: &RecordPath, from: State, to: State) -> Vec<RecordPut> {
     let endpoints = snapshot.endpoints_below(path).filter(|e| e.path == *path && e.ours);
@@ -248,6 +312,14 @@ fn drains(endpoint: &DrainedEndpoint) -> Vec<String> {
     waits
 }
 
+/// What keeps an endpoint from being out of use, when its drain has come to its deadline. What has ended with its host is.
+fn leaves(endpoint: &DrainedEndpoint) -> Option<String> {
+    let id = &endpoint.id;
+    let who = endpoint.node.as_ref().map_or_else(|| "whoever wrote it".to_owned(), |node| format!("the agent of {node}"));
+    matches!(endpoint.state, EndpointState::Up | EndpointState::Draining)
+        .then(|| format!("the deadline has passed, and {id} is {} yet: {who} has not followed", endpoint.state))
+}
+
 /// What keeps an endpoint from being in use again.
 fn undrains(endpoint: &DrainedEndpoint) -> Option<String> {
     (endpoint.state == EndpointState::Draining).then(|| format!("{} is draining yet", endpoint.id))
@@ -255,7 +327,7 @@ fn undrains(endpoint: &DrainedEndpoint) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use weft_model::ids::{LeaseId, Revision};
+    use weft_model::ids::LeaseId;
     use weft_model::keys::Layout;
     use weft_model::stored::Entry;
 
@@ -308,6 +380,22 @@ mod tests {
     }
 
     #[test]
+    fn a_later_wish_may_set_another_deadline_and_nothing_else() {
+        let drain = |since: &str, deadline: Option<&str>| Drain {
+            since: since.to_owned(),
+            by: None,
+            deadline: deadline.map(str::to_owned),
+        };
+        let (plain, dated) = (drain("b", None), drain("b", Some("y")));
+        assert_eq!(over(None, &dated), Some((dated.clone(), None)));
+        let there = Stored { value: drain("a", Some("x")), lease: None, created: Revision(3), modified: Revision(4) };
+        assert_eq!(over(Some(&there), &plain), None);
+        assert_eq!(over(Some(&there), &dated), Some((drain("a", Some("y")), Some(Revision(4)))));
+        let kept = |id: &str| world().endpoints().filter(|e| e.path.last() == Some(id)).all(|e| !is_unkept(&world(), e));
+        assert!(kept("a") && !kept("x"));
+    }
+
+    #[test]
     fn what_a_drain_waits_for_is_told() {
         let endpoint = |state, used_by: &[&str], connections| DrainedEndpoint {
             id: "a".into(),
@@ -323,6 +411,10 @@ mod tests {
         for done in [EndpointState::Draining, EndpointState::Down, EndpointState::Lost] {
             assert!(drains(&endpoint(done, &[], Some(0))).is_empty());
         }
+        // At the deadline connections count no longer, and being asked for want of others does.
+        let said = leaves(&endpoint(EndpointState::Draining, &["web"], Some(2))).unwrap();
+        assert_eq!(said, "the deadline has passed, and a is draining yet: the agent of h1 has not followed");
+        assert!(leaves(&endpoint(EndpointState::Down, &[], Some(2))).is_none());
         assert!(undrains(&endpoint(EndpointState::Draining, &[], None)).is_some());
         assert!(undrains(&endpoint(EndpointState::Up, &[], None)).is_none());
     }

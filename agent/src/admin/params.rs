@@ -111,6 +111,12 @@ static PARAMS: &[Param] = &[
     query("dry_run", "", "Check everything, answer as if it were done, and write nothing.", of::<bool>),
     query("all", "", "Also what does not drop.", of::<bool>),
     query(
+        "deadline_ms",
+        "",
+        "After how many milliseconds it is taken out of use whatever is connected to it, a year at most; not given is never, or what was said before.",
+        |_| json_schema!({ "type": "integer", "minimum": 0, "maximum": 31_536_000_000_u64 }),
+    ),
+    query(
         "from",
         "/v1/watch",
         "Where to go on: a revision, or the id of the last event seen. `Last-Event-ID` counts before it.",

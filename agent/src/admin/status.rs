@@ -74,7 +74,10 @@ impl Admin {
 pub fn drained(snapshot: &Snapshot, node: &NodeName) -> Option<String> {
     let drain = &snapshot.node_drain(node)?.value;
     let since = if drain.since.is_empty() { String::new() } else { format!(" since {}", drain.since) };
-    Some(format!("{node} is drained{since}: what is on it takes nothing new while others are up; netctl node undrain {node}"))
+    let deadline = drain.deadline.as_ref().map(|at| format!(", and nothing at all from {at} on")).unwrap_or_default();
+    Some(format!(
+        "{node} is drained{since}: what is on it takes nothing new while others are up{deadline}; netctl node undrain {node}"
+    ))
 }
 
 /// A network configuration that was replaced by one that does not parse: the old one holds.

@@ -3,15 +3,23 @@
 //! Pure. Everything that the registrar writes comes through here, so that what is attached and what is registered are checked
 //! and drained alike.
 
+use std::time::{Duration, SystemTime};
+
+use weft_model::drain::Drain;
 use weft_model::keys::RecordPath;
 use weft_model::record::{Record, State};
 use weft_model::snapshot::Snapshot;
 
 /// Puts a record, to be written at `path`, into the state that follows. `health` is what its checks say: starting, up or down;
-/// none is "it has none".
-pub fn settle(snapshot: &Snapshot, path: &RecordPath, record: &mut Record, health: Option<State>) {
+/// none is "it has none". `now` is what deadlines of drains are held against.
+pub fn settle(snapshot: &Snapshot, path: &RecordPath, record: &mut Record, health: Option<State>, now: SystemTime) {
     let Some(weft) = &mut record.weft else { return };
     let endpoint = path.parent().unwrap_or_else(|| path.clone());
+    // Whatever its checks say, and not by health: no pool takes it back.
+    if snapshot.drains_of(&endpoint, weft.node.as_ref()).any(|drain| is_overdue(drain, now)) {
+        weft.state = State::Down;
+        return;
+    }
     // Who says of itself that it takes nothing need not be asked.
     if weft.state == State::Up
         && let Some(health) = health
@@ -23,6 +31,25 @@ pub fn settle(snapshot: &Snapshot, path: &RecordPath, record: &mut Record, healt
     if weft.state == State::Up && snapshot.is_drained(&endpoint, weft.node.as_ref()) {
         weft.state = State::Draining;
     }
+}
+
+/// Whether a drain has come to its deadline, by this host's clock.
+#[must_use]
+pub fn is_overdue(drain: &Drain, now: SystemTime) -> bool {
+    deadline(drain).is_some_and(|deadline| deadline <= now)
+}
+
+/// How long until the next drain comes to its deadline.
+#[must_use]
+pub fn until_deadline(snapshot: &Snapshot, now: SystemTime) -> Option<Duration> {
+    let nodes = snapshot.node_drains().map(|(_, drain)| &drain.value);
+    let endpoints = snapshot.endpoint_drains().map(|(_, drain)| &drain.value);
+    let ahead = nodes.chain(endpoints).filter_map(deadline).filter_map(|deadline| deadline.duration_since(now).ok());
+    ahead.filter(|ahead| !ahead.is_zero()).min()
+}
+
+fn deadline(drain: &Drain) -> Option<SystemTime> {
+    humantime::parse_rfc3339(drain.deadline.as_deref()?).ok()
 }
 
 /// `record` in the state that `there` is in.

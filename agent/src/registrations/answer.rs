@@ -1,6 +1,6 @@
 //! What a registrant is told: how his registration is seen, and for how long he may rely on it.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use weft_api::Registered;
 use weft_model::endpoint::{Endpoint, StoredRecord};
@@ -23,7 +23,7 @@ pub(super) fn is_recorded(snapshot: &Snapshot, node: &NodeName, registration: &R
     }
     let (checked, subject) = (Checked::of(snapshot), registered(registration));
     of_registration(snapshot, node, registration).into_iter().all(|mut part| {
-        settle(snapshot, &part.path, &mut part.record, None);
+        settle(snapshot, &part.path, &mut part.record, None, SystemTime::now());
         let stored = snapshot.record_anywhere(&part.path).filter(|stored| !stored.lost && stored.lease == lease);
         // In which state is its checks' business, if it has any.
         let is_checked = subject.health(&checked, &part.path, &part.record, &Verdicts::default()).is_some();

@@ -28,9 +28,15 @@ impl Snapshot {
         self.endpoint_drains.get(path).map(|drain| &**drain)
     }
 
+    /// What drains an endpoint on a host: by itself, and with the host.
+    pub fn drains_of(&self, path: &RecordPath, node: Option<&NodeName>) -> impl Iterator<Item = &Drain> + use<'_> {
+        let all = self.endpoint_drain(path).into_iter().chain(node.and_then(|node| self.node_drain(node)));
+        all.map(|drain| &drain.value)
+    }
+
     /// Whether an endpoint on a host is to be drained: by itself, or with the host.
     #[must_use]
     pub fn is_drained(&self, path: &RecordPath, node: Option<&NodeName>) -> bool {
-        self.endpoint_drains.contains_key(path) || node.is_some_and(|node| self.node_drains.contains_key(node))
+        self.drains_of(path, node).next().is_some()
     }
 }

@@ -25,7 +25,12 @@ pub enum Command {
     /// Show what the checks of an endpoint say, on the host that holds it
     Health(HealthArgs),
     /// Send nothing new to an endpoint while others are up; open connections are left alone
-    Drain(DrainArgs),
+    Drain {
+        #[command(flatten)]
+        args: DrainArgs,
+        #[command(flatten)]
+        until: drain::Until,
+    },
     /// Send to an endpoint again that was drained
     Undrain(DrainArgs),
 }
@@ -117,7 +122,7 @@ impl Command {
             Self::Add(_) => "endpoint add",
             Self::Rm(_) => "endpoint rm",
             Self::Health(_) => "endpoint health",
-            Self::Drain(_) => "endpoint drain",
+            Self::Drain { .. } => "endpoint drain",
             Self::Undrain(_) => "endpoint undrain",
         }
     }
@@ -156,7 +161,7 @@ impl Command {
                 let health = context.agent.ask(client.endpoint_health(&args.id)).await?;
                 context.printer.show(&health, check::draw)?;
             }
-            Self::Drain(args) => return args.execute(context, Draining::Drain).await,
+            Self::Drain { args, until } => return args.execute(context, until.drain()).await,
             Self::Undrain(args) => return args.execute(context, Draining::Undrain).await,
         }
         Ok(DONE)

@@ -19,7 +19,12 @@ pub enum Command {
     Rm(NameArgs),
     /// Send nothing new to what is on a host while others are up, for the time of its maintenance; open connections are left
     /// alone, and what is attached there meanwhile comes draining
-    Drain(DrainArgs),
+    Drain {
+        #[command(flatten)]
+        args: DrainArgs,
+        #[command(flatten)]
+        until: drain::Until,
+    },
     /// Send to a host again that was drained
     Undrain(DrainArgs),
 }
@@ -50,7 +55,7 @@ impl Command {
             Self::List => "node list",
             Self::Show(_) => "node show",
             Self::Rm(_) => "node rm",
-            Self::Drain(_) => "node drain",
+            Self::Drain { .. } => "node drain",
             Self::Undrain(_) => "node undrain",
         }
     }
@@ -74,8 +79,8 @@ impl Command {
                 let removed = context.agent.ask(client.node_rm(&args.node)).await?;
                 context.printer.show(&removed, draw_removed)?;
             }
-            Self::Drain(args) => {
-                return drain::execute(context, Draining::Drain, args.wait, |how| client.node_drain(how, &args.node)).await;
+            Self::Drain { args, until } => {
+                return drain::execute(context, until.drain(), args.wait, |how| client.node_drain(how, &args.node)).await;
             }
             Self::Undrain(args) => {
                 return drain::execute(context, Draining::Undrain, args.wait, |how| client.node_drain(how, &args.node)).await;
