@@ -1,7 +1,7 @@
 //! The name server of this host: where it listens, what it answers from, whom it asks.
 //!
-//! The zone is made anew from each snapshot, off the async threads, and swapped; a snapshot that is overtaken while its
-//! zone is made is skipped. It listens on the gateway (and its like of IPv6) once that address is there, or where `--dns-listen` says, and tries
+//! A zone is made from each snapshot, at the cost of what changed, and swapped; a snapshot that is overtaken while its zone is
+//! made is skipped. It listens on the gateway (and its like of IPv6) once that address is there, or where `--dns-listen` says, and tries
 //! again what could not be bound.
 
 use std::net::{IpAddr, SocketAddr};
@@ -16,9 +16,10 @@ use tracing::{info, warn};
 use weft_api::{DnsAnswer, DnsRecord};
 use weft_dns::hickory_proto::op::Message;
 use weft_dns::hickory_proto::rr::{Name, Record, RecordType};
-use weft_dns::{Metrics, Server, Zone, resolv_conf_servers};
+use weft_dns::{Maker, Metrics, Server, Zone, resolv_conf_servers};
 use weft_model::ids::NetworkName;
 use weft_model::ids::Revision;
+use weft_model::snapshot::Snapshot;
 use weft_plan::ipam;
 
 use crate::config::Settings;
@@ -181,24 +182,39 @@ fn system_upstreams() -> Vec<SocketAddr> {
 }
 
 async fn make_zones(mut view: View, zone: watch::Sender<Option<Arc<Zone>>>, metrics: Metrics) {
+    let mut maker = Maker::new(NetworkName::default_network());
     loop {
         let snapshot = view.borrow_and_update().clone();
         if let Some(snapshot) = snapshot {
             let begun = Instant::now();
-            match tokio::task::spawn_blocking(move || Zone::from_snapshot(&snapshot.names_in(&NetworkName::default_network())))
-                .await
-            {
-                Ok(made) => {
+            maker = match make(maker, snapshot).await {
+                Ok((maker, made)) => {
                     metrics.zone_built(begun.elapsed());
-                    zone.send_replace(Some(Arc::new(made)));
+                    zone.send_replace(Some(made));
+                    maker
                 }
-                Err(e) => warn!(error = %e, "zone not made; the last one goes on"),
-            }
+                Err(e) => {
+                    warn!(error = %e, "zone not made; the last one goes on");
+                    Maker::new(NetworkName::default_network())
+                }
+            };
         }
         if view.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// Has the next zone made, off the threads that answer: the first one takes time by all that there is.
+///
+/// # Errors
+/// The maker panicked, and is gone.
+pub async fn make(mut maker: Maker, snapshot: Arc<Snapshot>) -> Result<(Maker, Arc<Zone>), tokio::task::JoinError> {
+    let work = move || {
+        let (zone, _) = maker.update(&snapshot);
+        (maker, zone)
+    };
+    tokio::task::spawn_blocking(work).await
 }
 
 /// What is asked for: the reverse name, if it is the PTR of an address.

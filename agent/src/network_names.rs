@@ -8,10 +8,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use weft_dns::{Metrics, Server, Zone};
+use weft_dns::{Maker, Metrics, Server, Zone};
 use weft_model::ids::NetworkName;
 use weft_plan::ipam;
 
+use crate::names;
 use crate::networks::Known;
 use crate::view::View;
 
@@ -22,6 +23,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 struct OneServer {
     server: Server,
     zone: watch::Sender<Option<Arc<Zone>>>,
+    /// None while it works, or after it broke.
+    maker: Option<Maker>,
     problems: Vec<String>,
 }
 
@@ -46,7 +49,7 @@ pub async fn run(
                 let (zone, zone_rx) = watch::channel(None);
                 let server = Server::start(zone_rx, &asked, metrics.clone(), &shutdown);
                 info!(network = %name, "answers names of network");
-                OneServer { server, zone, problems: Vec::new() }
+                OneServer { server, zone, maker: None, problems: Vec::new() }
             });
         }
         stale |= servers.len() != before;
@@ -56,11 +59,13 @@ pub async fn run(
             asked = next;
         }
         if let Some(snapshot) = snapshot.filter(|_| stale) {
-            for (name, one) in &servers {
-                let (snapshot, name) = (snapshot.clone(), name.clone());
-                let made = tokio::task::spawn_blocking(move || Zone::from_snapshot(&snapshot.in_network(&name).names_in(&name)));
-                match made.await {
-                    Ok(zone) => drop(one.zone.send_replace(Some(Arc::new(zone)))),
+            for (name, one) in &mut servers {
+                let maker = one.maker.take().unwrap_or_else(|| Maker::new(name.clone()));
+                match names::make(maker, snapshot.clone()).await {
+                    Ok((maker, zone)) => {
+                        one.maker = Some(maker);
+                        one.zone.send_replace(Some(zone));
+                    }
                     Err(e) => warn!(error = %e, "zone not made; the last one goes on"),
                 }
             }

@@ -5,7 +5,7 @@
 //! every answer comes from memory, from one revision, whether the store is in reach or not.
 //!
 //! ```text
-//!   Snapshot ── Zone::from_snapshot ─▶ watch<Option<Arc<Zone>>> ─▶ Server ── Zone::answer ─▶ client
+//!   Snapshot ── Maker::update ─▶ watch<Option<Arc<Zone>>> ─▶ Server ── Zone::answer ─▶ client
 //!                                                                    └── Forwarder ─▶ upstream servers
 //! ```
 //!
@@ -20,4 +20,4 @@ pub use forward::resolv_conf_servers;
 pub use hickory_proto;
 pub use metrics::Metrics;
 pub use server::{ListenError, Server};
-pub use zone::{Answer, Next, Question, Zone};
+pub use zone::{Answer, Basis, Maker, Mark, Next, Question, Touched, Zone};

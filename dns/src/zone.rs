@@ -20,30 +20,38 @@
 //! * All records of one name and type have one TTL, no record is there twice, chains come first and in order, and owner names
 //!   are spelled as the question spells them.
 //!
-//! Read [`Zone::answer`], then `zone/subject.rs` for what a name stands for, `zone/tree.rs` for the index and `zone/build.rs`
-//! for what goes in.
+//! Read [`Zone::answer`], then `zone/subject.rs` for what a name stands for, `zone/tree.rs` for the index and `zone/maker.rs`
+//! for what goes in. `zone/basis.rs` says which answers a change may have made others.
 
-mod build;
+mod basis;
+mod maker;
 mod reverse;
 mod row;
+mod service;
 mod subject;
 mod tree;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, HINFO, MX, NS, SRV, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use imbl::OrdMap;
 use weft_model::ids::Revision;
 use weft_model::record::DEFAULT_PRIORITY;
 use weft_model::snapshot::Snapshot;
 
-use build::ServiceRows;
+use basis::Stamps;
+pub use basis::{Basis, Mark, Touched};
+pub use maker::Maker;
+use maker::NEGATIVE_TTL;
 use reverse::Reverse;
 use row::{FADING_TTL, Row, Srv, choose, weigh};
+use service::ServiceRows;
 use subject::{Hosts, Subject};
-use tree::Tree;
+use tree::{Key, Tree};
 
 /// The most CNAMEs that an answer holds (SkyDNS). Beyond that the name has no data.
 const MAX_CHAIN: usize = 8;
@@ -91,8 +99,8 @@ pub struct Answer {
     pub next: Next,
 }
 
-/// Everything that is answered, at one revision.
-#[derive(Debug)]
+/// Everything that is answered, at one revision. A copy shares all that it holds.
+#[derive(Clone, Debug)]
 pub struct Zone {
     /// Lower case.
     domain: Name,
@@ -100,14 +108,18 @@ pub struct Zone {
     soa: Record,
     tree: Tree,
     /// The domain's place in the tree, and those of `apex.dns` and `ns.dns` below it.
-    apex: u32,
-    apex_hosts: Option<u32>,
-    name_servers: Option<u32>,
-    services: Vec<ServiceRows>,
+    apex: Key,
+    apex_hosts: Key,
+    name_servers: Key,
+    /// By the keys of their names.
+    services: OrdMap<Arc<[u8]>, Arc<ServiceRows>>,
     reverse: Reverse,
     skipped: usize,
     /// What it was made from: who leads is looked up when it is asked for. A copy shares all that it holds.
     snapshot: Snapshot,
+    /// Which of its maker's zones it is, and what these changed.
+    number: u64,
+    stamps: Arc<Stamps>,
 }
 
 impl Zone {
@@ -123,10 +135,10 @@ impl Zone {
         self.revision
     }
 
-    /// How many names exist, inner ones included.
+    /// How many names are stored: those of records, whether they answer or not, and those of services.
     #[must_use]
     pub fn names(&self) -> usize {
-        self.tree.names()
+        self.tree.places()
     }
 
     /// How many records are answered from.
@@ -141,6 +153,19 @@ impl Zone {
         self.skipped
     }
 
+    /// Which one it is of all that its maker has made; later ones have greater numbers.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether an answer of the zone of that number (of the same maker) that rests on these marks is what the latest zone would
+    /// answer, but for a revision in it. It costs a look at each mark.
+    #[must_use]
+    pub fn stands(&self, marks: &[Mark], number: u64) -> bool {
+        self.stamps.untouched(marks, number)
+    }
+
     /// Whether the name is the zone's or below it.
     #[must_use]
     pub fn contains(&self, name: &Name) -> bool {
@@ -150,20 +175,27 @@ impl Zone {
     /// Answers a question.
     #[must_use]
     pub fn answer(&self, question: &Question) -> Answer {
+        self.answer_on(question, &Basis::default())
+    }
+
+    /// Answers a question, and says what the answer rests on.
+    #[must_use]
+    pub fn answer_on(&self, question: &Question, basis: &Basis) -> Answer {
         let lower = question.name.to_lowercase();
         if !self.contains(&lower) {
-            return self.reverse(question, &lower);
+            return self.reverse(question, &lower, basis);
         }
-        let mut subject = self.subject(&lower);
+        let mut subject = self.subject(&lower, basis);
         match (question.record_type, &subject) {
-            (_, Subject::Missing) => return self.negative(ResponseCode::NXDomain),
+            (_, Subject::Missing) => return self.negative(basis, ResponseCode::NXDomain),
             (RecordType::SOA, Subject::Apex(_)) => {
                 let mut soa = self.soa.clone();
                 soa.name = question.name.clone();
+                basis.revision();
                 return positive(vec![soa], Vec::new());
             }
-            (RecordType::NS, Subject::Apex(_)) => return self.name_servers(question),
-            (RecordType::SOA | RecordType::NS, _) => return self.negative(ResponseCode::NoError),
+            (RecordType::NS, Subject::Apex(_)) => return self.name_servers(question, basis),
+            (RecordType::SOA | RecordType::NS, _) => return self.negative(basis, ResponseCode::NoError),
             (RecordType::ANY, _) => return positive(vec![any(&question.name)], Vec::new()),
             _ => {}
         }
@@ -172,69 +204,72 @@ impl Zone {
         let mut seen = vec![at.clone()];
         loop {
             let mut additional = Vec::new();
-            let data = self.data(&owner, &at, &subject, question.record_type, &mut additional);
+            let data = self.data((&owner, &at), &subject, question.record_type, &mut additional, basis);
             if !data.is_empty() {
                 chain.extend(data);
                 return positive(chain, additional);
             }
-            let Hosts::Alias(target, ttl) = self.hosts(&subject, &at) else {
-                return self.negative(ResponseCode::NoError);
+            let Hosts::Alias(target, ttl) = self.hosts(&subject, &at, basis) else {
+                return self.negative(basis, ResponseCode::NoError);
             };
             if seen.contains(&target) || chain.len() == MAX_CHAIN {
-                return self.negative(ResponseCode::NoError);
+                return self.negative(basis, ResponseCode::NoError);
             }
             chain.push(Record::from_rdata(owner, ttl, RData::CNAME(CNAME(target.clone()))));
             if question.record_type == RecordType::CNAME {
                 return positive(chain, Vec::new());
             }
             if !self.contains(&target) {
-                let end = self.reverse(&Question { name: target.clone(), record_type: question.record_type }, &target);
+                let end = self.reverse(&Question { name: target.clone(), record_type: question.record_type }, &target, basis);
                 if end.next == Next::Done {
                     chain.extend(end.answers);
                     let leads_to_nothing = !end.authority.is_empty();
-                    return if leads_to_nothing { self.negative(ResponseCode::NoError) } else { positive(chain, Vec::new()) };
+                    return if leads_to_nothing {
+                        self.negative(basis, ResponseCode::NoError)
+                    } else {
+                        positive(chain, Vec::new())
+                    };
                 }
                 return Answer { next: Next::Resolve(target), ..positive(chain, Vec::new()) };
             }
-            subject = self.subject(&target);
+            subject = self.subject(&target, basis);
             seen.push(target.clone());
             (owner, at) = (target.clone(), target);
         }
     }
 
     /// The stored name servers. There need not be any: then the zone's name has no NS data, and still exists.
-    fn name_servers(&self, question: &Question) -> Answer {
-        let rows = self.name_servers.map(|n| self.tree.rows(n).iter().collect()).unwrap_or_default();
-        let rows = choose(rows, 0, Row::has_host);
+    fn name_servers(&self, question: &Question, basis: &Basis) -> Answer {
+        let rows = choose(self.tree.below(&self.name_servers).map(|row| &**row).collect(), 0, Row::has_host);
         let ttl = least_ttl(&rows);
         let mut seen = HashSet::new();
-        let targets: Vec<&Name> = rows.iter().map(|r| &r.target).filter(|t| seen.insert(*t)).collect();
+        let targets: Vec<Name> = rows.iter().map(|r| r.target()).filter(|t| seen.insert(t.clone())).collect();
         if targets.is_empty() {
-            return self.negative(ResponseCode::NoError);
+            return self.negative(basis, ResponseCode::NoError);
         }
         let mut additional = Vec::new();
-        self.glue(targets.iter().copied(), &mut additional);
-        let record = |t: &&Name| Record::from_rdata(question.name.clone(), ttl, RData::NS(NS((*t).clone())));
+        self.glue(targets.iter(), &mut additional, basis);
+        let record = |t: &Name| Record::from_rdata(question.name.clone(), ttl, RData::NS(NS(t.clone())));
         positive(targets.iter().map(record).collect(), additional)
     }
 
     /// The records of one type that the subject itself has.
     fn data(
         &self,
-        owner: &Name,
-        at: &Name,
+        (owner, at): (&Name, &Name),
         subject: &Subject<'_>,
         record_type: RecordType,
         additional: &mut Vec<Record>,
+        basis: &Basis,
     ) -> Vec<Record> {
         match record_type {
-            RecordType::A | RecordType::AAAA => match self.hosts(subject, at) {
+            RecordType::A | RecordType::AAAA => match self.hosts(subject, at, basis) {
                 Hosts::Addresses(addresses, ttl) => address_records(owner, &addresses, ttl, Some(record_type)),
                 Hosts::None | Hosts::Alias(..) => Vec::new(),
             },
-            RecordType::SRV => self.srv(owner, subject, additional),
+            RecordType::SRV => self.srv(owner, subject, additional, basis),
             RecordType::TXT => {
-                let rows = choose(self.texts(subject), subject.panic(), |r| r.text.is_some());
+                let rows = choose(Self::texts(subject), subject.panic(), |r| r.text.is_some());
                 let ttl = least_ttl(&rows);
                 let mut seen = HashSet::new();
                 let texts = rows.iter().filter_map(|r| r.text.as_deref()).filter(|t| seen.insert(*t));
@@ -242,22 +277,23 @@ impl Zone {
                 texts.map(|t| Record::from_rdata(owner.clone(), ttl, txt(t))).collect()
             }
             RecordType::MX => {
-                let rows = choose(self.texts(subject), subject.panic(), |r| r.mail && r.has_host());
+                let rows = choose(Self::texts(subject), subject.panic(), |r| r.mail && r.has_host());
                 let ttl = least_ttl(&rows);
                 let mut seen = HashSet::new();
                 let mut out = Vec::new();
-                for row in rows.iter().filter(|r| seen.insert((r.priority, &r.target))) {
-                    let mx = RData::MX(MX::new(row.priority, row.target.clone()));
+                let targets: Vec<(u16, Name)> = rows.iter().map(|r| (r.priority, r.target())).collect();
+                for (priority, target) in targets.iter().filter(|target| seen.insert(*target)) {
+                    let mx = RData::MX(MX::new(*priority, target.clone()));
                     out.push(Record::from_rdata(owner.clone(), ttl, mx));
                 }
-                self.glue(rows.iter().map(|r| &r.target), additional);
+                self.glue(targets.iter().map(|(_, target)| target), additional, basis);
                 out
             }
             _ => Vec::new(),
         }
     }
 
-    fn srv(&self, owner: &Name, subject: &Subject<'_>, additional: &mut Vec<Record>) -> Vec<Record> {
+    fn srv(&self, owner: &Name, subject: &Subject<'_>, additional: &mut Vec<Record>, basis: &Basis) -> Vec<Record> {
         let (list, ttl) = match subject {
             Subject::Port(service, port, name) if !service.vips.is_empty() => {
                 let one = Srv { target: name.clone(), port: port.port, priority: DEFAULT_PRIORITY, weight: 0 };
@@ -268,8 +304,8 @@ impl Zone {
                 let one = Srv { target: name.clone(), port: port.port, priority: DEFAULT_PRIORITY, weight: 0 };
                 (weigh([one]), SERVICE_TTL)
             }
-            Subject::Port(service, port, _) => self.srv_at(&port.backends, service.panic),
-            Subject::Service(service) | Subject::Tasks(service) => self.srv_at(&service.srv, service.panic),
+            Subject::Port(service, port, _) => srv_at(&port.backends, service.panic),
+            Subject::Service(service) | Subject::Tasks(service) => srv_at(&service.srv, service.panic),
             Subject::Rows(rows) | Subject::Apex(rows) => {
                 let rows = choose(rows.clone(), 0, Row::has_host);
                 (weigh(rows.iter().map(|r| r.srv(r.port))), least_ttl(&rows))
@@ -280,7 +316,7 @@ impl Zone {
             }
             Subject::Missing => return Vec::new(),
         };
-        self.glue(list.iter().map(|s| &s.target), additional);
+        self.glue(list.iter().map(|s| &s.target), additional, basis);
         let records = list.into_iter().map(|s| {
             let weight = u16::try_from(s.weight).unwrap_or(u16::MAX);
             RData::SRV(SRV::new(s.priority, weight, s.port, s.target))
@@ -288,25 +324,14 @@ impl Zone {
         records.map(|data| Record::from_rdata(owner.clone(), ttl, data)).collect()
     }
 
-    /// SRV of these rows, of a service with this threshold, at these ports.
-    fn srv_at(&self, places: &[(usize, u16)], panic: u8) -> (Vec<Srv>, u32) {
-        let mut rows: Vec<&Row> = places.iter().filter_map(|(place, _)| self.tree.row(*place)).collect();
-        rows.dedup_by(|a, b| std::ptr::eq(*a, *b));
-        let rows = choose(rows, panic, Row::has_host);
-        let chosen: HashSet<*const Row> = rows.iter().map(|r| std::ptr::from_ref(*r)).collect();
-        let at = places.iter().filter_map(|(place, port)| Some((self.tree.row(*place)?, *port)));
-        let list = at.filter(|(row, _)| chosen.contains(&std::ptr::from_ref(*row))).map(|(row, port)| row.srv(port));
-        (weigh(list), least_ttl(&rows))
-    }
-
     /// Appends the addresses of these names, each once, with the chains that lead to them. Names outside are left alone.
-    fn glue<'n>(&self, targets: impl Iterator<Item = &'n Name>, out: &mut Vec<Record>) {
+    fn glue<'n>(&self, targets: impl Iterator<Item = &'n Name>, out: &mut Vec<Record>, basis: &Basis) {
         let mut done: HashSet<Name> = HashSet::new();
         for target in targets.take(MAX_GLUE) {
             let mut at = target.clone();
             let mut chain = Vec::new();
             while self.contains(&at) && chain.len() <= MAX_CHAIN && done.insert(at.clone()) {
-                match self.hosts(&self.subject(&at), &at) {
+                match self.hosts(&self.subject(&at, basis), &at, basis) {
                     Hosts::None => break,
                     Hosts::Addresses(addresses, ttl) => {
                         out.append(&mut chain);
@@ -327,14 +352,25 @@ impl Zone {
         }
     }
 
-    fn negative(&self, rcode: ResponseCode) -> Answer {
+    fn negative(&self, basis: &Basis, rcode: ResponseCode) -> Answer {
+        basis.revision();
         Answer { rcode, authority: vec![self.soa.clone()], ..positive(Vec::new(), Vec::new()) }
     }
 }
 
+/// SRV of these rows, of a service with this threshold, at these ports.
+fn srv_at(places: &[(Arc<Row>, u16)], panic: u8) -> (Vec<Srv>, u32) {
+    let mut rows: Vec<&Row> = places.iter().map(|(row, _)| &**row).collect();
+    rows.dedup_by(|a, b| std::ptr::eq(*a, *b));
+    let rows = choose(rows, panic, Row::has_host);
+    let chosen: HashSet<*const Row> = rows.iter().map(|r| std::ptr::from_ref(*r)).collect();
+    let at = places.iter().filter(|(row, _)| chosen.contains(&Arc::as_ptr(row)));
+    (weigh(at.map(|(row, port)| row.srv(*port))), least_ttl(&rows))
+}
+
 impl Row {
     fn srv(&self, port: u16) -> Srv {
-        Srv { target: self.target.clone(), port, priority: self.priority, weight: self.weight }
+        Srv { target: self.target(), port, priority: self.priority, weight: self.weight }
     }
 }
 
@@ -349,7 +385,7 @@ fn any(owner: &Name) -> Record {
 
 /// The TTL of the set that these rows make (RFC 2181 section 5.2).
 fn least_ttl(rows: &[&Row]) -> u32 {
-    rows.iter().map(|r| r.ttl).min().unwrap_or(build::NEGATIVE_TTL)
+    rows.iter().map(|r| r.ttl).min().unwrap_or(NEGATIVE_TTL)
 }
 
 /// A and AAAA records, IPv4 first; of one type only, if one is named.

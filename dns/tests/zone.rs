@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use hickory_proto::rr::Name;
 use support::{World, line};
-use weft_dns::{Answer, Next, Question};
+use weft_dns::{Answer, Basis, Maker, Mark, Next, Question};
 
 fn scripts() -> Vec<PathBuf> {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
@@ -267,6 +267,144 @@ mod anything {
             for question in &questions {
                 let answer = zone.answer(question);
                 check(&zone, question, &answer)?;
+            }
+        }
+    }
+
+    /// One change of the store: a key, its value or none for a deletion, and whether it is leased.
+    type Step = (String, Option<String>, bool);
+
+    fn step() -> impl Strategy<Value = Step> {
+        const NAMES: &[&str] = &["default/web", "default/a", "prod/b"];
+        let service = (prop::sample::select(NAMES), 0_u8..6, 0_u8..3).prop_map(|(name, shape, vip)| {
+            let ports = r#""ports":[{"name":"http","port":80},{"port":53,"proto":"udp","target_port":"dns"}]"#;
+            let shape = match shape {
+                0 => r#","selector":{"x":"y"}"#,
+                1 => r#","expressions":[{"key":"z","operator":"Exists"}]"#,
+                2 => r#","external_name":"a.skydns.local""#,
+                3 => r#","network":"blue""#,
+                _ => "",
+            };
+            let vips = ["", r#","vips":["10.112.0.7"]"#, r#","vips":["10.112.0.7","10.112.0.8"]"#][usize::from(vip)];
+            (format!("/weft/v1/services/{name}"), Some(format!("{{{ports}{shape}{vips}}}")), false)
+        });
+        let labelled = (record(), 0_u8..4, prop::sample::select(vec!["h1", "h2"])).prop_map(|((key, value), labels, node)| {
+            let mut value: serde_json::Value = serde_json::from_str(&value).unwrap();
+            let labels = [r#"{}"#, r#"{"x":"y"}"#, r#"{"z":"1"}"#, r#"{"x":"y","z":"2"}"#][usize::from(labels)];
+            let network = if key.len() % 7 == 0 { Some("blue") } else { None };
+            let labels: serde_json::Value = serde_json::from_str(labels).unwrap();
+            value["weft"] = serde_json::json!({"id": "i", "node": node, "labels": labels, "network": network, "born": key.len()});
+            (key, Some(value.to_string()), true)
+        });
+        let down = record().prop_map(|(key, value)| (key.replace("/skydns/", "/weft/v1/down/"), Some(value), true));
+        let vip = (prop::sample::select(NAMES), 7_u8..9)
+            .prop_map(|(name, n)| (format!("/weft/v1/vips/10.112.0.{n}"), Some(format!(r#"{{"service":"{name}"}}"#)), false));
+        let choice = prop::sample::select(vec!["default/a", "default/web"])
+            .prop_map(|name| (format!("/weft/v1/leaders/{name}"), Some(r#"{"id":"i"}"#.to_owned()), false));
+        let rare = prop::sample::select(vec![
+            ("/weft/v1/nodes/h1", r#"{"node":"h1"}"#),
+            ("/weft/v1/nodes/h2", r#"{"node":"h2"}"#),
+            ("/weft/v1/namespaces/prod", "{}"),
+            ("/weft/v1/networks/blue", r#"{"Network":"10.245.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#),
+            ("/coreos.com/network/config", r#"{"Network":"10.0.0.0/16"}"#),
+            ("/skydns/arpa/in-addr/10/0/0/1", r#"{"host":"named.example.com"}"#),
+        ])
+        .prop_map(|(key, value)| (key.to_owned(), Some(value.to_owned()), key.contains("nodes")));
+        let plain = record().prop_map(|(key, value)| (key, Some(value), false));
+        let linked = link().prop_map(|(key, value)| (key, Some(value), false));
+        prop_oneof![4 => plain, 4 => labelled, 2 => linked, 2 => down, 3 => service, 2 => vip, 1 => choice, 1 => rare]
+    }
+
+    /// Puts, and the deletion of one that was put before.
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        prop::collection::vec((step(), any::<prop::sample::Index>(), 0_u8..3), 1..30).prop_map(|list| {
+            let mut done: Vec<Step> = Vec::new();
+            for (step, which, kind) in list {
+                let gone = (kind == 0 && !done.is_empty()).then(|| (which.get(&done).0.clone(), None, false));
+                done.push(gone.unwrap_or(step));
+            }
+            done
+        })
+    }
+
+    /// What an answer says, but for the zone's revision.
+    fn said(answer: &Answer) -> String {
+        let print = print(answer);
+        let parts = print.lines().map(|l| {
+            let mut words: Vec<&str> = l.split(' ').collect();
+            if words.contains(&"SOA") {
+                words.truncate(words.len() - 5);
+            }
+            words.join(" ")
+        });
+        parts.collect::<Vec<_>>().join("\n")
+    }
+
+    fn asked() -> impl Strategy<Value = Vec<Question>> {
+        let reverse =
+            (prop::sample::select(vec!["1.0.0.10", "0.0.10", "7.0.112.10", "2.0.0.10"]), any::<bool>()).prop_map(|(n, ptr)| {
+                let name = Name::from_ascii(format!("{n}.in-addr.arpa.")).unwrap();
+                Question { name, record_type: if ptr { RecordType::PTR } else { RecordType::A } }
+            });
+        let special = prop::sample::select(vec![
+            "leader.web",
+            "leader.a",
+            "tasks.web",
+            "_http._tcp.web",
+            "i.web",
+            "*",
+            "web.any",
+            "web",
+            "a",
+            "b.prod",
+            "prod",
+            "",
+        ]);
+        let types = prop::sample::select(vec![RecordType::A, RecordType::AAAA, RecordType::SRV, RecordType::TXT, RecordType::MX]);
+        let special = (special, types).prop_map(|(name, record_type)| {
+            let name = if name.is_empty() { "skydns.local.".to_owned() } else { format!("{name}.skydns.local.") };
+            Question { name: Name::from_ascii(name).unwrap(), record_type }
+        });
+        prop::collection::vec(prop_oneof![3 => question(), 3 => special, 1 => reverse], 16)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_zone_that_follows_changes_is_the_one_that_is_made_at_once_and_says_what_it_changes(
+            steps in steps(),
+            batch in 1_usize..4,
+            questions in asked(),
+            blue in any::<bool>(),
+        ) {
+            let network: weft_model::ids::NetworkName = if blue { "blue" } else { "default" }.parse().unwrap();
+            let mut world = World::new();
+            let mut maker = Maker::new(network.clone());
+            let (mut last, touched) = maker.update(world.snapshot());
+            prop_assert!(touched.all);
+            for part in steps.chunks(batch) {
+                for (key, value, leased) in part {
+                    match value {
+                        Some(value) => world.put(key, value, *leased),
+                        None => world.delete(&[key]),
+                    }
+                }
+                let (zone, touched) = maker.update(world.snapshot());
+                let at_once = Maker::new(network.clone()).update(world.snapshot()).0;
+                let marks: BTreeSet<Mark> = touched.marks().collect();
+                prop_assert_eq!((zone.records(), zone.names(), zone.skipped()), (at_once.records(), at_once.names(), at_once.skipped()));
+                for question in &questions {
+                    let now = zone.answer(question);
+                    prop_assert_eq!(print(&now), print(&at_once.answer(question)), "{:?}", question);
+                    let basis = Basis::default();
+                    let before = last.answer_on(question, &basis);
+                    let is_told = touched.all || basis.marks().iter().any(|mark| marks.contains(mark));
+                    prop_assert!(is_told || said(&before) == said(&now), "{:?}\n{}\n{}\n{:?}", question, print(&before), print(&now), touched);
+                    prop_assert!(!is_told || !last.stands(&basis.marks(), last.number()), "it is said of the old zone as well");
+                    prop_assert!(basis.names_the_revision() || !print(&before).contains(" SOA "));
+                }
+                last = zone;
             }
         }
     }

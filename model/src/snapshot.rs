@@ -458,6 +458,12 @@ impl Snapshot {
         self.vips.iter().map(|(k, v)| (k, &**v))
     }
 
+    /// Who the key of a virtual IP names.
+    #[must_use]
+    pub fn vip_owner(&self, vip: IpAddr) -> Option<&ServiceName> {
+        self.vips.get(&vip).map(|owner| &owner.value.service)
+    }
+
     /// Who was chosen by hand to lead a service or a name.
     #[must_use]
     pub fn leader_choice(&self, of: &ServiceName) -> Option<&Stored<Choice>> {

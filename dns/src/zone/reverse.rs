@@ -6,53 +6,77 @@
 //! names are those of the negative answers' SOA: resolvers take none that does not stand above the question (RFC 2308
 //! section 5). Elsewhere only stored PTR records are ours, and all else is others'.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::PTR;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use imbl::OrdMap;
 use ipnet::IpNet;
 
+use super::basis::Basis;
 use super::row::{Host, Row, choose, in_turn};
 use super::subject::is_wildcard;
+use super::tree::{self, Key};
 use super::{Answer, Next, Question, SERVICE_TTL, Zone, any, least_ttl, positive};
 
 /// How many labels the reverse name of an IPv4 and of an IPv6 address has.
 const WHOLE_LABELS: [u8; 2] = [6, 34];
 
-/// The ranges whose reverse names are ours, and who is where in them.
-#[derive(Debug)]
+/// The ranges whose reverse names are ours, and who is where in them. A copy shares all that it holds.
+#[derive(Clone, Debug)]
 pub(super) struct Reverse {
-    ranges: Vec<IpNet>,
+    ranges: Arc<[IpNet]>,
     /// Virtual IPs, and the services that have them.
-    vips: BTreeMap<IpAddr, Vec<Name>>,
-    /// Addresses of records and the places of their rows, sorted.
-    hosts: Vec<(IpAddr, usize)>,
+    vips: OrdMap<IpAddr, Name>,
+    /// Addresses of records and their rows.
+    hosts: OrdMap<(IpAddr, Arc<[u8]>), Arc<Row>>,
 }
 
 impl Reverse {
-    /// Of these rows, all of the zone's, those below `domain` are looked at.
-    pub(super) fn new(ranges: Vec<IpNet>, domain: &Name, rows: &[Row], vips: impl Iterator<Item = (IpAddr, Name)>) -> Self {
-        let ours = |address: &IpAddr| ranges.iter().any(|r| r.contains(address));
-        let mut hosts = Vec::new();
-        for (place, row) in rows.iter().enumerate() {
-            // What others ask for by a pattern is nobody's name.
-            let is_name = || domain.zone_of(&row.target) && !row.target.iter().any(is_wildcard);
-            if let Host::Address(address) = &row.host
-                && let address = address.to_canonical()
-                && ours(&address)
-                && is_name()
-            {
-                hosts.push((address, place));
-            }
+    /// One of these ranges, with nothing in it.
+    pub(super) fn new(ranges: Vec<IpNet>) -> Self {
+        Self { ranges: ranges.into(), vips: OrdMap::new(), hosts: OrdMap::new() }
+    }
+
+    /// The address that a row is in reach of, if it is one of ours.
+    fn address(&self, row: &Row) -> Option<IpAddr> {
+        match &row.host {
+            Host::Address(address) => Some(address.to_canonical()).filter(|a| self.is_ours(*a)),
+            Host::Name(_) | Host::None => None,
         }
-        hosts.sort_unstable();
-        let mut by_vip: BTreeMap<IpAddr, Vec<Name>> = BTreeMap::new();
-        for (vip, name) in vips.filter(|(vip, _)| ours(vip)) {
-            by_vip.entry(vip).or_default().push(name);
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        self.ranges.iter().any(|range| range.contains(&address))
+    }
+
+    /// Takes in a row of the tree, if it gives an address a name below `domain`; that address.
+    pub(super) fn enter(&mut self, domain: &Name, row: &Arc<Row>) -> Option<IpAddr> {
+        let address = self.address(row)?;
+        let target = row.target();
+        // What others ask for by a pattern is nobody's name.
+        if !domain.zone_of(&target) || target.iter().any(is_wildcard) {
+            return None;
         }
-        Self { ranges, vips: by_vip, hosts }
+        self.hosts.insert((address, row.key.clone()), row.clone());
+        Some(address)
+    }
+
+    /// Takes out a row that leaves the tree; the address that it gave a name.
+    pub(super) fn leave(&mut self, row: &Row) -> Option<IpAddr> {
+        let address = self.address(row)?;
+        self.hosts.remove(&(address, row.key.clone())).map(|_| address)
+    }
+
+    /// Sets or removes the name of a virtual IP.
+    pub(super) fn set_vip(&mut self, vip: IpAddr, name: Option<Name>) {
+        match name.filter(|_| self.is_ours(vip)) {
+            Some(name) => drop(self.vips.insert(vip, name)),
+            None => drop(self.vips.remove(&vip)),
+        }
     }
 
     /// How many labels the zone of ours has that this place lies in, if it does.
@@ -62,27 +86,39 @@ impl Reverse {
     }
 
     /// The rows that hold an address.
-    fn at(&self, address: IpAddr) -> impl Iterator<Item = usize> {
-        let from = self.hosts.partition_point(|(a, _)| *a < address);
-        self.hosts.iter().skip(from).take_while(move |(a, _)| *a == address).map(|(_, place)| *place)
+    fn at(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Row>> {
+        let from = (address, Arc::default());
+        self.hosts.range(from..).take_while(move |((a, _), _)| *a == address).map(|(_, row)| row)
     }
 
     /// Whether any address of `net` has a name.
     fn any_in(&self, net: &IpNet) -> bool {
         let first = net.network();
-        let from = self.hosts.partition_point(|(a, _)| *a < first);
-        let host = self.hosts.get(from).map(|(a, _)| a);
+        let host = self.hosts.range((first, Arc::default())..).next().map(|((a, _), _)| a);
         let vip = self.vips.range(first..).next().map(|(a, _)| a);
         host.into_iter().chain(vip).any(|a| net.contains(a))
     }
 }
 
+/// The key of an address's reverse name (RFC 1035 section 3.5, RFC 3596 section 2.5).
+pub(super) fn key(address: IpAddr) -> Key {
+    let name = Name::from(address.to_canonical());
+    let mut key = Key::new();
+    for label in name.iter().rev() {
+        // Digits and letters of our own making.
+        let _ = tree::push(&mut key, label);
+    }
+    key
+}
+
 /// What stands below `arpa`.
 impl Zone {
     /// Answers a question for a name that is not below the domain; `lower` is its name.
-    pub(super) fn reverse(&self, question: &Question, lower: &Name) -> Answer {
+    pub(super) fn reverse(&self, question: &Question, lower: &Name, basis: &Basis) -> Answer {
+        let key = name_key(lower);
+        basis.name(&key);
         if question.record_type == RecordType::PTR
-            && let stored = self.stored_names(question, lower)
+            && let stored = self.stored_names(question, lower, &key)
             && !stored.is_empty()
         {
             return positive(stored, Vec::new());
@@ -97,7 +133,8 @@ impl Zone {
             };
         };
         let at_cut = lower.num_labels() == cut;
-        let exists = at_cut || self.tree.find(lower.iter().rev()).is_some() || (!place.beyond && self.reverse.any_in(&place.net));
+        let exists = at_cut || self.tree.exists(&key) || (!place.beyond && self.reverse.any_in(&place.net));
+        basis.revision();
         let mut soa = self.soa.clone();
         soa.name = question.name.trim_to(usize::from(cut));
         let answers = match question.record_type {
@@ -113,20 +150,17 @@ impl Zone {
     }
 
     /// The PTR records that are stored.
-    fn stored_names(&self, question: &Question, lower: &Name) -> Vec<Record> {
+    fn stored_names(&self, question: &Question, lower: &Name, key: &[u8]) -> Vec<Record> {
         if lower.iter().next_back() != Some(b"arpa") {
             return Vec::new();
         }
-        let Some(node) = self.tree.find(lower.iter().rev()) else {
-            return Vec::new();
-        };
         // Below the name of one address stands nothing else, so several records of it may.
         let depth = lower.num_labels();
         let whole = WHOLE_LABELS.contains(&depth);
-        let rows: Vec<&Row> = self.tree.rows(node).iter().filter(|r| whole || r.depth == depth).collect();
+        let rows: Vec<&Row> = self.tree.below(key).map(|r| &**r).filter(|r| whole || r.depth == depth).collect();
         let rows = choose(rows, 0, |r| matches!(r.host, Host::Name(_)));
         let names = rows.iter().filter_map(|r| match &r.host {
-            Host::Name(name) => Some(name),
+            Host::Name(name) => Some(Name::clone(name)),
             Host::Address(_) | Host::None => None,
         });
         pointers(question, names, least_ttl(&rows))
@@ -134,21 +168,35 @@ impl Zone {
 
     /// The names that an address has by being a virtual IP, or where it is a record's.
     fn names_of(&self, question: &Question, address: IpAddr) -> Vec<Record> {
-        if let Some(services) = self.reverse.vips.get(&address) {
-            return pointers(question, services.iter(), SERVICE_TTL);
+        if let Some(service) = self.reverse.vips.get(&address) {
+            return pointers(question, [service.clone()].into_iter(), SERVICE_TTL);
         }
-        let mut rows: Vec<&Row> = self.reverse.at(address).filter_map(|place| self.tree.row(place)).collect();
+        let mut rows: Vec<&Row> = self.reverse.at(address).map(|row| &**row).collect();
         in_turn(&mut rows, 0);
-        pointers(question, rows.iter().map(|r| &r.target), least_ttl(&rows))
+        pointers(question, rows.iter().map(|r| r.target()), least_ttl(&rows))
     }
 }
 
 /// PTR records to these names, each once.
-fn pointers<'n>(question: &Question, names: impl Iterator<Item = &'n Name>, ttl: u32) -> Vec<Record> {
+fn pointers(question: &Question, names: impl Iterator<Item = Name>, ttl: u32) -> Vec<Record> {
     let mut seen = HashSet::new();
-    let pointer = |n: &Name| Record::from_rdata(question.name.clone(), ttl, RData::PTR(PTR(n.clone())));
-    names.filter(|n| seen.insert(*n)).map(pointer).collect()
+    let pointer = |n: Name| Record::from_rdata(question.name.clone(), ttl, RData::PTR(PTR(n)));
+    names.filter(|n| seen.insert(n.clone())).map(pointer).collect()
 }
+
+/// The key of a name, lower case; if no key can hold it, one at which nothing stands.
+fn name_key(lower: &Name) -> Key {
+    let mut key = Key::new();
+    for label in lower.iter().rev() {
+        if !tree::push(&mut key, label) {
+            return NOWHERE.to_vec();
+        }
+    }
+    key
+}
+
+/// A key at which nothing can stand.
+const NOWHERE: &[u8] = &[0];
 
 /// What a reverse name stands for.
 struct Place {

@@ -4,10 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::rr::Name;
 use weft_model::pool::{Standing, Turn};
 use weft_model::record::Record;
+
+use super::tree;
 
 /// TTL of a record that names none and hangs on no lease, in seconds (CoreDNS's etcd plugin; SkyDNS has 3600).
 pub(crate) const DEFAULT_TTL: u32 = 300;
@@ -31,16 +34,18 @@ pub(crate) enum Host {
     /// To an address.
     Address(IpAddr),
     /// To another name, lower case.
-    Name(Name),
+    Name(Box<Name>),
 }
 
 /// One record.
 #[derive(Clone, Debug)]
 pub(crate) struct Row {
+    /// Where it stands in the tree: its own name.
+    pub key: Arc<[u8]>,
     /// What it points to.
     pub host: Host,
-    /// What SRV, MX and NS point to: the host's name, or the record's own, less `targetstrip` labels.
-    pub target: Name,
+    /// How many labels are cut from the left of what it is a target by.
+    pub strip: u32,
     pub port: u16,
     pub priority: u16,
     /// 0 is not set.
@@ -59,9 +64,9 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// The row made of `record`, whose key is `name` and whose endpoint stands like this; `None` if it is never answered.
-    /// The flag is whether something in it cannot be said in DNS and is left out.
-    pub(crate) fn new(name: &Name, record: &Record, standing: Standing, leased: bool) -> (Option<Self>, bool) {
+    /// The row made of `record`, whose key has so many labels and whose endpoint stands like this; `None` if it is never
+    /// answered. The flag is whether something in it cannot be said in DNS and is left out. Its place is the tree's to say.
+    pub(crate) fn new(depth: u8, record: &Record, standing: Standing, leased: bool) -> (Option<Self>, bool) {
         if standing == Standing::Out {
             return (None, false);
         }
@@ -70,7 +75,7 @@ impl Row {
             (Some(address), _) => Host::Address(address),
             (None, None) => Host::None,
             (None, Some(text)) => match host_name(&text) {
-                Some(name) => Host::Name(name),
+                Some(name) => Host::Name(Box::new(name)),
                 None => {
                     odd = true;
                     Host::None
@@ -83,8 +88,6 @@ impl Row {
         if host == Host::None && text.is_none() {
             return (None, odd);
         }
-        let named = if let Host::Name(host) = &host { host } else { name };
-        let target = strip(named, record.targetstrip);
         let mut ttl = if record.ttl == 0 { DEFAULT_TTL } else { record.ttl.min(MAX_TTL) };
         if leased {
             ttl = ttl.min(LEASED_TTL);
@@ -93,8 +96,9 @@ impl Row {
             ttl = ttl.min(FADING_TTL);
         }
         let row = Self {
+            key: Arc::default(),
             host,
-            target,
+            strip: record.targetstrip,
             port: record.port,
             priority: record.priority_or_default(),
             weight: record.weight,
@@ -103,10 +107,20 @@ impl Row {
             ttl,
             group: Some(record.group.as_str()).filter(|g| !g.is_empty()).map(Box::from),
             standing,
-            depth: name.num_labels(),
+            depth,
             hidden: false,
         };
         (Some(row), odd)
+    }
+
+    /// What SRV, MX and NS point to: the host's name, or the record's own, less `targetstrip` labels.
+    pub(crate) fn target(&self) -> Name {
+        if let Host::Name(host) = &self.host {
+            return strip(host, self.strip);
+        }
+        // What is in the tree has been a name before.
+        let own = Name::from_labels(tree::labels(&self.key).rev()).unwrap_or_default();
+        strip(&own, self.strip)
     }
 
     /// Whether it points anywhere.
@@ -198,6 +212,15 @@ pub(crate) fn weigh(given: impl IntoIterator<Item = Srv>) -> Vec<Srv> {
         srv.weight = u32::try_from(share).unwrap_or(100);
     }
     list
+}
+
+#[cfg(test)]
+impl Row {
+    /// One that says nothing.
+    pub(crate) fn nothing() -> Self {
+        let record = Record { text: "x".to_owned(), ..Record::default() };
+        Self::new(0, &record, Standing::Up, false).0.unwrap()
+    }
 }
 
 #[cfg(test)]

@@ -2,15 +2,19 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hickory_proto::rr::Name;
+use weft_model::ids::ServiceName;
 use weft_model::keys::RecordPath;
 use weft_model::leader;
 use weft_model::record::Proto;
 
-use super::build::{Port, ServiceRows};
+use super::basis::Basis;
 use super::row::{FADING_TTL, Host, Row, choose};
-use super::{SERVICE_TTL, Zone, least_ttl, tree};
+use super::service::{Port, ServiceRows};
+use super::tree::{self, Key};
+use super::{SERVICE_TTL, Zone, least_ttl};
 
 /// What a name in the zone stands for.
 pub(super) enum Subject<'z> {
@@ -53,54 +57,72 @@ pub(super) enum Hosts {
 /// What names stand for.
 impl Zone {
     /// What a name in the zone, lower case, stands for.
-    pub(super) fn subject(&self, lower: &Name) -> Subject<'_> {
+    pub(super) fn subject(&self, lower: &Name, basis: &Basis) -> Subject<'_> {
         let labels: Vec<&[u8]> = lower.iter().rev().collect();
         let apex = usize::from(self.domain.num_labels());
-        let mut node = self.apex;
+        let mut at: Key = self.apex.clone();
         let mut hidden = false;
         for (index, label) in labels.iter().enumerate().skip(apex) {
             let rest = labels.get(index..).unwrap_or_default();
             if is_wildcard(label) {
-                return Subject::Rows(self.matching(node, rest, hidden));
+                basis.name(&at);
+                if !self.tree.exists(&at) {
+                    return Subject::Missing;
+                }
+                return Subject::Rows(self.matching(&at, rest, hidden));
             }
-            if let Some(service) = self.service(node)
-                && let Some(subject) = self.below_service(service, node, rest, lower)
-            {
-                return subject;
+            if index > apex {
+                basis.service(&at);
+                if let Some(service) = self.services.get(at.as_slice())
+                    && let Some(subject) = self.below_service(service, &at, rest, lower)
+                {
+                    basis.name(&at);
+                    return subject;
+                }
             }
             hidden |= index == apex && *label == b"dns";
-            match self.tree.child(node, label) {
-                Some(child) => node = child,
-                None if rest == [b"leader"] => return self.leader(labels.get(..index).unwrap_or_default()),
-                None => return Subject::Missing,
+            if !tree::push(&mut at, label) {
+                return Subject::Missing;
             }
         }
-        if let Some(service) = self.service(node) {
+        basis.name(&at);
+        basis.service(&at);
+        if !self.tree.exists(&at) {
+            let above = labels.split_last().filter(|(last, above)| **last == b"leader" && above.len() > apex);
+            return above.map_or(Subject::Missing, |(_, above)| self.leader(above, basis));
+        }
+        if let Some(service) = self.services.get(at.as_slice()) {
             return Subject::Service(service);
         }
-        let rows = self.tree.rows(node).iter().filter(|r| hidden || !r.hidden).collect();
-        if node == self.apex { Subject::Apex(rows) } else { Subject::Rows(rows) }
+        let rows = self.tree.below(&at).map(|row| &**row).filter(|r| hidden || !r.hidden).collect();
+        if at == self.apex { Subject::Apex(rows) } else { Subject::Rows(rows) }
     }
 
     /// Who leads the name at these labels, from the root down. A name that can have a leader and has none exists all the same.
-    fn leader(&self, labels: &[&[u8]]) -> Subject<'_> {
+    fn leader(&self, labels: &[&[u8]], basis: &Basis) -> Subject<'_> {
         let labels: Option<Vec<&str>> = labels.iter().map(|label| std::str::from_utf8(label).ok()).collect();
         let path = RecordPath::from_labels(labels.unwrap_or_default());
-        let Some(name) = self.snapshot.service_at(&path).filter(|name| self.snapshot.path_of(name) == path) else {
+        let Some(above) = tree::key(path.labels()) else { return Subject::Missing };
+        basis.name(&above);
+        basis.service(&above);
+        let is_it = |name: &ServiceName| self.snapshot.path_of(name) == path && self.tree.exists(&above);
+        let Some(name) = self.snapshot.service_at(&path).filter(is_it) else {
             return Subject::Missing;
         };
-        let leader = leader::leader(&self.snapshot, &name);
+        let of_others = self.snapshot.service(&name).is_some() && !self.services.contains_key(above.as_slice());
+        let leader = leader::leader(&self.snapshot, &name).filter(|_| !of_others);
         let key = leader.and_then(|leader| tree::key(leader.path.labels()));
-        let node = key.and_then(|key| self.tree.find(key.split(|byte| *byte == 0)));
-        Subject::Leader(node.map(|node| self.tree.rows(node).iter().collect()).unwrap_or_default())
-    }
-
-    fn service(&self, node: u32) -> Option<&ServiceRows> {
-        self.services.get(self.tree.service(node)?)
+        let Some(key) = key else { return Subject::Leader(Vec::new()) };
+        basis.name(&key);
+        Subject::Leader(self.tree.below(&key).map(|row| &**row).collect())
     }
 
     /// The names that a declared service has besides those of its records; `rest` is what stands left of its name.
-    fn below_service<'z>(&'z self, service: &'z ServiceRows, node: u32, rest: &[&[u8]], lower: &Name) -> Option<Subject<'z>> {
+    fn below_service<'z>(&'z self, service: &'z ServiceRows, at: &[u8], rest: &[&[u8]], lower: &Name) -> Option<Subject<'z>> {
+        let stands = |label: &[u8]| {
+            let mut below = at.to_vec();
+            tree::push(&mut below, label) && self.tree.exists(&below)
+        };
         let proto = |label: &[u8]| match label {
             b"_tcp" => Some(Proto::Tcp),
             b"_udp" => Some(Proto::Udp),
@@ -108,7 +130,7 @@ impl Zone {
         };
         match rest {
             [b"tasks"] => Some(Subject::Tasks(service)),
-            [label] if proto(label).is_some() && self.tree.child(node, label).is_none() => {
+            [label] if proto(label).is_some() && !stands(label) => {
                 let any = service.ports.iter().any(|p| Some(p.proto) == proto(label));
                 any.then(|| Subject::Rows(Vec::new()))
             }
@@ -124,57 +146,46 @@ impl Zone {
             }
             [id] => {
                 let rows = service.by_id.get(*id)?;
-                Some(Subject::Rows(self.places(rows)))
+                Some(Subject::Rows(each(rows)))
             }
             _ => None,
         }
     }
 
-    fn places(&self, places: &[usize]) -> Vec<&Row> {
-        places.iter().filter_map(|place| self.tree.row(*place)).collect()
-    }
-
-    /// The rows below the nodes that a pattern matches, label by label.
-    fn matching(&self, start: u32, pattern: &[&[u8]], hidden: bool) -> Vec<&Row> {
-        let mut nodes = vec![start];
-        for label in pattern {
-            nodes = if is_wildcard(label) {
-                nodes.iter().flat_map(|n| self.tree.children(*n).map(|(_, child)| child)).collect()
-            } else {
-                nodes.iter().filter_map(|n| self.tree.child(*n, label)).collect()
-            };
-        }
-        nodes.iter().flat_map(|n| self.tree.rows(*n)).filter(|r| hidden || !r.hidden).collect()
+    /// The rows below a name that a pattern matches, label by label.
+    fn matching(&self, start: &[u8], pattern: &[&[u8]], hidden: bool) -> Vec<&Row> {
+        let fits = |wanted: &[u8], label: &[u8]| is_wildcard(wanted) || wanted == label;
+        self.tree.matching(start, pattern, fits).map(|row| &**row).filter(|r| hidden || !r.hidden).collect()
     }
 
     /// The rows that texts and mail hosts are taken from.
-    pub(super) fn texts<'z>(&'z self, subject: &Subject<'z>) -> Vec<&'z Row> {
+    pub(super) fn texts<'z>(subject: &Subject<'z>) -> Vec<&'z Row> {
         match subject {
             Subject::Rows(rows) | Subject::Apex(rows) | Subject::Leader(rows) => rows.clone(),
-            Subject::Service(service) | Subject::Tasks(service) => self.places(&service.texts),
+            Subject::Service(service) | Subject::Tasks(service) => each(&service.texts),
             Subject::Missing | Subject::Port(..) => Vec::new(),
         }
     }
 
     /// Where the subject's addresses are. `at` is its name, lower case.
-    pub(super) fn hosts(&self, subject: &Subject<'_>, at: &Name) -> Hosts {
-        self.hosts_within(subject, at, &mut HashSet::new())
+    pub(super) fn hosts(&self, subject: &Subject<'_>, at: &Name, basis: &Basis) -> Hosts {
+        self.hosts_within(subject, at, &mut HashSet::new(), basis)
     }
 
     /// The same, looking behind no name twice.
-    fn hosts_within(&self, subject: &Subject<'_>, at: &Name, seen: &mut HashSet<Name>) -> Hosts {
+    fn hosts_within(&self, subject: &Subject<'_>, at: &Name, seen: &mut HashSet<Name>, basis: &Basis) -> Hosts {
         let rows = match subject {
             Subject::Missing | Subject::Port(..) => return Hosts::None,
             Subject::Service(ServiceRows { external: Some(name), .. }) => return Hosts::Alias(name.clone(), SERVICE_TTL),
             Subject::Service(service) if !service.vips.is_empty() => {
                 return Hosts::Addresses(service.vips.clone(), SERVICE_TTL);
             }
-            Subject::Service(service) | Subject::Tasks(service) => self.places(&service.instances),
+            Subject::Service(service) | Subject::Tasks(service) => each(&service.instances),
             Subject::Rows(rows) | Subject::Leader(rows) => rows.clone(),
-            Subject::Apex(rows) => match self.apex_hosts.map(|n| self.tree.rows(n)) {
-                Some(own) if own.iter().any(Row::has_host) => own.iter().collect(),
-                Some(_) | None => rows.clone(),
-            },
+            Subject::Apex(rows) => {
+                let own: Vec<&Row> = self.tree.below(&self.apex_hosts).map(|row| &**row).collect();
+                if own.iter().any(|row| row.has_host()) { own } else { rows.clone() }
+            }
         };
         // A host at or below the name that it stands under says nothing new.
         let rows = choose(rows, subject.panic(), |r| match &r.host {
@@ -187,7 +198,7 @@ impl Zone {
         for row in &rows {
             match &row.host {
                 Host::Address(address) => addresses.push(*address),
-                Host::Name(name) if !names.contains(&name) => names.push(name),
+                Host::Name(name) if !names.contains(&&**name) => names.push(name),
                 Host::Name(_) | Host::None => {}
             }
         }
@@ -201,7 +212,7 @@ impl Zone {
             return Hosts::Alias((*name).clone(), ttl);
         }
         for name in names.iter().filter(|n| self.contains(n)) {
-            ttl = ttl.min(self.behind(name, &mut addresses, seen));
+            ttl = ttl.min(self.behind(name, &mut addresses, seen, basis));
         }
         if !addresses.list.is_empty() {
             return Hosts::Addresses(addresses.list, ttl);
@@ -215,11 +226,11 @@ impl Zone {
     }
 
     /// Adds the addresses behind a name of the zone; returns the least TTL on the way.
-    fn behind(&self, name: &Name, addresses: &mut Unique, seen: &mut HashSet<Name>) -> u32 {
+    fn behind(&self, name: &Name, addresses: &mut Unique, seen: &mut HashSet<Name>, basis: &Basis) -> u32 {
         let mut at = name.clone();
         let mut least = u32::MAX;
         while self.contains(&at) && seen.len() < MAX_BEHIND && seen.insert(at.clone()) {
-            match self.hosts_within(&self.subject(&at), &at, seen) {
+            match self.hosts_within(&self.subject(&at, basis), &at, seen, basis) {
                 Hosts::None => break,
                 Hosts::Addresses(list, ttl) => {
                     list.into_iter().for_each(|a| addresses.push(a));
@@ -233,6 +244,10 @@ impl Zone {
         }
         u32::MAX
     }
+}
+
+fn each(rows: &[Arc<Row>]) -> Vec<&Row> {
+    rows.iter().map(|row| &**row).collect()
 }
 
 /// How many names are looked behind for one answer that mixes names and addresses: bounds the work and the depth of calls.

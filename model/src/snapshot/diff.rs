@@ -1,6 +1,7 @@
 //! What differs between two snapshots, as pairs of before and after. Takes time by what differs: what two snapshots share is
 //! skipped.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use imbl::OrdMap;
@@ -8,9 +9,9 @@ use imbl::ordmap::DiffItem;
 
 use super::{Bad, Snapshot, Stored};
 use crate::drain::Drain;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, StoredRecord};
 use crate::ids::{Namespace, NetworkName, NodeName, ServiceName};
-use crate::keys::Key;
+use crate::keys::{Key, RecordPath};
 use crate::network::NetworkConfig;
 use crate::node::Node;
 use crate::service::Service;
@@ -60,6 +61,22 @@ impl Snapshot {
     #[must_use]
     pub fn stored_network(&self) -> Option<&Stored<NetworkConfig>> {
         self.network.as_ref()
+    }
+
+    /// Records of both trees that are not the same in `after`. Of a path that stands in both, each tree tells its own.
+    pub fn records_until<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = Pair<'a, RecordPath, Arc<StoredRecord>>> {
+        pairs(&self.records, &after.records).chain(pairs(&self.down, &after.down))
+    }
+
+    /// Virtual IPs whose key is not the same in `after`.
+    pub fn vips_until<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = &'a IpAddr> {
+        pairs(&self.vips, &after.vips).map(|(vip, _, _)| vip)
+    }
+
+    /// Services and names whose leader was chosen or elected otherwise in `after`.
+    pub fn leaders_until<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = &'a ServiceName> {
+        let chosen = pairs(&self.leaders, &after.leaders).map(|(name, _, _)| name);
+        chosen.chain(pairs(&self.elections, &after.elections).map(|(name, _, _)| name))
     }
 
     /// Values that did not parse and are not the same in `after`.

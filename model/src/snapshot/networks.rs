@@ -8,7 +8,6 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::{Snapshot, Stored};
-use crate::endpoint::StoredRecord;
 use crate::ids::NetworkName;
 use crate::network::NetworkConfig;
 use crate::subnet::{Lease, SubnetKey, Tree};
@@ -54,30 +53,6 @@ impl Snapshot {
         scoped.reservations = OrdMap::new();
         scoped
     }
-
-    /// What this network's containers are told of: its services, its endpoints, and what no host wrote.
-    #[must_use]
-    pub fn names_in(&self, name: &NetworkName) -> Self {
-        if self.networks.is_empty() {
-            return self.clone();
-        }
-        let is = |network: Option<&NetworkName>| network.map_or(name.is_default(), |network| network == name);
-        let mut scoped = self.clone();
-        let others: Vec<_> = self
-            .places()
-            .filter(|(_, stored): &(_, &StoredRecord)| match &stored.record.weft {
-                Some(weft) => (weft.node.is_some() || weft.network.is_some()) && !is(weft.network.as_ref()),
-                None => false,
-            })
-            .map(|(place, _)| place)
-            .collect();
-        for place in others {
-            scoped.set_record(place, None);
-        }
-        scoped.services =
-            self.services.iter().filter(|(_, s)| is(s.value.network.as_ref())).map(|(k, s)| (k.clone(), s.clone())).collect();
-        scoped
-    }
 }
 
 #[cfg(test)]
@@ -121,16 +96,5 @@ mod tests {
         assert_eq!(s.leases().map(|(key, _)| key.to_string()).collect::<Vec<_>>(), ["10.244.1.0-24"]);
         assert!(s.has_network(&blue) && !s.has_network(&"red".parse().unwrap()));
         assert!(s.in_network(&"red".parse().unwrap()).network().is_none());
-    }
-
-    #[test]
-    fn names_are_told_to_their_own_network_and_those_of_no_host_to_all() {
-        let s = world();
-        let names = |network: &str| {
-            let scoped = s.names_in(&network.parse().unwrap());
-            scoped.endpoints().map(|e| e.path.as_str().to_owned()).collect::<Vec<_>>()
-        };
-        assert_eq!(names("default"), ["local/skydns/old/x", "local/skydns/web/a"]);
-        assert_eq!(names("blue"), ["local/skydns/db/a", "local/skydns/old/x"]);
     }
 }
