@@ -54,6 +54,17 @@ pub fn tool(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Finds an environment of Python's that `cargo xtask setup` has made: a directory in `tools` beside that of our binaries.
+///
+/// # Errors
+/// When it is not there; the error names the command that makes it.
+pub fn environment(name: &str) -> Result<PathBuf> {
+    let target = binary("weftd")?.ancestors().nth(2).map(Path::to_owned).context("our binaries are in no target directory")?;
+    let path = target.join("tools").join(name);
+    ensure!(path.join("bin/python").exists(), "no {}; `cargo xtask setup` makes it", path.display());
+    Ok(path)
+}
+
 /// The agent of one host.
 #[derive(Debug)]
 pub struct Node {

@@ -65,6 +65,8 @@ const ALWAYS: &[Package] = &[
     package("busybox-static", Sign::Installed),
     // http.server; python3-minimal has none.
     package("python3", Sign::Below("/usr/lib", "python3", "http/server.py")),
+    // An environment for schemathesis, which is not in Debian.
+    package("python3-venv", Sign::Below("/usr/lib", "python3", "ensurepip/__init__.py")),
 ];
 
 /// A second Rust with its library sources, and the LLVM that its bpf-linker is built against.

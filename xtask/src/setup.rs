@@ -7,7 +7,8 @@
 //!   toolchain `weft-ebpf`; and bpf-linker built against Debian's LLVM of the same release.
 //!
 //! The tests of whole hosts drive netavark, podman's network program, which Debian 12 has in no version that knows plugins: it is
-//! built once, into `target/tools`, and installed nowhere.
+//! built once, into `target/tools`, and installed nowhere. Another drives schemathesis, a Python program that makes requests of
+//! the API's own document: it has an environment of its own there.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -28,6 +29,9 @@ const TOOLCHAIN: &str = "weft-ebpf";
 
 /// The netavark that the tests drive: plugins came with 1.6.
 const NETAVARK_VERSION: &str = "2.1.0";
+
+/// The schemathesis that the tests drive, from PyPI.
+const SCHEMATHESIS_VERSION: &str = "4.32.5";
 
 /// What the machine is to be able to do; each can do what those before it can.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -85,6 +89,8 @@ struct Missing {
     toolchain: bool,
     /// The directory below which netavark is to be installed.
     netavark: Option<PathBuf>,
+    /// The directory in which schemathesis is to have its environment.
+    schemathesis: Option<PathBuf>,
 }
 
 impl Missing {
@@ -92,9 +98,10 @@ impl Missing {
         let way = Way::find()?;
         let with_bench = extent == Extent::Benchmarks;
         let netavark = if extent >= Extent::Tests { netavark_missing()? } else { None };
+        let schemathesis = if extent >= Extent::Tests { schemathesis_missing()? } else { None };
         if way == Way::Nightly {
             let packages = packages::missing(false, with_bench);
-            return Ok(Self { way, packages, linker: false, toolchain: false, netavark });
+            return Ok(Self { way, packages, linker: false, toolchain: false, netavark, schemathesis });
         }
         Ok(Self {
             way,
@@ -102,11 +109,12 @@ impl Missing {
             linker: linker_version() != Some(format!("bpf-linker {LINKER_VERSION}")),
             toolchain: !toolchains()?.join(TOOLCHAIN).join("bin/rustc").exists(),
             netavark,
+            schemathesis,
         })
     }
 
     fn nothing(&self) -> bool {
-        self.packages.is_empty() && !self.linker && !self.toolchain && self.netavark.is_none()
+        self.packages.is_empty() && !self.linker && !self.toolchain && self.netavark.is_none() && self.schemathesis.is_none()
     }
 
     /// The commands that would install it, in order.
@@ -124,6 +132,10 @@ impl Missing {
         }
         if let Some(root) = &self.netavark {
             commands.push(format!("cargo {}", netavark_words(root).join(" ")));
+        }
+        if let Some(dir) = &self.schemathesis {
+            commands.push(format!("python3 -m venv --clear {}", dir.display()));
+            commands.push(format!("{} {}", dir.join("bin/pip").display(), pip_words().join(" ")));
         }
         commands
     }
@@ -177,6 +189,16 @@ pub fn install(extent: Extent, voice: Voice) -> Result<()> {
         // Half of the time and nine tenths of the size would be for a debugger.
         cargo.env("CARGO_PROFILE_DEV_DEBUG", "0");
         sh::quiet(&format!("build netavark {NETAVARK_VERSION} for the tests (some minutes, once)"), &mut cargo)?;
+    }
+    if let Some(dir) = &missing.schemathesis {
+        let why = "make an environment of Python's for the tests of the API (python3-venv brings what it needs)";
+        sh::quiet("make schemathesis an environment", Command::new("python3").args(["-m", "venv", "--clear"]).arg(dir))
+            .context(why)?;
+        let mut pip = Command::new(dir.join("bin/pip"));
+        pip.args(pip_words());
+        sh::quiet(&format!("install schemathesis {SCHEMATHESIS_VERSION} for the tests"), &mut pip).context(
+            "install schemathesis from PyPI (the tests of the API drive it; without a way to PyPI set PIP_INDEX_URL to a mirror)",
+        )?;
     }
     let still = Missing::look(extent)?;
     if !still.nothing() {
@@ -238,6 +260,22 @@ fn netavark_words(root: &Path) -> Vec<String> {
     let root = root.to_string_lossy();
     let words = ["install", "netavark", "--version", NETAVARK_VERSION, "--locked", "--debug", "--force", "--root", &root];
     words.map(str::to_owned).to_vec()
+}
+
+/// Where schemathesis is to have its environment, if it is not there in this version. Its package is looked at and not the program,
+/// which takes a second to say what it is.
+fn schemathesis_missing() -> Result<Option<PathBuf>> {
+    let dir = Workspace::read()?.target.join("tools/schemathesis");
+    let wanted = format!("schemathesis-{SCHEMATHESIS_VERSION}.dist-info");
+    let packages = |lib: std::fs::DirEntry| lib.path().join("site-packages").join(&wanted).join("RECORD");
+    let there = std::fs::read_dir(dir.join("lib")).is_ok_and(|libs| libs.flatten().map(packages).any(|record| record.exists()));
+    // Its Python may have gone with an upgrade of the system's.
+    Ok((!there || !dir.join("bin/python").exists()).then_some(dir))
+}
+
+fn pip_words() -> Vec<String> {
+    let package = format!("schemathesis=={SCHEMATHESIS_VERSION}");
+    ["install", "--quiet", "--disable-pip-version-check", "--no-input", &package].map(str::to_owned).to_vec()
 }
 
 /// Whether rustup's nightly has its sources and there is a bpf-linker.
