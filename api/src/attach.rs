@@ -22,7 +22,8 @@ use weft_model::record::Proto;
 pub struct Attach {
     /// The network namespace, by a path that the agent can open (`/run/netns/web`, `/proc/4711/ns/net`).
     pub netns: PathBuf,
-    /// The interface to make in it.
+    /// The interface to make in it: 1 to 15 bytes.
+    #[schemars(length(min = 1, max = 15))]
     pub ifname: String,
     /// The endpoint's id; none makes one of the name, or of the namespace.
     #[serde(default)]

@@ -39,6 +39,7 @@ pub struct Register {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,
     /// How long it stays registered without being said again, in milliseconds: 1,000 to 31 days.
+    #[schemars(range(min = 1_000, max = 2_678_400_000_u64))]
     pub ttl_ms: u64,
     /// Whether it takes traffic.
     #[serde(default)]

@@ -157,6 +157,7 @@ pub struct ServiceSpec {
     pub prefer: Option<Prefer>,
     /// Below how many percent of healthy endpoints checks are not believed, 0 to 100; 0 is "when none would be left".
     #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(max = 100))]
     pub panic: u8,
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,6 +277,7 @@ pub struct ServiceCreate {
     pub prefer: Option<Prefer>,
     /// Below how many percent of healthy endpoints checks are not believed.
     #[serde(default)]
+    #[schemars(range(max = 100))]
     pub panic: u8,
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,10 +15,10 @@ use serde::{Deserialize, Serialize};
 pub struct Revision(pub i64);
 
 impl Revision {
-    /// The revision right after this one.
+    /// The revision right after this one; the last one that can be said has none but itself, and nobody gets as far.
     #[must_use]
     pub fn next(self) -> Self {
-        Self(self.0 + 1)
+        Self(self.0.saturating_add(1))
     }
 }
 
@@ -278,6 +278,11 @@ mod tests {
         let name: ServiceName = "myapp".parse().unwrap();
         assert_eq!(name.to_string(), "default/myapp");
         assert_eq!("prod/myapp".parse::<ServiceName>().unwrap().namespace.as_str(), "prod");
+    }
+
+    #[test]
+    fn a_revision_that_callers_made_up_has_a_next_one_all_the_same() {
+        assert_eq!((Revision(1).next(), Revision(i64::MAX).next()), (Revision(2), Revision(i64::MAX)));
     }
 
     #[test]

@@ -218,7 +218,7 @@ pub trait Store: Send + Sync + std::fmt::Debug + 'static {
     /// At most `limit` keys that begin with any of `prefixes`, from the key `from` on, as they were at `at`: now, if that is none.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`], when the store no longer knows how it was then (the embedded one: as soon as it has changed).
+    /// [`StoreError::Compacted`], when the store no longer knows how it was then, or cannot know yet (the embedded one: as soon as it has changed).
     async fn page(&self, prefixes: &[Vec<u8>], from: &[u8], at: Option<Revision>, limit: usize) -> Result<Page, StoreError>;
 
     /// Compare and write, at one revision.

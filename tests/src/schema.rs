@@ -74,9 +74,10 @@ fn one(document: &Value, all: &Map<String, Value>, keyword: &str, says: &Value, 
             ensure!(if keyword == "minimum" { number >= bound } else { number <= bound }, "it is beyond {says}");
             Ok(())
         }
-        "minLength" => {
-            let Some(text) = value.as_str() else { return Ok(()) };
-            ensure!(says.as_u64().is_some_and(|least| text.chars().count() as u64 >= least), "it is shorter than {says}");
+        "minLength" | "maxLength" => {
+            let (Some(text), Some(bound)) = (value.as_str(), says.as_u64()) else { return Ok(()) };
+            let length = text.chars().count() as u64;
+            ensure!(if keyword == "minLength" { length >= bound } else { length <= bound }, "it has {length} characters");
             Ok(())
         }
         "minItems" | "maxItems" => {

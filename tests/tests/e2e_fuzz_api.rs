@@ -12,7 +12,7 @@ use weft_tests::{Topology, eventually};
 const BOUND: Duration = Duration::from_secs(600);
 
 /// Requests of one operation at most, in each of the ways in which they are made.
-const EXAMPLES: &str = "6";
+const EXAMPLES: &str = "5";
 
 /// The agent is asked by somebody who is not root, so that no program is run as a check, whatever is asked for.
 const BRIDGE: &str = r"
@@ -57,8 +57,24 @@ const LEFT_OUT: &[&str] = &[
 
 /// Refusals that are the agent's answer and not its fault: nothing left of what there is to give.
 const CONFIG: &str = r#"
+hooks = "HOOKS"
+
 [checks]
 not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 507]
+"#;
+
+/// Every header that there is would be sent with most requests, and two of them exclude each other: no body would be looked at. A
+/// revision that is far ahead is waited for, and each time until the agent gives up.
+const HOOKS: &str = r#"
+import schemathesis
+
+@schemathesis.hook
+def before_call(context, case, kwargs):
+    if case.headers and "If-Match" in case.headers and "If-None-Match" in case.headers:
+        del case.headers["If-Match"]
+        del case.headers["If-None-Match"]
+    elif case.headers and len(case.headers.get("If-Match", "")) > 6:
+        del case.headers["If-Match"]
 "#;
 
 #[test]
@@ -67,6 +83,8 @@ fn whatever_is_asked_is_answered_as_the_document_says() -> Result<()> {
     let t = Topology::new(1)?;
     let host = t.host(1);
     host.agent.set_flag("socket-mode", "0666");
+    // Whoever asks for other names is told at once that nobody knows them.
+    host.agent.set_flag("dns-upstream", "127.0.0.1:1");
     t.start_cluster()?;
     // Something that is there to be found.
     host.netctl(["namespace", "create", "prod"])?.success()?;
@@ -84,13 +102,17 @@ fn whatever_is_asked_is_answered_as_the_document_says() -> Result<()> {
     })?;
 
     let config = host.dir().join("schemathesis.toml");
-    std::fs::write(&config, CONFIG)?;
+    let hooks = host.dir().join("hooks.py");
+    std::fs::write(&hooks, HOOKS)?;
+    std::fs::write(&config, CONFIG.replace("HOOKS", &hooks.to_string_lossy()))?;
     let (program, config) = (bin.join("schemathesis").to_string_lossy().into_owned(), config.to_string_lossy().into_owned());
-    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance";
+    let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
+                  response_headers_conformance,unsupported_method,negative_data_rejection";
     let mut line = vec![program.as_str(), "--config-file", &config, "run", document, "--checks", checks, "--no-color"];
     line.extend(["--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--continue-on-failure", "--no-shrink"]);
     line.extend(["--seed", "1", "--generation-database", "none", "--suppress-health-check", "all", "--warnings", "off"]);
-    line.extend(["--request-timeout", "60", "--workers", "2"]);
+    // More than one worker and CPython up to 3.11 refuses to compile now and then ("AST constructor recursion depth mismatch").
+    line.extend(["--request-timeout", "60", "--workers", "1"]);
     line.extend(LEFT_OUT.iter().flat_map(|id| ["--exclude-operation-id", id]));
     let said = host.place().exec_within(BOUND, &line)?;
     ensure!(said.code() == 0, "{}\n{}", said.stdout, said.stderr);

@@ -107,7 +107,7 @@ static PARAMS: &[Param] = &[
         "At most so many; `Weft-Continue` then says how to go on.",
         |_| json_schema!({ "type": "integer", "minimum": 1, "maximum": 100_000 }),
     ),
-    query("continue", "", "Those after the page whose `Weft-Continue` was this.", text),
+    query("continue", "", "Those after the page whose `Weft-Continue` was this; empty is the first page.", of::<String>),
     query("dry_run", "", "Check everything, answer as if it were done, and write nothing.", of::<bool>),
     query("all", "", "Also what does not drop.", of::<bool>),
     query(
@@ -122,7 +122,7 @@ static PARAMS: &[Param] = &[
         "Where to go on: a revision, or the id of the last event seen. `Last-Event-ID` counts before it.",
         text,
     ),
-    query("from", "/v1/store", "Where the page begins: `next` of the one before.", text),
+    query("from", "/v1/store", "Where the page begins: `next` of the one before; empty is the first one.", of::<String>),
     query("revision", "", "The revision of the page before.", of::<i64>),
     Param { required: true, ..query("name", "/v1/dns", "The name to ask for.", text) },
     query("type", "/v1/dns", "The type to ask for, as in A, AAAA, SRV; none is A.", text),

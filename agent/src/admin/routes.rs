@@ -104,7 +104,7 @@ impl Asked {
     }
 
     fn body<T: DeserializeOwned>(&self) -> Result<T, Refusal> {
-        serde_json::from_slice(&self.body).map_err(|e| Refusal::invalid(format!("the request's body: {e}")))
+        read_object(&self.body)
     }
 
     /// The body, or what none means.
@@ -115,6 +115,14 @@ impl Asked {
     fn endpoint(&self) -> Result<Named, Refusal> {
         Named::new(self.segment(0), self.segment(1), self.segment(2))
     }
+}
+
+/// Every body is an object. serde would take a list of its members' values for one, too, which nobody means.
+fn read_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    if body.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Refusal::invalid("the request's body: it is a list, and should be an object: {…}"));
+    }
+    serde_json::from_slice(body).map_err(|e| Refusal::invalid(format!("the request's body: {e}")))
 }
 
 /// A row: `METHOD path, access, [parameters], body => answer, |request, body| what is done`. Before a body that may be left out
@@ -246,7 +254,7 @@ pub(super) static ROUTES: &[Route] = &[
         }),
     route!(DELETE "/v1/attachments/{id}", Local, [], => Attached, |r| r.admin.attachments.detach(r.segment(0)).await),
     route!(GET "/v1/dns/query", Read, ["name", "type"], => DnsAnswer, |r| {
-        let name = r.query.get("name").ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
+        let name = r.query.get("name").filter(|name| !name.is_empty()).ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
         r.admin.names.query(name, r.query.get("type").unwrap_or("A")).await
     }),
     route!(POST "/v1/doctor", Local, [], CheckupStart => Checkup, |r, start| r.admin.doctor.begin(&r.admin, start)),
@@ -416,6 +424,15 @@ mod tests {
         assert_eq!(refusal.code, Code::MethodNotAllowed);
         assert_eq!(allowed("/v1/namespaces/prod"), "GET, HEAD, PUT, DELETE");
         assert_eq!(find(&Method::GET, "/v2").map(|_| ()).unwrap_err().code, Code::NotFound);
+    }
+
+    #[test]
+    fn a_body_is_an_object_and_no_list_of_what_would_be_in_it() {
+        use weft_api::ConfigChange;
+        let read = |body: &str| read_object::<ConfigChange>(body.as_bytes());
+        assert_eq!(read(r#" {"dns_domain":null}"#), Ok(ConfigChange::default()));
+        assert!(read("\n [null, null]").unwrap_err().message.contains("a list"));
+        assert_eq!(read("").unwrap_err().code, Code::Invalid);
     }
 
     #[test]

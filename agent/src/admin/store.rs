@@ -35,7 +35,7 @@ impl Admin {
         let layout = self.registry.layout();
         let page = self.registry.store().page(&layout.watched(), &from, at, PAGE).await.map_err(|e| match e {
             StoreError::Compacted { .. } => {
-                Refusal::conflict("store export: the store has moved on and forgot that revision; begin anew")
+                Refusal::conflict("store export: the store does not know how it was at that revision: it has moved on and forgot it, or has never been there; begin anew")
             }
             e => Refusal::store("store export", &e),
         })?;

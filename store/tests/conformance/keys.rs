@@ -171,6 +171,11 @@ pub async fn pages_make_up_the_listing_of_one_revision(bench: &dyn Bench) {
     assert_eq!(store.page(&below(&["/x/"]), b"", None, 10).await.unwrap().entries, []);
     // What was is told as it was, or not at all.
     put(&*store, "/a/00", "changed").await;
+    // A revision that has not been yet is no more to be had than one that is forgotten.
+    for ahead in [Revision(i64::MAX - 1), Revision(i64::MAX)] {
+        let page = store.page(&prefixes, b"", Some(ahead), 10).await;
+        assert!(matches!(&page, Err(StoreError::Compacted { from, .. }) if *from == ahead), "{page:?}");
+    }
     match store.page(&prefixes, b"", Some(listing.revision), 1000).await {
         Ok(page) => assert_eq!(page.entries, listing.entries),
         Err(StoreError::Compacted { .. }) => {}
