@@ -28,9 +28,9 @@
 //! | `PUT /v1/endpoints/{namespace}/{service}/{id}` | [`EndpointSpec`] → [`EndpointView`] |
 //! | `DELETE /v1/endpoints/{namespace}/{service}/{id}` | → [`EndpointView`] as it was |
 //! | `DELETE /v1/endpoints/{id}?service=` | → [`EndpointView`] |
-//! | `GET`, `PUT`, `DELETE /v1/endpoints/{id}/drain?service=`, `PUT …&deadline_ms=` | → [`DrainView`] |
+//! | `GET`, `PUT`, `DELETE /v1/endpoints/{id}/drain?service=&deadline_ms=` | → [`DrainView`] |
 //! | `GET /v1/endpoints/{id}/health` | → [`HealthView`], of an endpoint on this host |
-//! | `GET`, `PUT`, `DELETE /v1/nodes/{node}/drain`, `PUT …?deadline_ms=` | → [`DrainView`] |
+//! | `GET`, `PUT`, `DELETE /v1/nodes/{node}/drain?deadline_ms=` | → [`DrainView`] |
 //! | `GET /v1/services`, `GET /v1/services/{namespace}/{name}` | → list of [`ServiceView`], [`ServiceView`] |
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
 //! | `PUT /v1/services/{namespace}/{name}` | [`ServiceSpec`] → [`ServiceCreated`] |
