@@ -35,7 +35,7 @@
 //! | `POST /v1/services` | [`ServiceCreate`] → [`ServiceCreated`] |
 //! | `PUT /v1/services/{namespace}/{name}` | [`ServiceSpec`] → [`ServiceCreated`] |
 //! | `DELETE /v1/services/{namespace}/{name}` | → [`ServiceView`] |
-//! | `GET /v1/watch?kind=&namespace=&service=&node=&network=&from=` | → [`Event`]s, as they happen |
+//! | `GET /v1/watch?kind=&namespace=&service=&node=&network=&label=&from=` | → [`Event`]s, as they happen |
 //! | `GET /v1/attachments` | → list of [`Attached`] |
 //! | `POST /v1/attachments` | [`Attach`] → [`Attached`] |
 //! | `DELETE /v1/attachments/{id}` | → [`Attached`] |

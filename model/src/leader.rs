@@ -55,6 +55,16 @@ fn age(endpoint: &Endpoint) -> impl Ord + use<'_> {
 /// Who leads `name`, declared as a service or not; none if nobody who could is up.
 #[must_use]
 pub fn leader(snapshot: &Snapshot, name: &ServiceName) -> Option<Arc<Endpoint>> {
+    lead(snapshot, name, None)
+}
+
+/// The same, where the endpoints that the service stands for are known; of a name that is not declared nothing is asked of them.
+#[must_use]
+pub fn leader_among(snapshot: &Snapshot, name: &ServiceName, of_service: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
+    lead(snapshot, name, Some(of_service))
+}
+
+fn lead(snapshot: &Snapshot, name: &ServiceName, of_service: Option<&[Arc<Endpoint>]>) -> Option<Arc<Endpoint>> {
     if let Some(election) = snapshot.election(name) {
         let serves = |e: &Arc<Endpoint>| matches!(e.state, EndpointState::Up | EndpointState::Draining);
         return holder(snapshot, name, &election.value).filter(serves);
@@ -62,7 +72,7 @@ pub fn leader(snapshot: &Snapshot, name: &ServiceName) -> Option<Arc<Endpoint>> 
     if is_elected(snapshot, name) {
         return None;
     }
-    first(snapshot, name, &pool(snapshot, name))
+    first(snapshot, name, &pool(snapshot, name, of_service))
 }
 
 /// The candidate that holds the lead, in whatever state.
@@ -108,7 +118,7 @@ pub fn is_manual(snapshot: &Snapshot, name: &ServiceName, leader: &Endpoint) -> 
 /// All that may lead `name`: its candidates, or where there is no election whatever is up.
 #[must_use]
 pub fn eligible(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
-    if is_elected(snapshot, name) { candidates(snapshot, name) } else { pool(snapshot, name) }
+    if is_elected(snapshot, name) { candidates(snapshot, name) } else { pool(snapshot, name, None) }
 }
 
 /// The chosen one, else the oldest.
@@ -129,10 +139,11 @@ fn candidates(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
 }
 
 /// What may lead: instances if there are any, else what only bears the name.
-fn pool(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
-    let instances: Vec<Arc<Endpoint>> = match snapshot.service(name) {
-        Some(service) => snapshot.endpoints_of(name, &service.value),
-        None => at(snapshot, name).filter(|e| e.kind == Kind::Service).collect(),
+fn pool(snapshot: &Snapshot, name: &ServiceName, of_service: Option<&[Arc<Endpoint>]>) -> Vec<Arc<Endpoint>> {
+    let instances: Vec<Arc<Endpoint>> = match (snapshot.service(name), of_service) {
+        (Some(_), Some(known)) => known.to_vec(),
+        (Some(service), None) => snapshot.endpoints_of(name, &service.value),
+        (None, _) => at(snapshot, name).filter(|e| e.kind == Kind::Service).collect(),
     };
     let all = if instances.is_empty() { at(snapshot, name).filter(|e| e.kind == Kind::Name).collect() } else { instances };
     all.into_iter().filter(|e| e.state == EndpointState::Up).collect()

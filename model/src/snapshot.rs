@@ -470,6 +470,11 @@ impl Snapshot {
         self.leaders.get(of).map(|c| &**c)
     }
 
+    /// The services and names for which somebody was chosen by hand.
+    pub fn leader_choices(&self) -> impl Iterator<Item = (&ServiceName, &Stored<Choice>)> {
+        self.leaders.iter().map(|(k, v)| (k, &**v))
+    }
+
     /// Who holds the lead of a name.
     #[must_use]
     pub fn election(&self, of: &ServiceName) -> Option<&Stored<Election>> {

@@ -299,7 +299,7 @@ impl Watcher {
             self.event("reset", None, &Why { why });
         }
         let (snapshot, place, mark) = self.changes.latest().ok_or(Gone)?;
-        for (kind, key, of, revision, object) in everything(&snapshot) {
+        for (kind, key, of, revision, object) in everything(&snapshot, &self.wanted.kinds) {
             if self.wanted.wants(kind, Some(&of)) {
                 self.object("put", None, kind, &key, revision, &object);
                 self.pour(CHUNK).await?;

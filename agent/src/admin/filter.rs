@@ -1,8 +1,11 @@
 //! Which items of a list are wanted, and which page of them.
 
+use std::collections::BTreeMap;
+
 use weft_model::endpoint::{Endpoint, EndpointState};
 use weft_model::ids::{Namespace, NetworkName, NodeName, ServiceName};
 use weft_model::record::Kind;
+use weft_model::selector::Selector;
 use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
 
@@ -22,6 +25,8 @@ pub(super) struct Filter {
     state: Option<EndpointState>,
     kind: Option<Kind>,
     network: Option<NetworkName>,
+    /// All of them.
+    labels: Vec<Selector>,
 }
 
 /// A part of a list.
@@ -47,6 +52,7 @@ impl Filter {
             state: state.map_err(|e| Refusal::invalid(format!("parameter state: {e}")))?,
             kind: kind.map_err(|e| Refusal::invalid(format!("parameter kind: {e}")))?,
             network: query.value("network")?,
+            labels: query.values("label")?,
         })
     }
 
@@ -60,6 +66,7 @@ impl Filter {
             service: query.value("service")?,
             node: query.value("node")?,
             network: query.value("network")?,
+            labels: query.values("label")?,
             ..Self::default()
         })
     }
@@ -68,15 +75,17 @@ impl Filter {
     pub fn wants(&self, of: &Of) -> bool {
         match of {
             Of::Endpoint(endpoint, service) => self.wants_endpoint_of(endpoint, service.as_ref()),
-            Of::Service(name, network) => {
+            Of::Service(name, network, labels) => {
                 is(&self.namespace, Some(&name.namespace))
                     && is(&self.service, Some(name))
                     && self.node.is_none()
                     && self.wants_network(network.as_ref())
+                    && self.wants_labels(labels)
             }
-            Of::Node | Of::Network => {
-                self.namespace.is_none() && self.service.is_none() && self.node.is_none() && self.network.is_none()
+            Of::Leader(name) => {
+                is(&self.namespace, Some(&name.namespace)) && is(&self.service, Some(name)) && !self.asks_for_more()
             }
+            Of::Node | Of::Network => self.namespace.is_none() && self.service.is_none() && !self.asks_for_more(),
         }
     }
 
@@ -93,11 +102,23 @@ impl Filter {
             && is(&self.state, Some(&endpoint.state))
             && is(&self.kind, Some(&endpoint.kind))
             && self.wants_network(endpoint.network.as_ref())
+            && self.wants_labels(&endpoint.labels)
     }
 
     /// Whether a service is wanted.
     pub fn wants_service(&self, name: &ServiceName, service: &Service) -> bool {
-        is(&self.namespace, Some(&name.namespace)) && self.wants_network(service.network.as_ref())
+        is(&self.namespace, Some(&name.namespace))
+            && self.wants_network(service.network.as_ref())
+            && self.wants_labels(&service.labels)
+    }
+
+    /// Whether something is asked for that only endpoints and services have.
+    fn asks_for_more(&self) -> bool {
+        self.node.is_some() || self.network.is_some() || !self.labels.is_empty()
+    }
+
+    fn wants_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.labels.iter().all(|selector| selector.matches(labels))
     }
 
     /// None is the default network.
@@ -159,7 +180,7 @@ fn from_mark(mark: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    const KNOWN: &[&str] = &["namespace", "service", "node", "state", "kind", "network", "limit", "continue"];
+    const KNOWN: &[&str] = &["namespace", "service", "node", "state", "kind", "network", "label", "limit", "continue"];
 
     fn part(query: &str) -> Part {
         Part::of(&Query::parse(query, KNOWN).unwrap()).unwrap()
@@ -203,6 +224,7 @@ mod tests {
             ("state=dead", "state"),
             ("kind=x", "kind"),
             ("network=-", "network"),
+            ("label=a%20in", "label"),
         ] {
             let why = Filter::of(&Query::parse(query, KNOWN).unwrap()).unwrap_err().message;
             assert!(why.starts_with(&format!("parameter {name}: ")), "{why}");
@@ -210,6 +232,20 @@ mod tests {
         for query in ["limit=0", "limit=-1", "limit=x", "limit=100001"] {
             assert!(Part::of(&Query::parse(query, KNOWN).unwrap()).is_err(), "{query}");
         }
+    }
+
+    #[test]
+    fn all_selectors_must_choose_it_and_what_has_no_labels_is_not_chosen() {
+        let filter = |query: &str| Filter::of_objects(&Query::parse(query, KNOWN).unwrap()).unwrap();
+        let service = |labels: &[(&str, &str)]| {
+            let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+            Of::Service("web".parse().unwrap(), None, labels)
+        };
+        let both = filter("label=tier%3Dfront&label=!old");
+        assert!(both.wants(&service(&[("tier", "front")])));
+        assert!(!both.wants(&service(&[("tier", "front"), ("old", "")])) && !both.wants(&service(&[])));
+        assert!(filter("label=!old").wants(&service(&[])));
+        assert!(!filter("label=!old").wants(&Of::Node) && !filter("label=!old").wants(&Of::Leader("web".parse().unwrap())));
     }
 
     #[test]

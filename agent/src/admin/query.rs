@@ -39,6 +39,15 @@ impl Query {
         self.0.iter().find(|(there, _)| there == name).map(|(_, value)| value.as_str())
     }
 
+    /// The values of a parameter that may stand there more than once.
+    ///
+    /// # Errors
+    /// One that is none of its kind.
+    pub fn values<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Vec<T>, Refusal> {
+        let parse = |text: &str| text.parse().map_err(|e| Refusal::invalid(format!("parameter {name}: {e}")));
+        self.0.iter().filter(|(there, _)| there == name).map(|(_, value)| parse(value)).collect()
+    }
+
     /// A parameter's value, if it is there.
     ///
     /// # Errors

@@ -94,7 +94,12 @@ fn check_choice(snapshot: &Snapshot, name: &ServiceName, id: &str) -> Result<(),
 }
 
 fn leader_view(snapshot: &Snapshot, name: &ServiceName) -> LeaderView {
-    let found = leader::leader(snapshot, name);
+    view_of_leader(snapshot, name, leader::leader(snapshot, name))
+}
+
+/// Of a name that is led by `found`.
+#[must_use]
+pub fn view_of_leader(snapshot: &Snapshot, name: &ServiceName, found: Option<Arc<Endpoint>>) -> LeaderView {
     let manual = snapshot.leader_choice(name).map(|choice| choice.value.manual.clone());
     let elected = leader::is_elected(snapshot, name);
     LeaderView {

@@ -191,7 +191,7 @@ pub(super) static ROUTES: &[Route] = &[
         |r, put| { let NamespacePut {} = put; r.admin.namespace_put(r.segment(0), r.write).await }),
     route!(DELETE "/v1/namespaces/{namespace}", Write, ["dry_run", "If-Match"], => NamespaceView,
         |r| r.admin.namespace_rm(r.segment(0), r.write).await),
-    route!(GET "/v1/endpoints", Read, ["namespace", "service", "node", "state", "kind", "network", "limit", "continue"],
+    route!(GET "/v1/endpoints", Read, ["namespace", "service", "node", "state", "kind", "network", "label", "limit", "continue"],
         => Listed<EndpointView>, |r| r.admin.endpoints(&r.filter()?, &r.part()?)),
     route!(POST "/v1/endpoints", Write, [], EndpointAdd => EndpointView, |r, add| r.admin.endpoint_add(add).await),
     route!(DELETE "/v1/endpoints/{id}", Write, ["service"], => EndpointView,
@@ -209,7 +209,7 @@ pub(super) static ROUTES: &[Route] = &[
         EndpointSpec => Tagged<EndpointView>, |r, spec| r.admin.endpoint_put(&r.endpoint()?, spec, r.write).await),
     route!(DELETE "/v1/endpoints/{namespace}/{service}/{id}", Write, ["dry_run", "If-Match"], => EndpointView,
         |r| r.admin.endpoint_delete(&r.endpoint()?, r.write).await),
-    route!(GET "/v1/services", Read, ["namespace", "network", "limit", "continue"], => Listed<ServiceView>,
+    route!(GET "/v1/services", Read, ["namespace", "network", "label", "limit", "continue"], => Listed<ServiceView>,
         |r| r.admin.services(&r.filter()?, &r.part()?)),
     route!(POST "/v1/services", Write, [], ServiceCreate => ServiceCreated, |r, create| r.admin.service_create(create).await),
     route!(GET "/v1/services/{namespace}/{service}", Read, [], => Tagged<ServiceView>,
@@ -233,7 +233,7 @@ pub(super) static ROUTES: &[Route] = &[
         }),
     route!(DELETE "/v1/registrations/{id}", Local, [], => Registered,
         |r| r.admin.registrations.withdraw(r.segment(0)).await),
-    route!(GET "/v1/watch", Read, ["kind", "namespace", "service", "node", "network", "from", "Last-Event-ID"], => Stream, |r| {
+    route!(GET "/v1/watch", Read, ["kind", "namespace", "service", "node", "network", "label", "from", "Last-Event-ID"], => Stream, |r| {
         let wanted = Wanted::of(&r.query, r.last_event.as_deref())?;
         r.admin.watch(wanted, r.caller.clone()).await
     }),

@@ -9,6 +9,7 @@ use weft_model::snapshot::Snapshot;
 use weft_model::subnet::Lease;
 
 pub use super::endpoints::endpoint_view;
+pub use super::registrations::view_of_leader;
 pub use super::services::service_view;
 
 /// Whose lease it is, as hosts are named here: one that runs flannel by its tunnel address.

@@ -1,16 +1,19 @@
 //! The objects that are watched, and what differs between two snapshots of them.
 //!
-//! Only what the store says is told, so that every host tells the same: no counts that hang on other objects, nothing of this
-//! host's own.
+//! Only what the store says is told, so that every host tells the same: nothing of this host's own. Of what hangs on other
+//! objects, services tell how many stand behind them and who leads; networks and hosts tell no counts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use hyper::body::Bytes;
 use serde_json::Value;
 use weft_model::endpoint::Endpoint;
 use weft_model::ids::{NetworkName, NodeName, Revision, ServiceName};
+use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
 
+use super::standing::{self, Standings};
 use crate::admin::views;
 
 /// What is watched.
@@ -24,11 +27,13 @@ pub enum Kind {
     Service,
     /// Endpoints.
     Endpoint,
+    /// Who leads a service or a name.
+    Leader,
 }
 
 impl Kind {
     /// All of them, in the order in which they are told.
-    pub const ALL: [Self; 4] = [Self::Network, Self::Node, Self::Service, Self::Endpoint];
+    pub const ALL: [Self; 5] = [Self::Network, Self::Node, Self::Service, Self::Endpoint, Self::Leader];
 
     /// As it is written in events and parameters.
     #[must_use]
@@ -38,6 +43,7 @@ impl Kind {
             Self::Node => "node",
             Self::Service => "service",
             Self::Endpoint => "endpoint",
+            Self::Leader => "leader",
         }
     }
 }
@@ -49,10 +55,12 @@ pub enum Of {
     Network,
     /// A host.
     Node,
-    /// A service, and the network that it is in.
-    Service(ServiceName, Option<NetworkName>),
+    /// A service, the network that it is in, and its own labels.
+    Service(ServiceName, Option<NetworkName>, BTreeMap<String, String>),
     /// An endpoint, and the service that it stands under.
     Endpoint(Arc<Endpoint>, Option<ServiceName>),
+    /// Who leads it.
+    Leader(ServiceName),
 }
 
 /// One object's change.
@@ -82,25 +90,38 @@ pub fn size_of(key: &str, object: &Bytes) -> usize {
     key.len() + object.len() + 512
 }
 
-/// Everything that there is, with the revision of its last change.
-pub fn everything(snapshot: &Snapshot) -> impl Iterator<Item = (Kind, String, Of, Revision, Bytes)> {
+/// Everything of some kinds that there is, with the revision of its last change.
+pub fn everything<'a>(
+    snapshot: &'a Snapshot,
+    kinds: &'a [Kind],
+) -> impl Iterator<Item = (Kind, String, Of, Revision, Bytes)> + 'a {
+    let with = |kind: Kind| kinds.contains(&kind).then_some(kind);
+    let standings = Arc::new(match with(Kind::Service).or(with(Kind::Leader)) {
+        Some(_) => Standings::of(snapshot),
+        None => Standings::default(),
+    });
     let networks = snapshot.stored_network().map(|s| (NetworkName::default_network(), s));
     let networks = networks.into_iter().chain(snapshot.networks().map(|(name, s)| (name.clone(), s)));
+    let networks = with(Kind::Network).into_iter().flat_map(move |_| networks.clone());
     let networks = networks.map(|(name, s)| (Kind::Network, name.to_string(), Of::Network, s.modified, network(snapshot, &name)));
-    let nodes = views::node_names(snapshot).into_iter();
+    let nodes = with(Kind::Node).into_iter().flat_map(|_| views::node_names(snapshot));
     let nodes = nodes.map(|name| {
         let object = node(snapshot, &name);
         (Kind::Node, name.clone(), Of::Node, views::node_modified(snapshot, &name), object)
     });
-    let services = snapshot.services().map(|(name, s)| {
-        let of = Of::Service(name.clone(), s.value.network.clone());
-        (Kind::Service, name.to_string(), of, s.modified, service(snapshot, name))
+    let standing = Arc::clone(&standings);
+    let services = with(Kind::Service).into_iter().flat_map(|_| snapshot.services()).map(move |(name, s)| {
+        (Kind::Service, name.to_string(), service_of(name, &s.value), s.modified, standing.told(snapshot, name).0)
     });
-    let endpoints = snapshot.endpoints().map(|e| {
+    let leaders = with(Kind::Leader).into_iter().flat_map(|_| standing::names(snapshot)).map(move |name| {
+        let at = standing::led_since(snapshot, &name);
+        (Kind::Leader, name.to_string(), Of::Leader(name.clone()), at, standings.told(snapshot, &name).1)
+    });
+    let endpoints = with(Kind::Endpoint).into_iter().flat_map(|_| snapshot.endpoints()).map(|e| {
         let of = endpoint_of(snapshot, e);
         (Kind::Endpoint, endpoint_key(e), of, e.modified, endpoint(snapshot, e))
     });
-    networks.chain(nodes).chain(services).chain(endpoints)
+    networks.chain(nodes).chain(services).chain(endpoints).chain(leaders)
 }
 
 /// Whether names changed their meaning: another domain, or a namespace declared over names that are in use.
@@ -116,8 +137,13 @@ pub fn names_moved(before: &Snapshot, after: &Snapshot) -> bool {
         })
 }
 
-/// What differs, in the order of kinds and keys.
-pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<Changed> {
+/// What differs, in the order of kinds and keys. `standings` become those of `after`.
+pub fn between(before: &Snapshot, after: &Snapshot, standings: &mut Standings) -> Vec<Changed> {
+    let touched = standings.touched(before, after);
+    let was: Vec<(Bytes, Bytes)> = touched.iter().map(|name| standings.told(before, name)).collect();
+    standings.update(before, after);
+    let is: Vec<(Bytes, Bytes)> = touched.iter().map(|name| standings.told(after, name)).collect();
+    let told = || touched.iter().zip(was.iter().zip(&is));
     let mut out = Vec::new();
     let mut networks: Vec<(NetworkName, bool, bool)> =
         before.networks_until(after).map(|(name, b, a)| (name.clone(), b.is_some(), a.is_some())).collect();
@@ -136,17 +162,20 @@ pub fn between(before: &Snapshot, after: &Snapshot) -> Vec<Changed> {
             out.push(changed(Kind::Node, name, of(&old), of(&new), new.clone()));
         }
     }
-    for (name, old, new) in before.services_until(after) {
-        let of = |network: Option<NetworkName>| Of::Service(name.clone(), network);
-        let (old, is) = (old.map(|s| of(s.value.network.clone())), new.map(|s| of(s.value.network.clone())));
-        let object = if is.is_some() { service(after, name) } else { Bytes::new() };
-        out.push(changed(Kind::Service, name.to_string(), old, is, object));
+    for (name, ((was, _), (is, _))) in told().filter(|(_, (was, is))| was.0 != is.0) {
+        let of = |snapshot: &Snapshot| snapshot.service(name).map(|s| service_of(name, &s.value));
+        debug_assert_eq!((of(before).is_some(), of(after).is_some()), (!was.is_empty(), !is.is_empty()));
+        out.push(changed(Kind::Service, name.to_string(), of(before), of(after), is.clone()));
     }
     for (old, new) in before.endpoints_until(after) {
         let Some(either) = new.or(old) else { continue };
         let object = new.map(|e| endpoint(after, e)).unwrap_or_default();
         let (old, new) = (old.map(|e| endpoint_of(before, e)), new.map(|e| endpoint_of(after, e)));
         out.push(changed(Kind::Endpoint, endpoint_key(either), old, new, object));
+    }
+    for (name, ((_, was), (_, is))) in told().filter(|(_, (was, is))| was.1 != is.1) {
+        let of = |object: &Bytes| (!object.is_empty()).then(|| Of::Leader(name.clone()));
+        out.push(changed(Kind::Leader, name.to_string(), of(was), of(is), is.clone()));
     }
     out
 }
@@ -180,11 +209,8 @@ fn endpoint(snapshot: &Snapshot, endpoint: &Endpoint) -> Bytes {
     json(serde_json::to_value(views::endpoint_view(snapshot, endpoint)), &[])
 }
 
-/// What it is by itself: who its backends are is told by the endpoints.
-fn service(snapshot: &Snapshot, name: &ServiceName) -> Bytes {
-    let Some(stored) = snapshot.service(name) else { return Bytes::new() };
-    let view = views::service_view(snapshot, name, &stored.value, stored.modified, &weft_proxy::Resolved::default());
-    json(serde_json::to_value(view), &["backends", "rejected", "panicking", "ready", "total", "conflicts"])
+fn service_of(name: &ServiceName, service: &Service) -> Of {
+    Of::Service(name.clone(), service.network.clone(), service.labels.clone())
 }
 
 /// A host without what hangs on its endpoints, or on who is asked.
@@ -204,7 +230,7 @@ fn network(snapshot: &Snapshot, name: &NetworkName) -> Bytes {
 }
 
 /// An object as it is told, without the members that other objects decide.
-fn json(value: Result<Value, serde_json::Error>, without: &[&str]) -> Bytes {
+pub(super) fn json(value: Result<Value, serde_json::Error>, without: &[&str]) -> Bytes {
     // Only maps with other than string keys can fail here.
     let mut value = value.unwrap_or_default();
     if let Value::Object(members) = &mut value {

@@ -11,6 +11,7 @@ use weft_model::snapshot::Snapshot;
 
 use super::Mark;
 use super::diff::{self, Kind, Of};
+use super::standing::Standings;
 
 /// One object's change at one revision.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Log {
     /// What was known beside the store from which revision on, back to the floor.
     known: VecDeque<(Revision, u64)>,
     snapshot: Option<Arc<Snapshot>>,
+    /// Those of the snapshot.
+    standings: Standings,
     /// How far it is; never goes back but with a new listing.
     revision: Revision,
     beside: Beside,
@@ -93,6 +96,7 @@ impl Log {
             floor: Revision::default(),
             known: VecDeque::new(),
             snapshot: None,
+            standings: Standings::default(),
             revision: Revision::default(),
             beside: Beside::default(),
         }
@@ -108,6 +112,7 @@ impl Log {
         for (key, _) in snapshot.bad() {
             self.beside.set((Kind::Network, key.clone()), kept(snapshot, key));
         }
+        self.standings = Standings::of(snapshot);
         self.revision = snapshot.revision();
         self.snapshot = Some(snapshot.clone());
         self.forget_all(snapshot.revision());
@@ -120,7 +125,7 @@ impl Log {
             self.complete(after);
             return;
         }
-        let changes = diff::between(before, after);
+        let changes = diff::between(before, after, &mut self.standings);
         for (key, _, bad) in before.bad_until(after) {
             self.beside.set((Kind::Network, key.clone()), bad.and_then(|_| kept(after, key)));
         }

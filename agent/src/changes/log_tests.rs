@@ -222,7 +222,7 @@ proptest! {
             }
         }
         visit(&agents[0], usize::MAX, &mut known, &mut mark, &mut seen);
-        let there: BTreeMap<String, String> = diff::everything(&agents[0].snapshot)
+        let there: BTreeMap<String, String> = diff::everything(&agents[0].snapshot, &Kind::ALL)
             .map(|(kind, key, _, _, object)| (format!("{kind:?} {key}"), String::from_utf8_lossy(&object).into_owned()))
             .collect();
         prop_assert_eq!(known, there);
@@ -242,7 +242,7 @@ fn visit(
     let Some(Resume::At(place)) = resumed else {
         known.clear();
         seen.clear();
-        for (kind, key, _, _, object) in diff::everything(&agent.snapshot) {
+        for (kind, key, _, _, object) in diff::everything(&agent.snapshot, &Kind::ALL) {
             known.insert(format!("{kind:?} {key}"), String::from_utf8_lossy(&object).into_owned());
         }
         *mark = agent.log.latest().map(|(_, _, mark)| mark);

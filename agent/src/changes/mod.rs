@@ -11,6 +11,7 @@
 
 mod diff;
 mod log;
+mod standing;
 
 pub use diff::{Kind, Of, everything};
 pub use log::{Entry, Resume};

@@ -7,6 +7,7 @@ use weft_api::{Draining, EndpointAdd, EndpointView, ListQuery, Register};
 use weft_model::endpoint::{EndpointPort, EndpointState};
 use weft_model::ids::{EndpointId, MAX_LABEL, Namespace, NetworkName, NodeName, ServiceName, sanitise_label};
 use weft_model::record::{Kind, Proto, State};
+use weft_model::selector::Selector;
 
 use super::{Context, check, drain};
 use crate::error::{DONE, Error};
@@ -53,6 +54,9 @@ pub struct ListArgs {
     /// Only those in this network
     #[arg(long, value_name = "NETWORK")]
     network: Option<NetworkName>,
+    /// Only those whose labels fit, as tier=front,env in (a,b),!old; if given several times, all must
+    #[arg(short = 'l', long = "label", value_name = "SELECTOR")]
+    labels: Vec<Selector>,
 }
 
 /// Arguments of `endpoint add`.
@@ -176,6 +180,7 @@ impl ListArgs {
             node: self.node,
             state: self.state,
             network: self.network,
+            labels: self.labels.iter().map(ToString::to_string).collect(),
             ..ListQuery::default()
         }
     }
@@ -338,6 +343,7 @@ x1     db    -              db.example.com.  dns=53/udp  -     lost
             namespace: None,
             state: Some(EndpointState::Up),
             network: None,
+            labels: Vec::new(),
         };
         assert_eq!(args.query().to_query(), "?service=prod%2Fweb&state=up");
     }

@@ -104,6 +104,9 @@ pub struct ListArgs {
     /// Only those in this network
     #[arg(long, value_name = "NETWORK")]
     network: Option<NetworkName>,
+    /// Only those whose labels fit, as tier=front,env in (a,b),!old; if given several times, all must
+    #[arg(short = 'l', long = "label", value_name = "SELECTOR")]
+    labels: Vec<Selector>,
 }
 
 /// A service's name.
@@ -147,7 +150,8 @@ impl Command {
                 }
             }
             Self::List(args) => {
-                let query = ListQuery { namespace: args.namespace, network: args.network, ..ListQuery::default() };
+                let labels = args.labels.iter().map(ToString::to_string).collect();
+                let query = ListQuery { namespace: args.namespace, network: args.network, labels, ..ListQuery::default() };
                 let services = context.agent.ask(client.services_where(&query)).await?.items;
                 context.printer.show(&services, |services, page| draw_list(services, page))?;
             }

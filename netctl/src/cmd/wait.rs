@@ -28,17 +28,20 @@ pub struct WaitArgs {
     service: Option<ServiceName>,
     // `requires` would not do: clap does not ask for an option that one which is there excludes.
     /// So many of them
-    #[arg(long, value_name = "COUNT", conflicts_with_all = ["revision", "endpoint", "node"], default_value_t = 1)]
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["revision", "endpoint", "node", "leader"], default_value_t = 1)]
     ready: usize,
     /// Until there is an endpoint of this id
     #[arg(long, value_name = "ID", group = "what")]
     endpoint: Option<String>,
     /// In this state: up, draining, lost, starting, down
-    #[arg(long, value_name = "STATE", conflicts_with_all = ["revision", "service", "node"], default_value = "up", value_parser = state)]
+    #[arg(long, value_name = "STATE", conflicts_with_all = ["revision", "service", "node", "leader"], default_value = "up", value_parser = state)]
     state: EndpointState,
     /// Until this host's agent lives
     #[arg(long, value_name = "NAME", group = "what")]
     node: Option<NodeName>,
+    /// Until this service or name has a leader, or until this endpoint leads it
+    #[arg(long, value_name = "NAME[=ID]", group = "what", value_parser = leader)]
+    leader: Option<(ServiceName, Option<String>)>,
     /// How long at most
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse::duration)]
     timeout: Duration,
@@ -53,6 +56,15 @@ pub fn state(text: &str) -> Result<EndpointState, String> {
     let known = [Up, Draining, Lost, Starting, Down];
     let found = known.into_iter().find(|state| state.as_str() == text);
     found.ok_or_else(|| format!("{text:?} is no state: {}", known.map(EndpointState::as_str).join(", ")))
+}
+
+/// A service, and who is to lead it.
+fn leader(text: &str) -> Result<(ServiceName, Option<String>), String> {
+    let (name, id) = text.split_once('=').map_or((text, None), |(name, id)| (name, Some(id.to_owned())));
+    if id.as_deref() == Some("") {
+        return Err("after the = comes an endpoint's id".to_owned());
+    }
+    Ok((name.parse().map_err(|e| format!("{e}"))?, id))
 }
 
 impl WaitArgs {
@@ -105,6 +117,12 @@ impl WaitArgs {
                 None => format!("there is no endpoint {id}"),
             }));
         }
+        if let Some((name, wanted)) = &self.leader {
+            let leads = client.leader(name).await?.leader.map(|leader| leader.id);
+            let is_so = leads.is_some() && (wanted.is_none() || leads == *wanted);
+            let who = leads.map_or_else(|| "nobody leads".to_owned(), |id| format!("{id} leads"));
+            return Ok((!is_so).then(|| format!("{who} {name}")));
+        }
         let Some(name) = &self.node else { return Ok(None) };
         match client.node(name).await {
             Ok(node) if node.alive == Some(false) => Ok(Some(format!("the agent of {name} is dead"))),
@@ -140,10 +158,25 @@ mod tests {
     #[test]
     fn one_thing_is_waited_for_and_its_options_belong_to_it() {
         let parse = |words: &str| Line::try_parse_from(["wait"].into_iter().chain(words.split_whitespace()));
-        for good in ["--revision 5", "--service web --ready 3", "--endpoint a --state draining --timeout 5s", "--node h1"] {
+        for good in [
+            "--revision 5",
+            "--service web --ready 3",
+            "--endpoint a --state draining --timeout 5s",
+            "--node h1",
+            "--leader web",
+            "--leader prod/web=a",
+        ] {
             assert!(parse(good).is_ok(), "{good}");
         }
-        for bad in ["", "--revision 5 --node h1", "--ready 3 --node h1", "--state up --revision 5", "--endpoint a --state dead"] {
+        for bad in [
+            "",
+            "--revision 5 --node h1",
+            "--ready 3 --node h1",
+            "--state up --revision 5",
+            "--endpoint a --state dead",
+            "--leader web --ready 2",
+            "--leader web=",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

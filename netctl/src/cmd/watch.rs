@@ -8,6 +8,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 use weft_api::{Changed, ClientError, Event, Happened, ListQuery, WatchQuery};
 use weft_model::ids::{Namespace, NetworkName, NodeName, Revision, ServiceName};
+use weft_model::selector::Selector;
 
 use super::Context;
 use crate::error::{DONE, Error, say};
@@ -26,6 +27,8 @@ pub enum Kind {
     Node,
     /// Networks
     Network,
+    /// Who leads a service or a name
+    Leader,
 }
 
 /// Arguments of `watch`.
@@ -46,6 +49,9 @@ pub struct WatchArgs {
     /// Only what is in this network
     #[arg(long, value_name = "NETWORK")]
     network: Option<NetworkName>,
+    /// Only services and endpoints whose labels fit, as tier=front,env in (a,b),!old; one that fits no more is told as deleted
+    #[arg(short = 'l', long = "label", value_name = "SELECTOR")]
+    labels: Vec<Selector>,
     /// Go on after this revision, or after the event of this id, instead of telling everything first
     #[arg(long, value_name = "REVISION")]
     from: Option<String>,
@@ -77,6 +83,7 @@ impl WatchArgs {
                 service: self.service,
                 node: self.node,
                 network: self.network,
+                labels: self.labels.iter().map(ToString::to_string).collect(),
                 ..ListQuery::default()
             },
             from: self.from,
@@ -149,6 +156,13 @@ fn text(line: &Line<'_>) -> String {
 
 /// What most want to know of an object.
 fn summary(object: &Value) -> String {
+    if let (Some(ready), Some(total)) = (object["ready"].as_u64(), object["total"].as_u64()) {
+        let leader = object["leader"].as_str().map(|id| format!("  leader {id}")).unwrap_or_default();
+        return format!("{ready}/{total}{leader}");
+    }
+    if object.get("by").is_some() {
+        return object["leader"]["id"].as_str().unwrap_or("nobody").to_owned();
+    }
     let text = |value: &Value| match value {
         Value::Null => None,
         Value::String(text) => Some(text.clone()),
@@ -181,6 +195,10 @@ mod tests {
     fn a_line_says_what_most_want_to_know() {
         let event = put(serde_json::json!({"state": "up", "addresses": ["10.0.0.1"], "node": "h1", "labels": {}}));
         assert_eq!(text(&line(&event)), "put       endpoint        12  local/skydns/web/a  up  10.0.0.1  h1");
+        let service = put(serde_json::json!({"vips": ["10.96.0.1"], "ready": 1, "total": 2, "leader": "a"}));
+        assert!(text(&line(&service)).ends_with("  1/2  leader a"));
+        let leader = put(serde_json::json!({"service": "web", "by": "oldest", "leader": null}));
+        assert!(text(&line(&leader)).ends_with("  nobody"));
         let gone = Event { what: Happened::Current(Revision(7)), id: None };
         assert_eq!(text(&line(&gone)), "current                    7");
     }
