@@ -45,7 +45,7 @@ pub enum Happened {
 /// An object that changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Changed {
-    /// What it is: `endpoint`, `service`, `node`, `network`.
+    /// What it is: `endpoint`, `service`, `node`, `network`, `leader`.
     pub kind: String,
     /// Which one it is, among those of its kind.
     pub key: String,

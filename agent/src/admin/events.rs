@@ -299,7 +299,8 @@ impl Watcher {
             self.event("reset", None, &Why { why });
         }
         let (snapshot, place, mark) = self.changes.latest().ok_or(Gone)?;
-        for (kind, key, of, revision, object) in everything(&snapshot, &self.wanted.kinds) {
+        let kinds = self.wanted.kinds.clone();
+        for (kind, key, of, revision, object) in everything(&snapshot, &kinds) {
             if self.wanted.wants(kind, Some(&of)) {
                 self.object("put", None, kind, &key, revision, &object);
                 self.pour(CHUNK).await?;

@@ -1,9 +1,11 @@
 //! Registrations, and who leads what.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use weft_agent::kernel::netns::NetNs;
 use weft_api::{LeadBy, LeaderSet, LeaderView, Register, Registered};
+use weft_model::endpoint::Endpoint;
 use weft_model::ids::ServiceName;
 use weft_model::leader::{self, Choice};
 use weft_model::snapshot::Snapshot;

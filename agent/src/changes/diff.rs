@@ -102,7 +102,7 @@ pub fn everything<'a>(
     });
     let networks = snapshot.stored_network().map(|s| (NetworkName::default_network(), s));
     let networks = networks.into_iter().chain(snapshot.networks().map(|(name, s)| (name.clone(), s)));
-    let networks = with(Kind::Network).into_iter().flat_map(move |_| networks.clone());
+    let networks = networks.filter(move |_| with(Kind::Network).is_some());
     let networks = networks.map(|(name, s)| (Kind::Network, name.to_string(), Of::Network, s.modified, network(snapshot, &name)));
     let nodes = with(Kind::Node).into_iter().flat_map(|_| views::node_names(snapshot));
     let nodes = nodes.map(|name| {

@@ -45,10 +45,16 @@ impl Agent {
         self.snapshot = next;
     }
 
-    /// All of the log after a place, as `key@revision`, `-` before what is gone.
+    /// All of the log after a place but who leads, as `key@revision`, `-` before what is gone.
     fn after(&self, place: u64) -> Vec<String> {
         let text = |e: &Arc<Entry>| format!("{}{}@{}", if e.after.is_some() { "" } else { "-" }, e.key, e.revision);
-        self.log.from(place, usize::MAX).unwrap().0.iter().map(text).collect()
+        self.log.from(place, usize::MAX).unwrap().0.iter().filter(|e| e.kind != Kind::Leader).map(text).collect()
+    }
+
+    /// What the log says last of one object.
+    fn last(&self, kind: Kind, key: &str) -> serde_json::Value {
+        let entry = self.log.entries.iter().rev().find(|e| e.kind == kind && e.key == key).unwrap();
+        serde_json::from_slice(&entry.object).unwrap_or_default()
     }
 
     fn resume(&self, mark: &str) -> Resume {
@@ -72,10 +78,14 @@ fn what_follows_a_mark_is_what_changed_after_it_and_nothing_else() {
     agent.apply(6, &[put("/weft/v1/services/default/web", "{}", 6), put(WEB, r#"{"host":"10.0.0.2"}"#, 6)]);
     agent.apply(8, &[delete(WEB, 8)]);
     let (a, web) = ("record:local/skydns/web/a", "default/web");
-    assert_eq!(agent.after(agent.place("1")), [format!("{a}@5"), format!("{web}@6"), format!("{a}@6"), format!("-{a}@8")]);
-    assert_eq!(agent.after(agent.place("5")), [format!("{web}@6"), format!("{a}@6"), format!("-{a}@8")]);
-    assert_eq!(agent.after(agent.place("6.1")), [format!("{a}@6"), format!("-{a}@8")], "half of a revision");
-    assert_eq!(agent.after(agent.place("7")), [format!("-{a}@8")]);
+    assert_eq!(
+        agent.after(agent.place("1")),
+        [format!("{a}@5"), format!("{web}@6"), format!("{a}@6"), format!("{web}@8"), format!("-{a}@8")]
+    );
+    assert_eq!(agent.after(agent.place("5")), [format!("{web}@6"), format!("{a}@6"), format!("{web}@8"), format!("-{a}@8")]);
+    let half = [format!("{a}@6"), format!("{web}@8"), format!("-{a}@8")];
+    assert_eq!(agent.after(agent.place("6.1")), half, "half of a revision");
+    assert_eq!(agent.after(agent.place("7")), [format!("{web}@8"), format!("-{a}@8")]);
     assert_eq!(agent.after(agent.place("8")), Vec::<String>::new());
     assert_eq!((agent.resume("9"), agent.resume("0")), (Resume::Ahead, Resume::Reset), "before the listing nothing is known");
 }
@@ -95,7 +105,7 @@ fn who_begins_in_the_middle_of_a_batch_is_shown_what_his_mark_says_that_he_has()
 
 #[test]
 fn what_is_dropped_for_want_of_room_is_a_reset_for_who_comes_from_there() {
-    for limits in [(2, 1 << 20), (1000, 1300)] {
+    for limits in [(2, 1 << 20), (1000, 2600)] {
         let mut agent = Agent::listing(Vec::new(), 1, limits);
         let start = agent.log.latest().unwrap().1;
         for at in 2..=9 {
@@ -154,6 +164,36 @@ fn who_knows_what_the_store_does_not_hold_begins_anew_where_nobody_knows_it() {
 }
 
 #[test]
+fn a_service_is_told_again_when_its_endpoints_change_and_with_it_who_leads() {
+    let mut agent = Agent::fresh();
+    let record = |id: &str, born: u32, state: &str, tier: &str| {
+        format!(
+            r#"{{"host":"10.0.0.{born}","weft":{{"id":"{id}","node":"h1","born":{born},"state":"{state}","labels":{{"tier":"{tier}"}}}}}}"#
+        )
+    };
+    let at = |id: &str| format!("/skydns/local/skydns/app/{id}/4");
+    agent.apply(2, &[put("/weft/v1/services/default/web", r#"{"ports":[{"port":80}],"selector":{"tier":"front"}}"#, 2)]);
+    agent.apply(3, &[put(&at("a"), &record("a", 1, "up", "front"), 3), put(&at("b"), &record("b", 2, "up", "front"), 3)]);
+    let web = |agent: &Agent| {
+        let service = agent.last(Kind::Service, "default/web");
+        let leader = agent.last(Kind::Leader, "default/web");
+        assert_eq!(service["leader"], leader["leader"]["id"], "{leader}");
+        (service["ready"].as_u64().unwrap(), service["total"].as_u64().unwrap(), service["leader"].as_str().map(str::to_owned))
+    };
+    assert_eq!(web(&agent), (2, 2, Some("a".to_owned())));
+    agent.apply(4, &[put(&at("a"), &record("a", 1, "draining", "front"), 4)]);
+    assert_eq!(web(&agent), (1, 2, Some("b".to_owned())));
+    // What stops to match is another's.
+    agent.apply(5, &[put(&at("b"), &record("b", 2, "up", "back"), 5)]);
+    assert_eq!(web(&agent), (1, 1, None), "one that drains takes what there is, and does not lead");
+    agent.apply(6, &[put("/weft/v1/leaders/default/web", r#"{"manual":"a"}"#, 6)]);
+    assert_eq!(agent.last(Kind::Leader, "default/web")["manual"], "a");
+    let place = agent.log.latest().unwrap().1;
+    agent.apply(7, &[put("/skydns/local/skydns/other/x", r#"{"host":"10.0.0.9"}"#, 7)]);
+    assert_eq!(agent.after(place), ["record:local/skydns/other/x@7"], "another service's endpoint");
+}
+
+#[test]
 fn names_that_come_to_mean_something_else_are_told_as_a_whole() {
     let mut agent = Agent::fresh();
     agent.apply(5, &[put("/skydns/local/skydns/prod/web/a", r#"{"host":"10.0.0.1"}"#, 5)]);
@@ -165,22 +205,30 @@ fn names_that_come_to_mean_something_else_are_told_as_a_whole() {
 
 /// A step of a history: which key, and what it becomes.
 fn step() -> impl Strategy<Value = (usize, Option<u8>)> {
-    (0..6_usize, proptest::option::weighted(0.7, any::<u8>()))
+    (0..8_usize, proptest::option::weighted(0.7, any::<u8>()))
 }
 
 fn key(n: usize) -> String {
     match n {
         0 | 1 => format!("/weft/v1/services/default/s{n}"),
         2 => "/weft/v1/networks/blue".to_owned(),
+        3 => "/weft/v1/leaders/default/web".to_owned(),
         n => format!("/skydns/local/skydns/web/a{n}"),
     }
 }
 
 fn value(n: usize, what: u8) -> String {
     match n {
-        0 | 1 => format!(r#"{{"ports":[{{"port":{}}}]}}"#, u16::from(what) + 1),
+        0 => format!(r#"{{"ports":[{{"port":{}}}]}}"#, u16::from(what) + 1),
+        1 => format!(r#"{{"ports":[{{"port":80}}],"selector":{{"tier":"{}"}}}}"#, what % 2),
         2 => format!(r#"{{"Network":"10.{what}.0.0/16","Backend":{{"Type":"vxlan","VNI":7}}}}"#),
-        _ => format!(r#"{{"host":"10.0.0.{what}"}}"#),
+        3 => format!(r#"{{"manual":"{}"}}"#, ["a5", "a6"][usize::from(what % 2)]),
+        4 => format!(r#"{{"host":"10.0.0.{what}"}}"#),
+        n => format!(
+            r#"{{"host":"10.0.0.1","weft":{{"id":"a{n}","node":"h1","born":{what},"state":"{}","labels":{{"tier":"{}"}}}}}}"#,
+            ["up", "draining", "starting"][usize::from(what % 3)],
+            what % 2
+        ),
     }
 }
 

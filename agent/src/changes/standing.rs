@@ -55,14 +55,14 @@ impl Standings {
     /// From those of `before` to those of `after`.
     pub fn update(&mut self, before: &Snapshot, after: &Snapshot) {
         for (old, new) in before.endpoints_until(after) {
-            for endpoint in old {
+            if let Some(endpoint) = old {
                 for name in services_of(before, &self.index, endpoint) {
                     if let Some(of) = self.selected.get_mut(&name) {
                         of.remove(&key_of(endpoint));
                     }
                 }
             }
-            for endpoint in new {
+            if let Some(endpoint) = new {
                 for name in services_of(before, &self.index, endpoint) {
                     if before.service(&name).is_some_and(|stored| stored.value.has_selector()) {
                         self.selected.entry(name).or_default().insert(key_of(endpoint), Arc::clone(endpoint));
@@ -115,9 +115,10 @@ impl Standings {
                 json(view, UNTOLD)
             }
         };
-        let leader = match is_known(snapshot, name) {
-            true => json(serde_json::to_value(views::view_of_leader(snapshot, name, found)), &[]),
-            false => Bytes::new(),
+        let leader = if is_known(snapshot, name) {
+            json(serde_json::to_value(views::view_of_leader(snapshot, name, found)), &[])
+        } else {
+            Bytes::new()
         };
         (service, leader)
     }
