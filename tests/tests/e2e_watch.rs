@@ -228,7 +228,8 @@ fn a_watch_tells_what_it_is_asked_for_and_says_reset_when_it_does_not_know() {
     let revision = write("/skydns/local/skydns/asked/asked-a", None);
     let gone = events.next(SOON).unwrap().unwrap();
     assert_eq!((gone.event.as_str(), gone.data["revision"].as_i64()), ("delete", Some(revision)));
-    assert_eq!(gone.id, revision.to_string());
+    // With the record went who led its name: of the two changes this is the first.
+    assert_eq!(gone.id, format!("{revision}.1"));
     // From a revision that no agent has seen: the store's first is 1.
     let mut events = Events::of(&socket(1), "?kind=endpoint&service=asked", "0").unwrap();
     assert_eq!(events.next(SOON).unwrap().unwrap().event, "reset");
@@ -236,6 +237,43 @@ fn a_watch_tells_what_it_is_asked_for_and_says_reset_when_it_does_not_know() {
     for query in ["?kind=pod", "?from=x", "?colour=red", "?service=A"] {
         assert!(Events::of(&socket(1), query, "").is_err(), "{query}");
     }
+}
+
+#[test]
+fn what_stops_to_match_a_selector_is_gone_for_who_asked_by_it_and_leaders_are_told() {
+    let t = Shared::of(&CLUSTER);
+    let _beside = beside();
+    let key = "/skydns/local/skydns/picked/picked-a/4";
+    let labelled =
+        |tier: &str| format!(r#"{{"host":"192.0.2.7","weft":{{"id":"picked-a","labels":{{"of":"picked","tier":"{tier}"}}}}}}"#);
+    write(key, Some(&labelled("front")));
+    t.host(1).netctl(["wait", "--leader", "picked=picked-a"]).unwrap().success().unwrap();
+    let query = "?kind=endpoint&label=of%3Dpicked&label=tier+in+(front)";
+    let mut events = Events::of(&socket(1), query, "").unwrap();
+    let told: Vec<String> = (0..2).map(|_| events.next(SOON).unwrap().unwrap().event).collect();
+    assert_eq!(told, ["put", "current"]);
+    let mut id = String::new();
+    for (tier, told) in [("back", "delete"), ("front", "put")] {
+        write(key, Some(&labelled(tier)));
+        let event = events.next(SOON).unwrap().unwrap();
+        assert_eq!(event.event, told);
+        id = event.id;
+    }
+    // It stops to match while nobody listens.
+    drop(events);
+    write(key, Some(&labelled("back")));
+    let mut events = Events::of(&socket(1), query, &id).unwrap();
+    assert_eq!(events.next(SOON).unwrap().unwrap().event, "delete");
+    let listed = |label: &str| t.host(1).netctl(["endpoint", "list", "-l", label, "-o", "json"]).unwrap().json().unwrap();
+    assert_eq!(listed("of=picked,tier!=front")[0]["id"], "picked-a");
+    assert_eq!(listed("of=picked,tier=front").as_array().map(Vec::len), Some(0));
+    let mut leaders = Events::of(&socket(1), "?kind=leader&service=picked", "").unwrap();
+    let leads = leaders.next(SOON).unwrap().unwrap();
+    assert_eq!((leads.event.as_str(), leads.data["object"]["leader"]["id"].as_str()), ("put", Some("picked-a")));
+    assert_eq!(leaders.next(SOON).unwrap().unwrap().event, "current");
+    write(key, None);
+    let nobody = leaders.next(SOON).unwrap().unwrap();
+    assert_eq!((nobody.event.as_str(), nobody.data["key"].as_str()), ("delete", Some("default/picked")));
 }
 
 #[test]
