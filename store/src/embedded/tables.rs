@@ -310,6 +310,9 @@ impl View {
         limit: usize,
     ) -> Result<Option<Page>, redb::Error> {
         let now = self.revision()?;
+        if at.is_some_and(|at| at > now) {
+            return Ok(None);
+        }
         let mut looked = at.unwrap_or(now).next();
         while looked <= now {
             match self.history(prefixes, looked)? {
