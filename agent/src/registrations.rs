@@ -9,8 +9,13 @@
 //!             └ unchanged: its time begins anew          └▶ elections (of candidates)
 //! ```
 //!
-//! A restarted agent finds them in its file, and gives each its whole time again: nobody could be told that it was away. What
-//! is said twice on one host is one registration; where its records stand already, whoever holds them keeps them.
+//! A restarted agent finds them in its file, and gives each its whole time again: nobody could be told that it was away. A lost state
+//! directory changes nothing: the run directory has a copy. What is said twice on one host is one registration, so that a program
+//! that was killed goes on with its id as soon as it is there again; where its records stand already, whoever holds them keeps
+//! them. Only the id of a candidate waits until its time is over: what the former program had begun may still be ending.
+//!
+//! Their time is that of `CLOCK_MONOTONIC`, in which programs can speak: it stands still while the host is suspended, for all
+//! of them would be over when it wakes. For how long the lead is certain is counted otherwise: [`session`](crate::session).
 
 mod answer;
 

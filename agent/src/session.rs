@@ -5,12 +5,16 @@
 //! nobody has noticed. Which lease to adopt is read from the keys that hang on them, so a lost state directory changes
 //! nothing. A lease adopted from an agent with another `--lease-ttl` is kept until there is one of the right length, which
 //! takes its keys over; then it runs out.
+//!
+//! How long a lease certainly lives is counted by a clock that goes on while the host is suspended ([`weft_api::clock`]): who wakes up
+//! holds nothing for certain until the store has answered.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tracing::{debug, info, warn};
+use weft_api::clock::BootTime;
 use weft_model::ids::LeaseId;
 use weft_store::Store;
 
@@ -41,7 +45,7 @@ pub struct Kept {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Life {
     lease: LeaseId,
-    until: Instant,
+    until: BootTime,
 }
 
 impl Kept {
@@ -55,7 +59,7 @@ impl Kept {
     pub fn safe_for(&self, lease: LeaseId) -> Duration {
         let life = *self.life.borrow();
         life.filter(|life| life.lease == lease)
-            .map_or(Duration::ZERO, |life| life.until.saturating_duration_since(Instant::now()))
+            .map_or(Duration::ZERO, |life| life.until.saturating_duration_since(BootTime::now()))
     }
 }
 
@@ -80,7 +84,7 @@ async fn keeper(
     let mut lease = adopt;
     let mut adopting = adopt.is_some();
     loop {
-        let asked = Instant::now();
+        let asked = BootTime::now();
         let lives = |lease, for_| alive.send_replace(asked.checked_add(for_).map(|until| Life { lease, until }));
         let pause = match lease {
             None => match store.grant(ttl).await {

@@ -10,8 +10,8 @@
 //! | `lock` | held while an agent runs |
 //!
 //! Files but the log are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
-//! are read back from the store, and attachments from a copy in the run directory, which lasts as long as they can: until
-//! the next boot. The run directory also has `uplink.json`, the uplink of the last agent (`last_uplink`).
+//! are read back from the store, and attachments and registrations from copies in the run directory, which last as long as they can:
+//! until the next boot. The run directory also has `uplink.json`, the uplink of the last agent (`last_uplink`).
 
 pub mod journal;
 
@@ -289,7 +289,11 @@ impl StateDir {
     /// The file cannot be read at all.
     pub fn registrations(&self) -> Result<Vec<Registration>, StateError> {
         let path = self.path.join("registrations.json");
-        let bytes = match std::fs::read(&path) {
+        let there = match std::fs::read(&path) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::read(self.run_dir.join("registrations.json")),
+            there => there,
+        };
+        let bytes = match there {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(StateError::Io { op: "read", path, source }),
@@ -321,7 +325,16 @@ impl StateDir {
     /// # Errors
     /// The file cannot be written; then the one of before is there.
     pub fn write_registrations(&self, registrations: &[Registration]) -> Result<(), StateError> {
-        write(&self.path.join("registrations.json"), &registrations, false)
+        write(&self.path.join("registrations.json"), &registrations, false)?;
+        let copy = self.run_dir.join("registrations.json");
+        if copy != self.path.join("registrations.json")
+            && let Err(e) = write(&copy, &registrations, false)
+        {
+            // Better none than an old one.
+            warn!(error = chain(&e), "no copy of the registrations; they are lost if the state directory is");
+            let _ = std::fs::remove_file(&copy);
+        }
+        Ok(())
     }
 
     /// The attachments, and the log that goes on with them.
@@ -482,6 +495,24 @@ mod tests {
             assert_eq!(aside, is_damaged.then_some(text.clone()), "{text}");
             assert_eq!(found(), ids, "what counted is written again: {text}");
         }
+    }
+
+    #[test]
+    fn registrations_outlive_their_file_until_the_next_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, run) = (dir.path().join("state"), dir.path().join("run"));
+        let row =
+            r#"{"id":"a","said":{"service":"web","ttl_ms":9000,"labels":{"tier":"front"},"addresses":["192.0.2.1"]},"born":5}"#;
+        let one: Registration = serde_json::from_str(row).unwrap();
+        let state = StateDir::open(&path, &run).unwrap();
+        state.write_registrations(std::slice::from_ref(&one)).unwrap();
+        drop(state);
+        std::fs::remove_dir_all(&path).unwrap();
+        let state = StateDir::open(&path, &run).unwrap();
+        assert_eq!(state.registrations().unwrap(), [one]);
+        state.write_registrations(&[]).unwrap();
+        std::fs::remove_file(path.join("registrations.json")).unwrap();
+        assert_eq!(state.registrations().unwrap(), [], "what was withdrawn does not come back");
     }
 
     #[test]

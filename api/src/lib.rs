@@ -67,6 +67,7 @@
 
 mod attach;
 mod client;
+pub mod clock;
 mod dns;
 mod doctor;
 mod drains;

@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use weft_tests::container::endpoints;
 use weft_tests::dns::{dig, server_of};
@@ -127,6 +128,48 @@ fn of_three_candidates_one_runs_whatever_dies_and_one_that_is_cut_off_has_ended_
     assert_eq!(overlaps, "", "two ran at a time: {:?}\n{}", w.terms(), w.said());
     let terms = w.terms();
     assert!(terms.is_sorted_by(|a, b| a.0 < b.0), "each term has a greater number: {terms:?}");
+}
+
+/// Whether a process runs: one that nobody has reaped does not.
+fn runs(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+#[test]
+fn a_netctl_that_is_stopped_or_killed_leaves_nobody_who_acts() {
+    let t = Topology::builder(1).lease_ttl(TTL).build().unwrap();
+    t.start_cluster().unwrap();
+    let host = t.host(1);
+    let file = t.dir().join("pids");
+    // A command with a child that would outlive it.
+    let command = format!("trap '' TERM; sleep 100000 & echo $$ $! >> {}; while :; do sleep 100000; done", file.display());
+    let line = host.agent.netctl_line(["elect", "job", "--id", "c", "--grace", "1s", "--", "sh", "-c", &command]).unwrap();
+    let netctl = host.spawn("elect", line).unwrap();
+    let begun = |count: usize| -> Vec<String> {
+        eventually(&format!("the command has begun {count} times"), LONG, || {
+            let text = std::fs::read_to_string(&file).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().collect();
+            if lines.len() < count { Err(netctl.stderr()) } else { Ok(lines[count - 1].split(' ').map(str::to_owned).collect()) }
+        })
+        .unwrap()
+    };
+    let ends = |pids: &[String], why: &str| {
+        eventually(&format!("nothing runs of {why}"), LONG, || {
+            let left: Vec<_> = pids.iter().filter(|pid| runs(pid)).collect();
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?} run")) }
+        })
+        .unwrap();
+    };
+    let first = begun(1);
+    assert!(first.iter().all(|pid| runs(pid)));
+    netctl.signal(Signal::SIGSTOP).unwrap();
+    ends(&first, "a netctl that is stopped");
+    netctl.signal(Signal::SIGCONT).unwrap();
+    let second = begun(2);
+    assert!(second.iter().all(|pid| runs(pid)), "it goes on where it can");
+    netctl.kill9().unwrap();
+    ends(&second, "a netctl that is killed");
 }
 
 /// What is served of `web` on a host: ids and states.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use weft_api::clock::BootTime;
 use weft_api::{ClientError, Code, Register, Registered};
 use weft_model::ids::EndpointId;
 
@@ -38,7 +39,7 @@ pub enum Beat {
     /// Nothing has been heard yet.
     None,
     /// It is registered, as asked at that time, after so many changes of what is said.
-    Kept(Box<Registered>, Instant, u64),
+    Kept(Box<Registered>, BootTime, u64),
     /// The agent does not answer, or not yet.
     Away(String),
     /// The agent says no.
@@ -106,7 +107,7 @@ async fn beat(agent: Agent, id: EndpointId, mut wishes: watch::Receiver<Wish>, t
             let _ = timeout_at(Instant::now() + WITHDRAW_BOUND, withdraw(&agent, &id, wish.said.session.as_deref())).await;
             return;
         }
-        let asked = Instant::now();
+        let asked = BootTime::now();
         let third = Duration::from_millis(wish.said.ttl_ms) / 3;
         let (beat, pause) = match timeout(ANSWER_BOUND, agent.client().register(id.as_str(), &wish.said)).await {
             Ok(Ok(registered)) => (Beat::Kept(Box::new(registered), asked, wish.generation), third.min(pace)),

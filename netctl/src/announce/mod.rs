@@ -3,6 +3,7 @@
 //! ```text
 //!   cmd/announce.rs, cmd/elect.rs        the order of things
 //!     ├─ heart.rs     says the registration again and again, waits for an agent that is away, withdraws at the end
+//!     ├─ keeper.rs    kills a command's group when netctl cannot
 //!     ├─ process.rs   a command of netctl's own, or a process that others started
 //!     └─ unit.rs      which process a systemd unit is just now
 //! ```
@@ -10,6 +11,7 @@
 //! Nothing here needs root: the agent's socket decides who may register.
 
 pub mod heart;
+pub mod keeper;
 pub mod process;
 pub mod unit;
 

@@ -15,7 +15,9 @@ use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use weft_api::Registered;
+use weft_api::clock::BootTime;
 
+use super::keeper::Keeper;
 use crate::run::child::{self, Launch};
 use crate::run::env::Variable;
 use crate::run::signals::Signals;
@@ -61,12 +63,14 @@ pub struct Order {
     pub own_group: bool,
 }
 
-/// A command of netctl's own. It dies with netctl.
+/// A command of netctl's own. It dies with netctl, and so does its process group, if it has one of its own.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
     followed: Followed,
     pid: Pid,
+    /// Who sees to it that its own group does not outlive it.
+    keeper: Option<Keeper>,
     own_group: bool,
 }
 
@@ -92,8 +96,10 @@ impl Process {
         };
         let mut child = child::start(launch)?;
         let number = child.id().cast_signed();
-        match Followed::find(number) {
-            Ok(followed) => Ok(Self { child, followed, pid: Pid::from_raw(number), own_group: order.own_group }),
+        let pid = Pid::from_raw(number);
+        let keeper = order.own_group.then(|| Keeper::start(pid)).transpose().map_err(RunError::Keeper);
+        match keeper.and_then(|keeper| Ok((keeper, Followed::find(number)?))) {
+            Ok((keeper, followed)) => Ok(Self { child, followed, pid, keeper, own_group: order.own_group }),
             Err(e) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -117,6 +123,13 @@ impl Process {
         let _ = if self.own_group { killpg(self.pid, signal) } else { kill(self.pid, signal) };
     }
 
+    /// From then on it is killed with all of its group, whatever becomes of netctl.
+    pub fn keep_until(&self, at: BootTime) {
+        if let Some(keeper) = &self.keeper {
+            keeper.until(at);
+        }
+    }
+
     /// What it ended with: its exit code, or 128 and the number of the signal. Whatever it left in a group of its own is killed.
     ///
     /// # Errors
@@ -124,6 +137,10 @@ impl Process {
     pub fn reap(mut self) -> Result<u8, RunError> {
         if self.own_group {
             self.signal_group(Signal::SIGKILL);
+        }
+        // Before its number can be another's.
+        if let Some(keeper) = self.keeper.take() {
+            keeper.dismiss();
         }
         let status = self.child.wait().map_err(RunError::Wait)?;
         Ok(match (status.code(), status.signal()) {

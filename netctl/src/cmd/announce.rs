@@ -5,11 +5,13 @@
 
 use std::ffi::OsString;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
+use weft_api::clock::BootTime;
 use weft_api::{Register, Registered};
 use weft_model::ids::{EndpointId, ServiceName};
 use weft_model::record::{Kind, Proto, State};
@@ -268,8 +270,16 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
     let mut teller = Teller::default();
     // The signal that is held back until the command is drained, and until when.
     let mut held: Option<(Signal, Instant)> = None;
+    // It is being withdrawn, and the signal that asked for that is then handed on. Neither an end nor another signal waits for it.
+    let mut leaving: Option<(Pin<Box<dyn Future<Output = ()>>>, Option<Signal>)> = None;
     let mut stopped = !signals.terminal;
     loop {
+        let left = async {
+            match leaving.as_mut() {
+                Some((withdrawn, _)) => withdrawn.await,
+                None => std::future::pending().await,
+            }
+        };
         let beat = async {
             match heart.as_mut() {
                 Some(heart) => heart.next().await,
@@ -288,6 +298,10 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
                 teller.hear("announce", &beat);
                 continue;
             }
+            () = left => {
+                held = leaving.take().and_then(|(_, signal)| signal).map(|signal| (signal, Instant::now() + drain));
+                continue;
+            }
             () = drained => {
                 if let Some((signal, _)) = held.take() {
                     process.signal(signal);
@@ -298,15 +312,13 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
         };
         match signal {
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT => match heart.take() {
-                Some(heart) => {
-                    heart.withdraw().await;
-                    if !shared {
-                        held = Some((signal, Instant::now() + drain));
-                    }
-                }
+                Some(heart) => leaving = Some((Box::pin(heart.withdraw()), Some(signal).filter(|_| !shared))),
                 // Asked twice: no more waiting.
                 None => {
                     held = None;
+                    if let Some((_, waiting)) = &mut leaving {
+                        *waiting = None;
+                    }
                     if !shared {
                         process.signal(signal);
                     }
@@ -327,14 +339,16 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
             _ => {}
         }
     }
-    if let Some(heart) = heart {
-        heart.withdraw().await;
+    match (heart, leaving) {
+        (Some(heart), _) => heart.withdraw().await,
+        (None, Some((withdrawn, _))) => withdrawn.await,
+        (None, None) => {}
     }
 }
 
 /// The registration's answer, if the last beat was one.
 #[must_use]
-pub fn kept(beat: &Beat) -> Option<(&Registered, Instant)> {
+pub fn kept(beat: &Beat) -> Option<(&Registered, BootTime)> {
     match beat {
         Beat::Kept(registered, asked, _) => Some((registered, *asked)),
         _ => None,

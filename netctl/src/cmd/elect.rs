@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Each answer of the agent says for how long the lead is certain from when it was asked for. The command is told to stop so long
-//! before that is over that it has time for it, and is killed before it is over, whatever the agent or the store are doing.
+//! before that is over that it has time for it, and is killed before it is over, whatever the agent or the store are doing, and whatever
+//! becomes of this process: another one, [`keeper`](crate::announce::keeper), sees to that.
 
 use std::ffi::OsString;
 use std::net::IpAddr;
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use clap::Args;
 use nix::sys::signal::Signal;
-use tokio::time::{Instant, sleep_until};
+use weft_api::clock::BootTime;
 use weft_api::{Candidacy, Register, Registered};
 use weft_model::ids::{EndpointId, Revision, ServiceName};
 use weft_model::record::{Kind, Proto, State};
@@ -21,6 +22,7 @@ use weft_model::record::{Kind, Proto, State};
 use super::Context;
 use super::announce::{Teller, begin, kept};
 use crate::announce::heart::Heart;
+use crate::announce::keeper::sleep_until;
 use crate::announce::process::{Order, Process};
 use crate::announce::{labels, make_id, make_session};
 use crate::error::{DONE, Error, say};
@@ -85,36 +87,40 @@ enum End {
 /// Until when the lead is certain, and how long the command has to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Safe {
-    until: Instant,
+    until: BootTime,
     grace: Duration,
 }
 
 impl Safe {
     /// As told by an answer that was asked for at that time. `most` is the longest time that was ever told: a third of it is as
     /// much as a command gets to stop, however little is left now.
-    fn of(asked: Instant, safe: Duration, most: Duration, grace: Duration) -> Self {
-        Self { until: asked + safe, grace: grace.min(most / 3) }
+    fn of(asked: BootTime, safe: Duration, most: Duration, grace: Duration) -> Self {
+        Self { until: asked.saturating_add(safe), grace: grace.min(most / 3) }
     }
 
     /// Whether it is worth while to begin: not with the rest of a lead that nobody renews.
     fn is_fresh(self, most: Duration) -> bool {
-        self.until.saturating_duration_since(Instant::now()) >= most / 2
+        self.until.saturating_duration_since(BootTime::now()) >= most / 2
     }
 
     /// A later answer, whose time is measured by the first one's grace: the grace does not shrink with what is left.
-    fn renewed(self, asked: Instant, safe: Duration) -> Self {
-        Self { until: self.until.max(asked + safe), ..self }
+    fn renewed(self, asked: BootTime, safe: Duration) -> Self {
+        Self { until: self.until.max(asked.saturating_add(safe)), ..self }
     }
 
     /// When the command is killed: the kernel and this process get some of the time.
-    fn kill_at(self) -> Instant {
-        self.until.checked_sub(self.grace / 4).unwrap_or(self.until)
+    fn kill_at(self) -> BootTime {
+        self.until.saturating_sub(self.grace / 4)
+    }
+
+    /// When the keeper kills it, who does so whatever has become of this process.
+    fn kept_until(self) -> BootTime {
+        self.until.saturating_sub(self.grace / 8)
     }
 
     /// When the command is told to stop.
-    fn stop_at(self) -> Instant {
-        let kill = self.kill_at();
-        kill.checked_sub(self.grace).unwrap_or(kill)
+    fn stop_at(self) -> BootTime {
+        self.kill_at().saturating_sub(self.grace)
     }
 }
 
@@ -255,7 +261,8 @@ impl ElectArgs {
         teller: &mut Teller,
     ) -> Result<End, Error> {
         // When it is killed, once it has been told to stop for want of the lead.
-        let mut stopping: Option<Instant> = None;
+        let mut stopping: Option<BootTime> = None;
+        process.keep_until(safe.kept_until());
         loop {
             let next = stopping.unwrap_or_else(|| safe.stop_at());
             let Received { signal, .. } = tokio::select! {
@@ -277,11 +284,14 @@ impl ElectArgs {
                     teller.hear("elect", &beat);
                     if let Some((registered, asked)) = kept(&beat) {
                         match holds(registered, term) {
-                            Some(true) => safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms)),
+                            Some(true) => {
+                                safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms));
+                                process.keep_until(safe.kept_until());
+                            }
                             Some(false) if stopping.is_none() => {
                                 say("elect", "the lead goes to another one: the command is stopped");
                                 process.signal(Signal::SIGTERM);
-                                stopping = Some(safe.kill_at().min(Instant::now() + safe.grace));
+                                stopping = Some(safe.kill_at().min(BootTime::now().saturating_add(safe.grace)));
                             }
                             Some(false) | None => {}
                         }
@@ -300,8 +310,10 @@ impl ElectArgs {
                 signal => process.signal(signal),
             }
         }
+        // This process was stopped, or the host suspended, and the keeper has done what was to be done.
+        let is_over = BootTime::now() >= safe.kept_until();
         let code = process.reap()?;
-        Ok(if stopping.is_some() { End::Stopped(code) } else { End::Itself(code) })
+        Ok(if stopping.is_some() || is_over { End::Stopped(code) } else { End::Itself(code) })
     }
 }
 
@@ -311,19 +323,22 @@ mod tests {
 
     #[test]
     fn the_command_is_told_to_stop_and_killed_before_the_lead_is_uncertain() {
-        let now = Instant::now();
+        let now = BootTime::now();
         for (safe, grace) in [(15_000, 3_000), (2_000, 3_000), (900, 100), (10, 3_000), (0, 3_000)] {
             let (safe, grace) = (Duration::from_millis(safe), Duration::from_millis(grace));
             let told = Safe::of(now, safe, safe, grace);
-            assert!(told.stop_at() <= told.kill_at() && told.kill_at() <= told.until, "{told:?}");
-            assert!(told.grace <= grace && told.kill_at() - told.stop_at() == told.grace);
+            assert!(
+                told.stop_at() <= told.kill_at() && told.kill_at() <= told.kept_until() && told.kept_until() <= told.until,
+                "{told:?}"
+            );
+            assert!(told.grace <= grace && told.kill_at().saturating_duration_since(told.stop_at()) == told.grace);
             assert!(told.stop_at() >= now, "there is time left to run: {told:?}");
         }
     }
 
     #[test]
     fn the_rest_of_a_lead_is_not_begun_with() {
-        let (now, most) = (Instant::now(), Duration::from_secs(9));
+        let (now, most) = (BootTime::now(), Duration::from_secs(9));
         let of = |safe: u64| Safe::of(now, Duration::from_secs(safe), most, Duration::from_secs(3));
         assert!(of(9).is_fresh(most) && of(6).is_fresh(most) && !of(3).is_fresh(most));
         assert!(of(6).stop_at() > now, "what is begun with has time to run");
@@ -331,11 +346,11 @@ mod tests {
 
     #[test]
     fn a_later_answer_never_shortens_what_was_certain() {
-        let now = Instant::now();
+        let now = BootTime::now();
         let told = Safe::of(now, Duration::from_secs(9), Duration::from_secs(9), Duration::from_secs(3));
         assert_eq!(told.renewed(now, Duration::from_secs(5)), told);
-        let later = told.renewed(now + Duration::from_secs(1), Duration::from_secs(9));
-        assert_eq!((later.until, later.grace), (now + Duration::from_secs(10), told.grace));
+        let later = told.renewed(now.saturating_add(Duration::from_secs(1)), Duration::from_secs(9));
+        assert_eq!((later.until, later.grace), (now.saturating_add(Duration::from_secs(10)), told.grace));
     }
 
     fn answer(lead: bool, lead_known: bool, candidate: Candidacy, term: i64) -> Registered {
@@ -380,7 +395,7 @@ mod tests {
         let agent = crate::agent::Agent::at("/nonexistent/weft.sock".into());
         let answer = answer(true, true, Candidacy::Acts, 5);
         let heart = Heart::start(agent, answer.id.clone(), answer.said.clone(), PACE);
-        let beat = crate::announce::heart::Beat::Kept(Box::new(answer), Instant::now(), 0);
+        let beat = crate::announce::heart::Beat::Kept(Box::new(answer), BootTime::now(), 0);
         assert!(heart.is_current(&beat));
         heart.change(|said| said.candidate = Some(Candidacy::Stands));
         assert!(!heart.is_current(&beat));

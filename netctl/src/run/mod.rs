@@ -185,6 +185,9 @@ pub enum RunError {
     /// The agent does not take the registration.
     #[error("{0}")]
     NotRegistered(String),
+    /// There is nobody to see to it that the command does not outlive netctl.
+    #[error("start the keeper of the command's process group")]
+    Keeper(#[source] io::Error),
     /// The command's end cannot be awaited.
     #[error("wait for the command")]
     Wait(#[source] io::Error),
