@@ -38,7 +38,7 @@ const PACE: Duration = Duration::from_secs(1);
 #[command(after_help = "\
 The command runs while this candidate holds the lead of NAME, and no other does. It is stopped by SIGTERM and, when the time of \
 --grace is over, with all of its process group by SIGKILL: before another candidate can have the lead, also when this host is \
-cut off or its agent dies. Then it waits for the lead again, unless --once is given. A command that ends by itself ends netctl.
+cut off, its agent dies, or netctl itself is stopped or killed. Then it waits for the lead again, unless --once is given. A command that ends by itself ends netctl.
 
 WEFT_ID tells the command its id, WEFT_TERM the number of this term, which is greater than that of any leader before: what \
 compares it refuses what a former leader says too late. Its input and output are netctl's own; signals are handed on.
