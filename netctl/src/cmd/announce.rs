@@ -264,6 +264,9 @@ async fn follow_unit(unit: &str, start: impl Fn() -> Heart, signals: &mut Signal
     }
 }
 
+/// What returns when a registration is withdrawn.
+type Withdrawn = Pin<Box<dyn Future<Output = ()>>>;
+
 /// Until the command has ended: registered until it is to stop, or has.
 async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain: Duration) {
     let mut heart = Some(heart);
@@ -271,7 +274,7 @@ async fn accompany(heart: Heart, process: &Process, signals: &mut Signals, drain
     // The signal that is held back until the command is drained, and until when.
     let mut held: Option<(Signal, Instant)> = None;
     // It is being withdrawn, and the signal that asked for that is then handed on. Neither an end nor another signal waits for it.
-    let mut leaving: Option<(Pin<Box<dyn Future<Output = ()>>>, Option<Signal>)> = None;
+    let mut leaving: Option<(Withdrawn, Option<Signal>)> = None;
     let mut stopped = !signals.terminal;
     loop {
         let left = async {
