@@ -5,6 +5,7 @@
 //!
 //! * A name stands for everything below it; `*` and `any` in a question match one label each, and then what is below.
 //!   What stands below `dns.<domain>` (name servers, the zone's own address) is no part of the names above.
+//! * A stored label `*` answers for the names that do not exist beside it (RFC 4592), as external-dns writes wildcard hosts.
 //! * A declared service owns its name: its virtual IPs are the name's addresses, its instances are found by SRV,
 //!   `tasks.<name>` and `<id>.<name>`, its ports by `_port._proto.<name>` (a port without a name by its number).
 //! * A service that stands for a name outside of the cluster, or for another one in it, is an alias and nothing else.

@@ -89,13 +89,35 @@ impl Zone {
         basis.service(&at);
         if !self.tree.exists(&at) {
             let above = labels.split_last().filter(|(last, above)| **last == b"leader" && above.len() > apex);
-            return above.map_or(Subject::Missing, |(_, above)| self.leader(above, basis));
+            let leader = above.map_or(Subject::Missing, |(_, above)| self.leader(above, basis));
+            return if matches!(leader, Subject::Missing) { self.synthesized(&at, basis) } else { leader };
         }
         if let Some(service) = self.services.get(at.as_slice()) {
             return Subject::Service(service);
         }
         let rows = self.tree.below(&at).map(|row| &**row).filter(|r| hidden || !r.hidden).collect();
         if at == self.apex { Subject::Apex(rows) } else { Subject::Rows(rows) }
+    }
+
+    /// What a name that does not exist stands for: the wildcard record below the closest name above it that does, if there is
+    /// one (RFC 4592 section 3.3.1).
+    fn synthesized(&self, at: &[u8], basis: &Basis) -> Subject<'_> {
+        for above in tree::upwards(at).skip(1) {
+            if self.tree.exists(above) {
+                let mut star = above.to_vec();
+                if !tree::push(&mut star, b"*") || above.len() < self.apex.len() {
+                    return Subject::Missing;
+                }
+                basis.name(&star);
+                if !self.tree.exists(&star) {
+                    return Subject::Missing;
+                }
+                return Subject::Rows(self.tree.below(&star).map(|row| &**row).filter(|row| !row.hidden).collect());
+            }
+            // If it comes to be, it is closer.
+            basis.name(above);
+        }
+        Subject::Missing
     }
 
     /// Who leads the name at these labels, from the root down. A name that can have a leader and has none exists all the same.
