@@ -43,6 +43,7 @@ pub struct Metrics {
     peers: Gauge,
     attachments: Gauge,
     bad_values: Gauge,
+    watchers: Gauge,
     verdict_packets: Family<VerdictLabel, Gauge>,
     verdict_bytes: Family<VerdictLabel, Gauge>,
 }
@@ -79,6 +80,7 @@ impl Metrics {
         agent.register("peers", "Other hosts", self.peers.clone());
         agent.register("attachments", "Containers attached to this host", self.attachments.clone());
         agent.register("bad_values", "Values in the store that do not parse", self.bad_values.clone());
+        agent.register("watchers", "Open streams of GET /v1/watch, of which there may be 128", self.watchers.clone());
         let datapath = registry.sub_registry_with_prefix("weft_datapath");
         datapath.register(
             "packets",
@@ -100,6 +102,8 @@ impl Metrics {
         self.attachments.set(i64::try_from(status.attachments).unwrap_or(i64::MAX));
         // Not the status's, which are the first few.
         self.bad_values.set(admin.view.borrow().as_deref().map_or(0, bad_values));
+        let watchers = admin.watchers.load(std::sync::atomic::Ordering::Relaxed);
+        self.watchers.set(i64::try_from(watchers).unwrap_or(i64::MAX));
         for (verdict, counter) in counters(admin.datapath.clone()).await {
             let label = VerdictLabel { verdict: Verdict::as_str(verdict) };
             self.verdict_packets.get_or_create(&label).set(i64::try_from(counter.packets).unwrap_or(i64::MAX));

@@ -300,6 +300,34 @@ fn netctl_watches_through_a_restart_of_the_agent() {
     told("put", "default/after");
 }
 
+#[test]
+fn one_watcher_too_many_is_told_so_and_one_that_leaves_makes_room() {
+    let t = Shared::of(&CLUSTER);
+    let _alone = ALONE.write().unwrap_or_else(PoisonError::into_inner);
+    let path = "/v1/watch?kind=network";
+    let enter = || Events::of(&socket(1), "?kind=network", "");
+    // Those of other tests leave within a moment.
+    let mut watchers: Vec<Events> = (0..128).map(|n| eventually(&format!("place {n}"), SOON, enter).unwrap()).collect();
+    let refused = call(&socket(1), "GET", path, &Value::Null).unwrap();
+    assert_eq!(code(&refused), (507, "full"));
+    let said = refused.body["error"]["message"].as_str().unwrap();
+    assert_eq!(said, "watch: 128 streams are open already; close one, or ask another host's agent");
+    let elsewhere = Events::of(&socket(2), "?kind=network", "");
+    assert_eq!(elsewhere.unwrap().next(SOON).unwrap().unwrap().event, "put");
+    assert_eq!(t.host(1).agent.status().unwrap()["node"], "h1", "other questions are answered");
+    drop(watchers.pop());
+    watchers.push(eventually("the place of one that left", SOON, enter).unwrap());
+    assert_eq!(watchers[127].next(SOON).unwrap().unwrap().event, "put");
+    let open = |wanted: &str| {
+        let metrics = t.host(1).exec(["curl", "-sS", "http://127.0.0.1:9474/metrics"]).unwrap().success().unwrap().stdout;
+        let line = metrics.lines().find(|line| line.starts_with("weft_agent_watchers ")).unwrap().to_owned();
+        if line == format!("weft_agent_watchers {wanted}") { Ok(()) } else { Err(line) }
+    };
+    assert_eq!(open("128"), Ok(()));
+    drop(watchers);
+    eventually("all have left", SOON, || open("0")).unwrap();
+}
+
 fn ask(method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> Answer {
     call_with(&socket(1), method, path, headers, body).unwrap()
 }

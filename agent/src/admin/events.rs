@@ -37,27 +37,33 @@ use crate::refusal::Refusal;
 /// Streams at once.
 const MAX_WATCHERS: usize = 128;
 
-/// Something is said at least so often, so that both sides notice when the other one is gone.
-const KEEP_ALIVE: Duration = Duration::from_secs(15);
-
-/// How often a watcher is told that the revision moved without him, at most.
-const PROGRESS: Duration = Duration::from_secs(10);
-
 /// How often it is looked whether he is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// How long a revision is awaited that another agent has seen already.
 const AHEAD: Duration = Duration::from_secs(5);
 
-/// How long a connection may take nothing. Who reads no more holds a place that others want, and a snapshot; he can go on with
-/// his last mark.
-const STALLED: Duration = Duration::from_secs(60);
-
 /// Bytes that are gathered before they are handed to the connection.
 const CHUNK: usize = 32 << 10;
 
 /// Changes that are taken out of the log at a time.
 const TAKEN: usize = 256;
+
+/// How long a stream does nothing, or is let do nothing.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// Something is said at least so often, so that both sides notice when the other one is gone.
+    keep_alive: Duration,
+    /// How often a watcher is told that the revision moved without him, at most.
+    progress: Duration,
+    /// How long a connection may take nothing. Who reads no more holds a place that others want, and a snapshot; he can go on
+    /// with his last mark.
+    stalled: Duration,
+}
+
+/// What every stream has.
+const PACE: Pace =
+    Pace { keep_alive: Duration::from_secs(15), progress: Duration::from_secs(10), stalled: Duration::from_secs(60) };
 
 /// What somebody wants to be told of.
 #[derive(Debug)]
@@ -157,14 +163,8 @@ impl Admin {
                 Resume::Reset | Resume::Ahead => Start::Fresh(Some("what changed since then is not known here any more")),
             },
         };
-        let (sender, frames) = mpsc::channel(2);
-        let watcher = Watcher { changes: self.changes.clone(), wanted, caller, frames: sender, buffer: Vec::new(), _seat: seat };
         let revision = self.revision();
-        tokio::spawn(async move {
-            // `Gone` is the only way out.
-            let Err(Gone) = watcher.run(start).await;
-        });
-        Ok(Stream { frames, revision })
+        Ok(Stream { frames: Watcher::begin(self.changes.clone(), wanted, caller, seat, PACE, start), revision })
     }
 
     /// Where to go on. A mark of another agent may be ahead of this one for a moment.
@@ -212,6 +212,7 @@ struct Watcher {
     caller: Caller,
     frames: mpsc::Sender<Bytes>,
     buffer: Vec<u8>,
+    pace: Pace,
     _seat: Seat,
 }
 
@@ -238,6 +239,24 @@ struct Why {
 }
 
 impl Watcher {
+    /// Lets one watch, on a task of his own that ends when nobody takes what he is told.
+    fn begin(
+        changes: Arc<Changes>,
+        wanted: Wanted,
+        caller: Caller,
+        seat: Seat,
+        pace: Pace,
+        start: Start,
+    ) -> mpsc::Receiver<Bytes> {
+        let (frames, receiver) = mpsc::channel(2);
+        let watcher = Self { changes, wanted, caller, frames, buffer: Vec::new(), pace, _seat: seat };
+        tokio::spawn(async move {
+            // `Gone` is the only way out.
+            let Err(Gone) = watcher.run(start).await;
+        });
+        receiver
+    }
+
     async fn run(mut self, start: Start) -> Result<std::convert::Infallible, Gone> {
         let mut moved = self.changes.moved();
         let (mut place, mut told) = match start {
@@ -271,20 +290,20 @@ impl Watcher {
             if more {
                 continue;
             }
-            if mark.revision > told && progressed.elapsed() >= PROGRESS {
+            if mark.revision > told && progressed.elapsed() >= self.pace.progress {
                 self.event("progress", Some(&mark), &At { revision: mark.revision });
                 told = mark.revision;
                 (spoke, progressed) = (Instant::now(), Instant::now());
             }
             self.pour(0).await?;
-            if spoke.elapsed() >= KEEP_ALIVE {
+            if spoke.elapsed() >= self.pace.keep_alive {
                 self.comment().await?;
                 spoke = Instant::now();
             }
             tokio::select! {
                 changed = moved.changed() => changed.map_err(|_| Gone)?,
                 () = self.frames.closed() => return Err(Gone),
-                () = sleep_until(Instant::now() + LOOK) => {
+                () = sleep_until(Instant::now() + LOOK.min(self.pace.progress)) => {
                     if self.caller.is_gone() {
                         return Err(Gone);
                     }
@@ -349,7 +368,7 @@ impl Watcher {
         if self.buffer.len() <= above {
             return Ok(());
         }
-        hand_over(&self.frames, Bytes::from(std::mem::take(&mut self.buffer)), STALLED).await
+        hand_over(&self.frames, Bytes::from(std::mem::take(&mut self.buffer)), self.pace.stalled).await
     }
 }
 
@@ -362,18 +381,5 @@ async fn hand_over(frames: &mpsc::Sender<Bytes>, bytes: Bytes, patience: Duratio
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn who_reads_nothing_is_gone_and_who_reads_slowly_is_not() {
-        let (sender, mut frames) = mpsc::channel(1);
-        let bytes = || Bytes::from_static(b": keep-alive\n\n");
-        assert!(hand_over(&sender, bytes(), STALLED).await.is_ok());
-        assert!(hand_over(&sender, bytes(), Duration::from_millis(1)).await.is_err(), "nobody made room");
-        let (handed, read) = tokio::join!(hand_over(&sender, bytes(), STALLED), frames.recv());
-        assert!(handed.is_ok() && read.is_some());
-        drop(frames);
-        assert!(hand_over(&sender, bytes(), STALLED).await.is_err());
-    }
-}
+#[path = "events_tests.rs"]
+mod tests;

@@ -83,11 +83,17 @@ pub struct Changes {
 
 impl Default for Changes {
     fn default() -> Self {
-        Self { log: Mutex::new(Log::new(MAX_ENTRIES, MAX_BYTES)), moved: watch::Sender::new(0) }
+        Self::keeping(MAX_ENTRIES, MAX_BYTES)
     }
 }
 
 impl Changes {
+    /// A log of at most so many changes, and bytes of them.
+    #[must_use]
+    pub fn keeping(entries: usize, bytes: usize) -> Self {
+        Self { log: Mutex::new(Log::new(entries, bytes)), moved: watch::Sender::new(0) }
+    }
+
     /// The store has been read as a whole: what happened before is not known.
     pub fn complete(&self, snapshot: &Arc<Snapshot>) {
         self.with(|log| log.complete(snapshot));
