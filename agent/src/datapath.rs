@@ -172,7 +172,9 @@ impl Fast {
     /// [`Outcome::later`], if nothing else is to be done about links.
     pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows, links: Links) -> Outcome {
         let changed = self.resolver.update(snapshot);
-        let mut outcome = Outcome { remarks: fill::panicking(self.resolver.services()), ..Outcome::default() };
+        let services = self.resolver.services();
+        let remarks = fill::panicking(services).into_iter().chain(fill::sharing(services)).collect();
+        let mut outcome = Outcome { remarks, ..Outcome::default() };
         if changed != Changed::none()
             && let Some(shadow) = &mut self.shadow
         {

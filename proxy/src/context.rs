@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::IpNet;
 use weft_model::ids::{NodeName, ServiceName};
@@ -59,6 +59,9 @@ pub enum Reason {
     Reassigned(IpAddr, IpNet),
     /// The record holds a name where a backend has an address.
     HostName(String),
+    /// Another endpoint of the service, of this id, has the address and port as well: the two are one backend, and that one
+    /// speaks for it.
+    SameAddress(IpAddr, u16, String),
     /// The service asks for a port by name, and the endpoint has none of that name.
     NoPort(String, Proto),
 }
@@ -230,6 +233,9 @@ impl fmt::Display for Reason {
             Self::Host(a, host) => write!(f, "{a} is {host}"),
             Self::Reassigned(a, subnet) => write!(f, "its host is lost, and {a} is of {subnet}, which another host has"),
             Self::HostName(name) => write!(f, "{name} is a name, and a backend is an address"),
+            Self::SameAddress(a, port, other) => {
+                write!(f, "{} is the endpoint {other}'s as well, and one backend for both", SocketAddr::new(*a, *port))
+            }
             Self::NoPort(name, proto) => write!(f, "it has no {proto} port named {name}"),
         }?;
         if self.can_be_allowed() { f.write_str("; the service may say allow_hosts") } else { Ok(()) }

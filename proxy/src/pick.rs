@@ -162,6 +162,9 @@ pub fn backends(snapshot: &Snapshot, name: &ServiceName, service: &Service, cont
     over(snapshot.endpoints_of(name, service), name, service, context)
 }
 
+/// The endpoints that others speak for at an address and port, by their places, and the places of those.
+type Shared = BTreeMap<(usize, IpAddr, u16), usize>;
+
 /// Chooses among `endpoints`, which come by path.
 pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
     let mut resolved = Resolved { network: service.network.clone(), ..Resolved::default() };
@@ -198,11 +201,20 @@ pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &
         }
     }
     let mut used = vec![false; endpoints.len()];
+    let mut shared = Shared::new();
     for port in &service.ports {
-        let (frontend, panicking) = frontend(port, service.panic, &endpoints, &usable, &mut used);
+        let (frontend, panicking) = frontend(port, service.panic, &endpoints, &usable, &mut used, &mut shared);
         resolved.frontends.push(frontend);
         resolved.panicking |= panicking;
     }
+    for ((at, address, port), other) in shared {
+        let (endpoint, other) = (&endpoints[at], &endpoints[other]);
+        // Endpoints below two names may have one id.
+        let name = if other.id == endpoint.id { other.path.to_string() } else { other.id.clone() };
+        resolved.rejected.push(reject(endpoint, Some(address), Reason::SameAddress(address, port, name)));
+    }
+    // What is wrong with one endpoint stays in the order in which it was found.
+    resolved.rejected.sort_by(|a, b| (&a.endpoint.path, a.endpoint.ours).cmp(&(&b.endpoint.path, b.endpoint.ours)));
     if service.ports.is_empty() {
         // Only its name leads to them.
         let turn = Turn::among(endpoints.iter().map(|e| Standing::of(e)), service.panic);
@@ -218,13 +230,15 @@ fn reject(endpoint: &Arc<Endpoint>, address: Option<IpAddr>, reason: Reason) -> 
     Rejected { endpoint: Arc::clone(endpoint), address, reason }
 }
 
-/// One port's row, and whether endpoints are in use for it that their checks call down; marks in `used` those in use.
+/// One port's row, and whether endpoints are in use for it that their checks call down; marks in `used` those in use, and puts
+/// into `shared` those whose address and port another one speaks for.
 fn frontend(
     port: &ServicePort,
     panic: u8,
     endpoints: &[Arc<Endpoint>],
     usable: &[(usize, IpAddr)],
     used: &mut [bool],
+    shared: &mut Shared,
 ) -> (Frontend, bool) {
     // Of several endpoints with one address and port the one that stands best speaks, the first by path among equals.
     let mut best: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
@@ -250,8 +264,15 @@ fn frontend(
         turn.takes(Standing::of(&endpoints[at]))
     };
     for (at, address) in usable {
-        if backend_port(&endpoints[*at], port).is_ok() && is_in_use(*address, *at) {
-            used[*at] = true;
+        let endpoint = &endpoints[*at];
+        let Ok(number) = backend_port(endpoint, port) else { continue };
+        if !is_in_use(*address, *at) {
+            continue;
+        }
+        used[*at] = true;
+        // Who would have no connections anyway, one that was lost and came back under another name say, has lost nothing by it.
+        if let Some(other) = best.get(&(*address, number)).filter(|other| *other != at) {
+            shared.entry((*at, *address, number)).or_insert(*other);
         }
     }
     let backend = |((address, port), at): ((IpAddr, u16), usize)| {

@@ -106,6 +106,32 @@ fn one_address_and_port_is_one_backend_and_the_best_state_speaks() {
     assert_eq!(resolved.frontends[0].backends.len(), 1);
     let members: Vec<_> = resolved.members.iter().map(|m| (m.endpoint.id.as_str(), m.in_use)).collect();
     assert_eq!(members, [("a", false), ("b", true), ("c", false), ("d", true)]);
+    // The two that are not asked in any case lose nothing.
+    assert_eq!(texts(&resolved), ["rejected: 10.244.3.2:8080 is the endpoint b's as well, and one backend for both"]);
+    assert_eq!(
+        (resolved.rejected[0].endpoint.id.as_str(), resolved.rejected[0].address),
+        ("d", Some("10.244.3.2".parse().unwrap()))
+    );
+}
+
+#[test]
+fn who_shares_an_address_and_port_is_told_with_whom_once_and_only_while_both_are_asked() {
+    let two_ports = r#"{"ports":[{"name":"a","port":80},{"name":"b","port":81}],"selector":{"tier":"front"}}"#;
+    let named = |name: &str, host: &str, rest: &str| {
+        let key = format!("/skydns/local/skydns/{name}/x/4");
+        (key, format!(r#"{{"host":"{host}","port":8080,"weft":{{"id":"x","labels":{{"tier":"front"}}{rest}}}}}"#))
+    };
+    let one = "rejected: 10.244.3.2:8080 is the endpoint local/skydns/blue/x's as well, and one backend for both";
+    let blue = named("blue", "10.244.3.2", "");
+    let green = |host: &str, rest: &str| texts(&myapp(two_ports, &[blue.clone(), named("green", host, rest)]));
+    assert_eq!(green("10.244.3.2", ""), [one]);
+    assert_eq!(green("10.244.3.3", ""), Vec::<String>::new());
+    assert_eq!(green("10.244.3.2", r#","state":"draining""#), Vec::<String>::new());
+    // In the order of paths, whatever is wrong.
+    let all = [blue, named("amber", "127.0.0.1", ""), named("green", "10.244.3.2", ""), named("red", "127.0.0.1", "")];
+    let resolved = myapp(two_ports, &all);
+    let paths: Vec<String> = resolved.rejected.iter().map(|r| r.endpoint.path.to_string()).collect();
+    assert_eq!(paths, ["local/skydns/amber/x", "local/skydns/green/x", "local/skydns/red/x"]);
 }
 
 #[test]

@@ -121,3 +121,31 @@ fn one_endpoint_touches_the_services_of_its_name_and_labels_alone() {
     snapshot.apply(Revision(4), vec![put("/skydns/local/skydns/web/a/4", &record(r#""tier":"back""#), 4)]);
     assert_eq!(resolver.update(&snapshot), names(&["web", "front", "back"]), "both those that it leaves and those that it joins");
 }
+
+#[test]
+fn who_shares_an_address_is_told_when_the_other_comes_and_no_more_when_it_goes() {
+    let mut snapshot = empty();
+    let mut resolver = Resolver::default();
+    let record = |id: &str, host: &str| format!(r#"{{"host":"{host}","port":80,"weft":{{"id":"{id}"}}}}"#);
+    snapshot.apply(
+        Revision(2),
+        vec![
+            put("/weft/v1/services/default/web", r#"{"ports":[{"port":80}]}"#, 2),
+            put("/skydns/local/skydns/web/b/4", &record("b", "10.244.3.2"), 2),
+        ],
+    );
+    resolver.update(&snapshot);
+    let told = |resolver: &Resolver| -> Vec<String> {
+        resolver.services()[&"web".parse().unwrap()].rejected.iter().map(|r| format!("{}: {r}", r.endpoint.id)).collect()
+    };
+    assert_eq!(told(&resolver), Vec::<String>::new());
+    for (revision, host, expected) in [
+        (3, "10.244.3.2", vec!["b: rejected: 10.244.3.2:80 is the endpoint a's as well, and one backend for both"]),
+        (4, "10.244.3.3", vec![]),
+    ] {
+        snapshot.apply(Revision(revision), vec![put("/skydns/local/skydns/web/a/4", &record("a", host), revision)]);
+        assert!(matches!(resolver.update(&snapshot), Changed::Some(_)), "not all anew");
+        assert_eq!(told(&resolver), expected);
+        assert_eq!(resolver.services(), &resolve(&snapshot, &Context::of(&snapshot)));
+    }
+}

@@ -370,6 +370,20 @@ fn an_address_outside_is_a_backend_when_it_is_added() {
     t.host(1).netctl(["endpoint", "add", "external", "10.77.0.254:9000", "--id", "out"]).unwrap().success().unwrap();
     let vip = create(t.host(1), "external", "80");
     backends(t.host(2), "external", 1);
+    // Once more under another id: that is no second backend, and said.
+    t.host(1).netctl(["endpoint", "add", "external", "10.77.0.254:9000", "--id", "same"]).unwrap().success().unwrap();
+    t.host(2).netctl(["wait", "--endpoint", "same"]).unwrap().success().unwrap();
+    let told = "rejected: 10.77.0.254:9000 is the endpoint out's as well, and one backend for both";
+    let rejected = show(t.host(2), "external")["rejected"][0].clone();
+    assert_eq!((rejected["id"].as_str(), rejected["reason"].as_str()), (Some("same"), Some(told)));
+    eventually("status tells too", SOON, || {
+        let reasons = t.host(2).agent.status().unwrap()["reasons"].to_string();
+        let told = "service default/external: endpoint same: 10.77.0.254:9000 is the endpoint out's as well";
+        if reasons.contains(told) { Ok(()) } else { Err(reasons) }
+    })
+    .unwrap();
+    backends(t.host(2), "external", 1);
+    t.host(2).netctl(["endpoint", "rm", "same", "--service", "external"]).unwrap().success().unwrap();
     eventually("the outside answers", SOON, || {
         weft_tests::traffic::who_answers(t.host(2).place(), &format!("{vip}:80")).map(|who| assert_eq!(who, "outside"))
     })

@@ -12,12 +12,13 @@ use weft_agent::kernel::bpf::{BpfError, Datapath};
 use weft_model::endpoint::EndpointState;
 use weft_model::ids::NetworkName;
 use weft_plan::{Host, maps};
+use weft_proxy::context::Reason;
 use weft_proxy::{Ids, Limits, Services};
 
 use super::{Fast, Outcome, Shadow, numbers, put_map, put_service, read_maps, read_services};
 use crate::view::chain;
 
-/// The services that are named when checks are not believed; of more only the number is said.
+/// The services that are named when checks are not believed, or addresses are shared; of more only the number is said.
 const MAX_NAMED: usize = 10;
 
 /// What the rows of services were made of, apart from the services themselves.
@@ -133,6 +134,20 @@ pub(super) fn panicking(services: &Services) -> Vec<String> {
         .collect();
     let more = all.len().saturating_sub(MAX_NAMED);
     let more = (more > 0).then(|| format!("{more} more services use endpoints that their checks call down"));
+    all.into_iter().take(MAX_NAMED).chain(more).collect()
+}
+
+/// A sentence for each service of which endpoints share an address and port.
+pub(super) fn sharing(services: &Services) -> Vec<String> {
+    let all: Vec<String> = services
+        .iter()
+        .filter_map(|(name, resolved)| {
+            let first = resolved.rejected.iter().find(|r| matches!(r.reason, Reason::SameAddress(..)))?;
+            Some(format!("service {name}: endpoint {}: {}; netctl service show {name}", first.endpoint.id, first.reason))
+        })
+        .collect();
+    let more = all.len().saturating_sub(MAX_NAMED);
+    let more = (more > 0).then(|| format!("{more} more services have endpoints that share an address and port"));
     all.into_iter().take(MAX_NAMED).chain(more).collect()
 }
 
