@@ -30,8 +30,7 @@ use crate::service::{Service, VipOwner};
 use crate::stored::{Change, Entry};
 use crate::subnet::{Lease, SubnetKey};
 
-pub mod changes;
-mod diff;
+pub mod diff;
 mod drains;
 mod loss;
 mod networks;

@@ -11,7 +11,7 @@ use weft_model::endpoint::Endpoint;
 use weft_model::ids::ServiceName;
 use weft_model::membership::{Index, members, services_of};
 use weft_model::snapshot::Snapshot;
-use weft_model::snapshot::changes::{Changes, EndpointChange};
+use weft_model::snapshot::diff::EndpointPair;
 
 use crate::context::Context;
 use crate::pick::{Services, over, resolve_with};
@@ -50,16 +50,16 @@ impl Changed {
 impl Resolver {
     /// Makes [`Resolver::services`] those of `snapshot`.
     pub fn update(&mut self, snapshot: &Snapshot) -> Changed {
-        if let Some(last) = &mut self.last {
-            let changes = snapshot.changes_since(&last.snapshot);
-            let context = changes.addresses.then(|| Context::of(snapshot));
-            if !changes.names && context.is_none_or(|context| context == last.context) {
-                let affected = last.affected(snapshot, &changes);
+        if let Some(Last { snapshot: before, context, index }) = &mut self.last {
+            let other = (!before.same_addresses(snapshot)).then(|| Context::of(snapshot));
+            if before.same_names(snapshot) && other.is_none_or(|other| other == *context) {
+                let affected = affected(before, snapshot, index);
                 for (name, endpoints) in &affected {
-                    redo(&mut self.services, name, snapshot, &last.context, endpoints.as_deref());
+                    redo(&mut self.services, name, snapshot, context, endpoints.as_deref());
                 }
-                last.snapshot = snapshot.clone();
-                return Changed::Some(affected.into_keys().collect());
+                let names = affected.into_keys().collect();
+                *before = snapshot.clone();
+                return Changed::Some(names);
             }
         }
         let context = Context::of(snapshot);
@@ -76,37 +76,34 @@ impl Resolver {
     }
 }
 
-impl Last {
-    /// The services that changes touch, each with the endpoints of it that changed, or none if it is defined differently
-    /// itself. Brings the index up to date.
-    fn affected<'c>(
-        &mut self,
-        snapshot: &Snapshot,
-        changes: &'c Changes,
-    ) -> BTreeMap<ServiceName, Option<Vec<&'c EndpointChange>>> {
-        let mut affected: BTreeMap<ServiceName, Option<Vec<&EndpointChange>>> = BTreeMap::new();
-        for change in &changes.endpoints {
-            let (old, new) = change;
-            // By the services as they were: those that differ now are affected by that alone.
-            let mut of: Vec<ServiceName> =
-                old.iter().chain(new).flat_map(|endpoint| services_of(&self.snapshot, &self.index, endpoint)).collect();
-            of.sort_unstable();
-            of.dedup();
-            for name in of {
-                affected.entry(name).or_insert_with(|| Some(Vec::new())).as_mut().into_iter().for_each(|list| list.push(change));
-            }
+/// The services that what differs between two snapshots touches, each with the endpoints of it that changed, or none if it is
+/// defined differently itself. Brings the index from the one to the other.
+fn affected<'a>(
+    before: &'a Snapshot,
+    after: &'a Snapshot,
+    index: &mut Index,
+) -> BTreeMap<ServiceName, Option<Vec<EndpointPair<'a>>>> {
+    let mut affected: BTreeMap<ServiceName, Option<Vec<EndpointPair<'_>>>> = BTreeMap::new();
+    for (old, new) in before.endpoints_until(after) {
+        // By the services as they were: those that differ now are affected by that alone.
+        let mut of: Vec<ServiceName> =
+            old.into_iter().chain(new).flat_map(|endpoint| services_of(before, index, endpoint)).collect();
+        of.sort_unstable();
+        of.dedup();
+        for name in of {
+            affected.entry(name).or_insert_with(|| Some(Vec::new())).as_mut().into_iter().for_each(|list| list.push((old, new)));
         }
-        for name in &changes.services {
-            affected.insert(name.clone(), None);
-            if let Some(old) = self.snapshot.service(name) {
-                self.index.remove(name, &old.value);
-            }
-            if let Some(new) = snapshot.service(name) {
-                self.index.put(name, &new.value);
-            }
-        }
-        affected
     }
+    for (name, old, new) in before.services_until(after) {
+        affected.insert(name.clone(), None);
+        if let Some(old) = old {
+            index.remove(name, &old.value);
+        }
+        if let Some(new) = new {
+            index.put(name, &new.value);
+        }
+    }
+    affected
 }
 
 /// Resolves one service again, from its endpoints before and those that changed; without these, from all that there are.
@@ -115,7 +112,7 @@ fn redo(
     name: &ServiceName,
     snapshot: &Snapshot,
     context: &Context,
-    changed: Option<&[&EndpointChange]>,
+    changed: Option<&[EndpointPair<'_>]>,
 ) {
     let before = services.remove(name);
     let Some(stored) = snapshot.service(name) else { return };
@@ -124,9 +121,9 @@ fn redo(
         (Some(before), Some(changed)) => {
             let mut endpoints: Vec<Arc<Endpoint>> = before.members.into_iter().map(|member| member.endpoint).collect();
             for (old, new) in changed {
-                let Some(at) = old.as_ref().or(new.as_ref()) else { continue };
+                let Some(at) = old.or(*new) else { continue };
                 let place = endpoints.binary_search_by(|e| (&e.path, e.ours).cmp(&(&at.path, at.ours)));
-                let new = new.as_ref().filter(|new| snapshot.is_endpoint_of(new, name, service));
+                let new = new.filter(|new| snapshot.is_endpoint_of(new, name, service));
                 match (place, new) {
                     (Ok(place), Some(new)) => endpoints[place] = Arc::clone(new),
                     (Ok(place), None) => drop(endpoints.remove(place)),

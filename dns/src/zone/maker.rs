@@ -82,9 +82,8 @@ impl Maker {
 
 /// Whether names mean the same in both.
 fn same_world(before: &Snapshot, after: &Snapshot) -> bool {
-    before.same_domain(after)
+    before.same_names(after)
         && before.cluster().service_cidrs == after.cluster().service_cidrs
-        && before.namespaces_until(after).next().is_none()
         && before.networks_until(after).next().is_none()
         && before.network() == after.network()
 }

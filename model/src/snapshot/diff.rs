@@ -20,12 +20,12 @@ use crate::subnet::{Lease, SubnetKey};
 /// A key with its value before and after; one of the two may be missing.
 pub type Pair<'a, K, V> = (&'a K, Option<&'a V>, Option<&'a V>);
 
+/// An endpoint before and after; one of the two may be missing.
+pub type EndpointPair<'a> = (Option<&'a Arc<Endpoint>>, Option<&'a Arc<Endpoint>>);
+
 impl Snapshot {
     /// Endpoints that are not the same in `after`.
-    pub fn endpoints_until<'a>(
-        &'a self,
-        after: &'a Self,
-    ) -> impl Iterator<Item = (Option<&'a Arc<Endpoint>>, Option<&'a Arc<Endpoint>>)> {
+    pub fn endpoints_until<'a>(&'a self, after: &'a Self) -> impl Iterator<Item = EndpointPair<'a>> {
         pairs(&self.endpoints, &after.endpoints).map(|(_, before, after)| (before, after))
     }
 
@@ -95,6 +95,24 @@ impl Snapshot {
     #[must_use]
     pub fn same_domain(&self, after: &Self) -> bool {
         self.settings.dns_domain == after.settings.dns_domain
+    }
+
+    /// Whether paths certainly stand for the same services in `after`: neither the domain nor the namespaces are others.
+    #[must_use]
+    pub fn same_names(&self, after: &Self) -> bool {
+        self.same_domain(after) && self.namespaces_until(after).next().is_none()
+    }
+
+    /// Whether addresses certainly mean the same in `after`: nothing has touched hosts, subnets, virtual IPs, services or
+    /// settings. Takes no time, if `after` was made from this one by changes.
+    #[must_use]
+    pub fn same_addresses(&self, after: &Self) -> bool {
+        (Arc::ptr_eq(&self.settings, &after.settings) || self.settings == after.settings)
+            && self.leases.ptr_eq(&after.leases)
+            && self.network_leases.ptr_eq(&after.network_leases)
+            && self.nodes.ptr_eq(&after.nodes)
+            && self.vips.ptr_eq(&after.vips)
+            && self.services.ptr_eq(&after.services)
     }
 
     /// What is still held true of a key whose value does not parse: when that was written.
