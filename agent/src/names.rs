@@ -4,6 +4,8 @@
 //! made is skipped. It listens on the gateway (and its like of IPv6) once that address is there, or where `--dns-listen` says, and tries
 //! again what could not be bound.
 
+mod why;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};

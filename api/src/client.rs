@@ -24,9 +24,9 @@ use self::transport::Place;
 
 use crate::doctor::{Checkup, CheckupStart};
 use crate::{
-    Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops, EndpointAdd, EndpointView,
-    ErrorBody, Gc, HealthView, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition, Release,
-    ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
+    Attach, Attached, Check, Code, Config, ConfigChange, Description, DnsAnswer, DnsWhy, DrainView, Drops, EndpointAdd,
+    EndpointView, ErrorBody, Gc, HealthView, Network, NetworkChange, NetworkCreate, NetworkInit, NodeView, Plan, Precondition,
+    Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceView, Status,
 };
 
 use crate::store::{StoreExport, StoreImport, StoreImported};
@@ -420,6 +420,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn dns_query(&self, name: &str, kind: &str) -> Result<DnsAnswer, ClientError> {
         self.call(Method::GET, &format!("/v1/dns/query?name={}&type={}", escape(name), escape(kind)), NOTHING).await
+    }
+
+    /// `GET /v1/dns/why`.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn dns_why(&self, name: &str, kind: &str) -> Result<DnsWhy, ClientError> {
+        self.call(Method::GET, &format!("/v1/dns/why?name={}&type={}", escape(name), escape(kind)), NOTHING).await
     }
 
     /// `GET /v1/drops`: the verdicts that drop, or all.

@@ -50,6 +50,7 @@
 //! | `PUT /v1/services/{namespace}/{name}/leader` | [`LeaderSet`] → [`LeaderView`] |
 //! | `DELETE /v1/services/{namespace}/{name}/leader` | → [`LeaderView`]: the oldest again |
 //! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
+//! | `GET /v1/dns/why?name=&type=` | → [`DnsWhy`] |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
 //! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |
@@ -91,7 +92,7 @@ pub mod store;
 
 pub use attach::{Attach, Attached, Check, Description, Gc, Kept, Release};
 pub use client::{Client, ClientError, Credentials, Draining, Events, PlaceError};
-pub use dns::{DnsAnswer, DnsRecord};
+pub use dns::{DnsAnswer, DnsRecord, DnsSpeaker, DnsStep, DnsWhy};
 pub use doctor::{CheckResult, Checkup, CheckupStart, Finding};
 pub use drains::{DrainView, DrainedEndpoint};
 pub use drops::{Drops, VerdictView};

@@ -20,4 +20,4 @@ pub use forward::resolv_conf_servers;
 pub use hickory_proto;
 pub use metrics::Metrics;
 pub use server::{ListenError, Server};
-pub use zone::{Answer, Basis, Maker, Mark, Next, Question, Touched, Zone};
+pub use zone::{Answer, Basis, Maker, Mark, Meaning, Next, Question, Silence, Speaker, Step, Then, Touched, Zone};

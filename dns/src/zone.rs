@@ -24,6 +24,7 @@
 //! Read [`Zone::answer`], then `zone/subject.rs` for what a name stands for, `zone/tree.rs` for the index and `zone/maker.rs`
 //! for what goes in. `zone/basis.rs` says which answers a change may have made others.
 
+mod audience;
 mod basis;
 mod maker;
 mod reverse;
@@ -31,6 +32,7 @@ mod row;
 mod service;
 mod subject;
 mod tree;
+mod why;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -44,6 +46,7 @@ use weft_model::ids::Revision;
 use weft_model::record::DEFAULT_PRIORITY;
 use weft_model::snapshot::Snapshot;
 
+use audience::Audience;
 use basis::Stamps;
 pub use basis::{Basis, Mark, Touched};
 pub use maker::Maker;
@@ -53,6 +56,7 @@ use row::{FADING_TTL, Row, Srv, choose, weigh};
 use service::ServiceRows;
 use subject::{Hosts, Subject};
 use tree::{Key, Tree};
+pub use why::{Meaning, Silence, Speaker, Step, Then};
 
 /// The most CNAMEs that an answer holds (SkyDNS). Beyond that the name has no data.
 const MAX_CHAIN: usize = 8;
@@ -107,6 +111,7 @@ pub struct Zone {
     domain: Name,
     revision: Revision,
     soa: Record,
+    network: Audience,
     tree: Tree,
     /// The domain's place in the tree, and those of `apex.dns` and `ns.dns` below it.
     apex: Key,

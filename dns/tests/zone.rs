@@ -293,14 +293,14 @@ mod anything {
             let labels = [r#"{}"#, r#"{"x":"y"}"#, r#"{"z":"1"}"#, r#"{"x":"y","z":"2"}"#][usize::from(labels)];
             let network = if key.len() % 7 == 0 { Some("blue") } else { None };
             let labels: serde_json::Value = serde_json::from_str(labels).unwrap();
-            value["weft"] = serde_json::json!({"id": "i", "node": node, "labels": labels, "network": network, "born": key.len()});
+            value["weft"] = serde_json::json!({"id": "i", "node": node, "labels": labels, "network": network, "born": key.len(), "candidate": key.len() % 5 == 0});
             (key, Some(value.to_string()), true)
         });
         let down = record().prop_map(|(key, value)| (key.replace("/skydns/", "/weft/v1/down/"), Some(value), true));
         let vip = (prop::sample::select(NAMES), 7_u8..9)
             .prop_map(|(name, n)| (format!("/weft/v1/vips/10.112.0.{n}"), Some(format!(r#"{{"service":"{name}"}}"#)), false));
         let choice = prop::sample::select(vec!["default/a", "default/web"])
-            .prop_map(|name| (format!("/weft/v1/leaders/{name}"), Some(r#"{"id":"i"}"#.to_owned()), false));
+            .prop_map(|name| (format!("/weft/v1/leaders/{name}"), Some(r#"{"manual":"i"}"#.to_owned()), false));
         let rare = prop::sample::select(vec![
             ("/weft/v1/nodes/h1", r#"{"node":"h1"}"#),
             ("/weft/v1/nodes/h2", r#"{"node":"h2"}"#),
@@ -308,8 +308,10 @@ mod anything {
             ("/weft/v1/networks/blue", r#"{"Network":"10.245.0.0/16","Backend":{"Type":"vxlan","VNI":7}}"#),
             ("/coreos.com/network/config", r#"{"Network":"10.0.0.0/16"}"#),
             ("/skydns/arpa/in-addr/10/0/0/1", r#"{"host":"named.example.com"}"#),
+            ("/weft/v1/elections/default/a", r#"{"id":"i","node":"h1"}"#),
+            ("/weft/v1/elections/default/web", r#"{"id":"i","node":"h2"}"#),
         ])
-        .prop_map(|(key, value)| (key.to_owned(), Some(value.to_owned()), key.contains("nodes")));
+        .prop_map(|(key, value)| (key.to_owned(), Some(value.to_owned()), key.contains("nodes") || key.contains("elections")));
         let plain = record().prop_map(|(key, value)| (key, Some(value), false));
         let linked = link().prop_map(|(key, value)| (key, Some(value), false));
         prop_oneof![4 => plain, 4 => labelled, 2 => linked, 2 => down, 3 => service, 2 => vip, 1 => choice, 1 => rare]

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::endpoint::{Endpoint, EndpointState};
 use crate::ids::{EndpointId, NodeName, ServiceName};
 use crate::record::Kind;
+use crate::service::Service;
 use crate::snapshot::Snapshot;
 
 /// Who is to lead, as a person has said: `<weft-prefix>/leaders/<namespace>/<name>`.
@@ -55,24 +56,45 @@ fn age(endpoint: &Endpoint) -> impl Ord + use<'_> {
 /// Who leads `name`, declared as a service or not; none if nobody who could is up.
 #[must_use]
 pub fn leader(snapshot: &Snapshot, name: &ServiceName) -> Option<Arc<Endpoint>> {
-    lead(snapshot, name, None)
+    let service = snapshot.service(name).map(|stored| &stored.value);
+    lead(snapshot, name, service.map(Of::Service), &|_| true)
 }
 
 /// The same, where the endpoints that the service stands for are known; of a name that is not declared nothing is asked of them.
 #[must_use]
 pub fn leader_among(snapshot: &Snapshot, name: &ServiceName, of_service: &[Arc<Endpoint>]) -> Option<Arc<Endpoint>> {
-    lead(snapshot, name, Some(of_service))
+    let declared = snapshot.service(name).is_some();
+    lead(snapshot, name, declared.then_some(Of::Known(of_service)), &|_| true)
 }
 
-fn lead(snapshot: &Snapshot, name: &ServiceName, of_service: Option<&[Arc<Endpoint>]>) -> Option<Arc<Endpoint>> {
+/// The same among those that `sees` shows, as if there were no other ones: who leads for one network. `service` is what the name
+/// is declared as there, if it is.
+#[must_use]
+pub fn leader_seen(
+    snapshot: &Snapshot,
+    name: &ServiceName,
+    service: Option<&Service>,
+    sees: &dyn Fn(&Endpoint) -> bool,
+) -> Option<Arc<Endpoint>> {
+    lead(snapshot, name, service.map(Of::Service), sees)
+}
+
+/// Where the instances of a declared service are to be found.
+#[derive(Clone, Copy)]
+enum Of<'a> {
+    Service(&'a Service),
+    Known(&'a [Arc<Endpoint>]),
+}
+
+fn lead(snapshot: &Snapshot, name: &ServiceName, of: Option<Of<'_>>, sees: &dyn Fn(&Endpoint) -> bool) -> Option<Arc<Endpoint>> {
     if let Some(election) = snapshot.election(name) {
         let serves = |e: &Arc<Endpoint>| matches!(e.state, EndpointState::Up | EndpointState::Draining);
-        return holder(snapshot, name, &election.value).filter(serves);
+        return holder(snapshot, name, &election.value).filter(|e| serves(e) && sees(e));
     }
-    if is_elected(snapshot, name) {
+    if at(snapshot, name).any(|e| e.candidate && sees(&e)) {
         return None;
     }
-    first(snapshot, name, &pool(snapshot, name, of_service))
+    first(snapshot, name, &pool(snapshot, name, of, sees))
 }
 
 /// The candidate that holds the lead, in whatever state.
@@ -118,7 +140,8 @@ pub fn is_manual(snapshot: &Snapshot, name: &ServiceName, leader: &Endpoint) -> 
 /// All that may lead `name`: its candidates, or where there is no election whatever is up.
 #[must_use]
 pub fn eligible(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
-    if is_elected(snapshot, name) { candidates(snapshot, name) } else { pool(snapshot, name, None) }
+    let of = snapshot.service(name).map(|stored| Of::Service(&stored.value));
+    if is_elected(snapshot, name) { candidates(snapshot, name) } else { pool(snapshot, name, of, &|_| true) }
 }
 
 /// The chosen one, else the oldest.
@@ -139,13 +162,15 @@ fn candidates(snapshot: &Snapshot, name: &ServiceName) -> Vec<Arc<Endpoint>> {
 }
 
 /// What may lead: instances if there are any, else what only bears the name.
-fn pool(snapshot: &Snapshot, name: &ServiceName, of_service: Option<&[Arc<Endpoint>]>) -> Vec<Arc<Endpoint>> {
-    let instances: Vec<Arc<Endpoint>> = match (snapshot.service(name), of_service) {
-        (Some(_), Some(known)) => known.to_vec(),
-        (Some(service), None) => snapshot.endpoints_of(name, &service.value),
-        (None, _) => at(snapshot, name).filter(|e| e.kind == Kind::Service).collect(),
+fn pool(snapshot: &Snapshot, name: &ServiceName, of: Option<Of<'_>>, sees: &dyn Fn(&Endpoint) -> bool) -> Vec<Arc<Endpoint>> {
+    let mut instances: Vec<Arc<Endpoint>> = match of {
+        Some(Of::Known(known)) => known.to_vec(),
+        Some(Of::Service(service)) => snapshot.endpoints_of(name, service),
+        None => at(snapshot, name).filter(|e| e.kind == Kind::Service).collect(),
     };
-    let all = if instances.is_empty() { at(snapshot, name).filter(|e| e.kind == Kind::Name).collect() } else { instances };
+    instances.retain(|e| sees(e));
+    let named = || at(snapshot, name).filter(|e| e.kind == Kind::Name && sees(e)).collect();
+    let all = if instances.is_empty() { named() } else { instances };
     all.into_iter().filter(|e| e.state == EndpointState::Up).collect()
 }
 

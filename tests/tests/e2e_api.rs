@@ -125,7 +125,7 @@ fn every_operation_takes_and_answers_what_the_document_says() {
         if item.get("get").is_none() || matches!(path.as_str(), "/v1/watch" | "/v1/openapi.json") {
             continue;
         }
-        let query = if path == "/v1/dns/query" { "?name=myapp.prod.skydns.local&type=SRV" } else { "" };
+        let query = if path.starts_with("/v1/dns/") { "?name=myapp.prod.skydns.local&type=SRV" } else { "" };
         let braces: &[&str] = match path.as_str() {
             "/v1/networks/{network}" => &["blue"],
             "/v1/nodes/{node}" | "/v1/nodes/{node}/drain" => &["h1"],

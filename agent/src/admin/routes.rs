@@ -15,7 +15,7 @@ use schemars::SchemaGenerator;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use weft_api::{
-    Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DrainView, Drops,
+    Attach, Attached, Check, Checkup, CheckupStart, Code, Config, ConfigChange, Description, DnsAnswer, DnsWhy, DrainView, Drops,
     EndpointAdd, EndpointSpec, EndpointView, Gc, HealthView, NamespacePut, NamespaceView, Network, NetworkChange, NetworkCreate,
     NetworkInit, NodeView, Plan, Precondition, Release, ReservationView, Reserve, ServiceCreate, ServiceCreated, ServiceSpec,
     ServiceView, Status,
@@ -256,6 +256,10 @@ pub(super) static ROUTES: &[Route] = &[
     route!(GET "/v1/dns/query", Read, ["name", "type"], => DnsAnswer, |r| {
         let name = r.query.get("name").filter(|name| !name.is_empty()).ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
         r.admin.names.query(name, r.query.get("type").unwrap_or("A")).await
+    }),
+    route!(GET "/v1/dns/why", Read, ["name", "type"], => DnsWhy, |r| {
+        let name = r.query.get("name").filter(|name| !name.is_empty()).ok_or_else(|| Refusal::invalid("dns why: no name given"))?;
+        r.admin.names.why(name, r.query.get("type").unwrap_or("A")).await
     }),
     route!(POST "/v1/doctor", Local, [], CheckupStart => Checkup, |r, start| r.admin.doctor.begin(&r.admin, start)),
     route!(GET "/v1/doctor/{id}", Local, [], => Checkup, |r| r.admin.doctor.checkup(r.segment(0))),

@@ -19,6 +19,7 @@ use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
 
 use super::Zone;
+use super::audience::Audience;
 use super::basis::{Stamps, Touched};
 use super::reverse::{self, Reverse};
 use super::row::Row;
@@ -34,7 +35,7 @@ const MAX_KEY: usize = 253;
 /// Makes the zones of one network.
 #[derive(Debug)]
 pub struct Maker {
-    network: NetworkName,
+    network: Audience,
     last: Option<Last>,
     /// How many zones there have been.
     number: u64,
@@ -59,7 +60,7 @@ impl Maker {
     /// One that has made none yet.
     #[must_use]
     pub fn new(network: NetworkName) -> Self {
-        Self { network, last: None, number: 0, stamps: Arc::new(Stamps::new()) }
+        Self { network: Audience(network), last: None, number: 0, stamps: Arc::new(Stamps::new()) }
     }
 
     /// The zone that a snapshot makes, and what in it is another than in the last one. Nothing fails: what cannot be said in DNS
@@ -99,7 +100,7 @@ struct Affected {
 
 impl Last {
     /// Everything, at once.
-    fn new(network: &NetworkName, snapshot: &Snapshot, stamps: Arc<Stamps>) -> Self {
+    fn new(network: &Audience, snapshot: &Snapshot, stamps: Arc<Stamps>) -> Self {
         let mut this = Self {
             snapshot: snapshot.clone(),
             zone: Zone::empty(network, snapshot, stamps),
@@ -112,7 +113,7 @@ impl Last {
         for (path, _) in snapshot.records().chain(snapshot.down_records()) {
             this.refresh(network, path, &mut touched);
         }
-        let services = || snapshot.services().filter(|(_, stored)| is_of(snapshot, network, &stored.value));
+        let services = || snapshot.services().filter(|(_, stored)| network.has(snapshot, &stored.value));
         for (name, stored) in services() {
             this.define(name, None, Some(&stored.value), &mut touched);
         }
@@ -132,7 +133,7 @@ impl Last {
     }
 
     /// The snapshot's differences, and what follows from them.
-    fn follow(&mut self, network: &NetworkName, snapshot: &Snapshot) -> Touched {
+    fn follow(&mut self, network: &Audience, snapshot: &Snapshot) -> Touched {
         let mut touched = Touched::default();
         let mut affected = Affected::default();
         let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
@@ -149,14 +150,18 @@ impl Last {
         }
         // By the services as they were: those that differ now are affected by that alone.
         for key in &affected.endpoints {
-            if let Some(endpoint) = before.endpoint(key) {
-                affected.services.extend(services_of(&before, &self.index, endpoint));
+            let were = before.endpoint(key).map(|endpoint| services_of(&before, &self.index, endpoint)).unwrap_or_default();
+            for name in &were {
+                if let Some(keys) = self.members.get_mut(name) {
+                    keys.remove(key);
+                }
             }
+            affected.services.extend(were);
             // Its texts stand below its name, whatever its selector says.
             affected.services.extend(snapshot.service_at(&key.0));
         }
         for (name, old, new) in before.services_until(snapshot) {
-            let [old, new] = [old, new].map(|s| s.map(|s| &s.value).filter(|s| is_of(snapshot, network, s)));
+            let [old, new] = [old, new].map(|s| s.map(|s| &s.value).filter(|s| network.has(snapshot, s)));
             affected.vips.extend(old.into_iter().chain(new).flat_map(|s| s.vips.iter().map(IpAddr::to_canonical)));
             affected.services.insert(name.clone());
             self.define(name, old, new, &mut touched);
@@ -171,11 +176,6 @@ impl Last {
         }
         for key in &affected.endpoints {
             let now = snapshot.endpoint(key).map(|endpoint| services_of(snapshot, &self.index, endpoint)).unwrap_or_default();
-            for name in &affected.services {
-                if let Some(keys) = self.members.get_mut(name) {
-                    keys.remove(key);
-                }
-            }
             for name in now {
                 if let Some(keys) = self.members.get_mut(&name) {
                     keys.insert(key.clone());
@@ -191,7 +191,7 @@ impl Last {
             self.refresh(network, path, &mut touched);
         }
         for name in &affected.services {
-            let service = snapshot.service(name).map(|stored| &stored.value).filter(|service| is_of(snapshot, network, service));
+            let service = snapshot.service(name).map(|stored| &stored.value).filter(|service| network.has(snapshot, service));
             let endpoints = service.map(|service| self.endpoints_of(name, service)).unwrap_or_default();
             self.resolve(name, service, &endpoints, &mut touched);
         }
@@ -208,7 +208,7 @@ impl Last {
     }
 
     /// Makes what stands at a record's place what its path stands for.
-    fn refresh(&mut self, network: &NetworkName, path: &RecordPath, touched: &mut Touched) {
+    fn refresh(&mut self, network: &Audience, path: &RecordPath, touched: &mut Touched) {
         let domain = self.snapshot.cluster();
         let domain: Vec<&str> = domain.domain_labels().collect();
         let labels: Vec<&str> = path.labels().collect();
@@ -216,7 +216,7 @@ impl Last {
         if !inside && labels.first() != Some(&"arpa") {
             return;
         }
-        let visible = |stored: &&StoredRecord| is_visible(&self.snapshot, network, stored);
+        let visible = |stored: &&StoredRecord| network.hears(&self.snapshot, stored);
         let stored = self.snapshot.record(path).filter(visible).or_else(|| {
             let down = Place { path: path.clone(), tree: RecordTree::Down };
             self.snapshot.at(&down).filter(visible)
@@ -262,9 +262,11 @@ impl Last {
     fn define(&mut self, name: &ServiceName, old: Option<&Service>, new: Option<&Service>, touched: &mut Touched) {
         if let Some(old) = old {
             self.index.remove(name, old);
-            for vip in &old.vips {
-                if let Some(names) = self.listed.get_mut(&vip.to_canonical()) {
-                    names.remove(name);
+            for vip in old.vips.iter().map(IpAddr::to_canonical) {
+                let Some(names) = self.listed.get_mut(&vip) else { continue };
+                names.remove(name);
+                if names.is_empty() {
+                    self.listed.remove(&vip);
                 }
             }
         }
@@ -274,7 +276,6 @@ impl Last {
                 self.listed.entry(vip.to_canonical()).or_default().insert(name.clone());
             }
         }
-        self.listed.retain(|_, names| !names.is_empty());
         let path = self.snapshot.path_of(name);
         match tree::key(path.labels()).filter(|key| key.len() <= MAX_KEY) {
             Some(key) => {
@@ -338,20 +339,6 @@ impl Last {
 /// The place of a declared service among the records of its name.
 const SERVICE: &str = "";
 
-/// Whether a service is told to this network's containers.
-fn is_of(snapshot: &Snapshot, network: &NetworkName, service: &Service) -> bool {
-    snapshot.networks().next().is_none() || service.network.as_ref().map_or(network.is_default(), |of| of == network)
-}
-
-/// Whether a record is told to this network's containers: those of its own endpoints, and what no host wrote are.
-fn is_visible(snapshot: &Snapshot, network: &NetworkName, stored: &StoredRecord) -> bool {
-    let Some(weft) = stored.record.weft.as_ref() else { return true };
-    if (weft.node.is_none() && weft.network.is_none()) || snapshot.networks().next().is_none() {
-        return true;
-    }
-    weft.network.as_ref().map_or(network.is_default(), |of| of == network)
-}
-
 /// The reverse name of an address says something else.
 fn touched_by_address(address: &Option<IpAddr>, touched: &mut Touched) {
     if let Some(address) = address {
@@ -361,14 +348,12 @@ fn touched_by_address(address: &Option<IpAddr>, touched: &mut Touched) {
 
 impl Zone {
     /// One with no records in it.
-    fn empty(network: &NetworkName, snapshot: &Snapshot, stamps: Arc<Stamps>) -> Self {
+    fn empty(network: &Audience, snapshot: &Snapshot, stamps: Arc<Stamps>) -> Self {
         let cluster = snapshot.cluster();
         let labels: Vec<&str> = cluster.domain_labels().collect();
         let domain = Name::from_labels(labels.iter().rev().map(|l| l.as_bytes())).unwrap_or_default().to_lowercase();
         let apex: Key = tree::key(cluster.domain_labels()).unwrap_or_default();
-        let of_network =
-            if network.is_default() { snapshot.network() } else { snapshot.network_named(network).map(|stored| &stored.value) };
-        let networks = of_network.into_iter().flat_map(|n| {
+        let networks = network.config(snapshot).into_iter().flat_map(|n| {
             let v6 = n.v6.as_ref().map(|range| IpNet::V6(range.network));
             [Some(IpNet::V4(n.network)), v6].into_iter().flatten()
         });
@@ -379,6 +364,7 @@ impl Zone {
         Self {
             soa: soa(&domain, 0),
             domain,
+            network: network.clone(),
             revision: snapshot.revision(),
             apex_hosts: below(&apex, "apex"),
             name_servers: below(&apex, "ns"),
@@ -396,7 +382,7 @@ impl Zone {
     /// The zone of the default network, made at once.
     #[must_use]
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        Last::new(&NetworkName::default_network(), snapshot, Arc::new(Stamps::new())).zone
+        Last::new(&Audience(NetworkName::default_network()), snapshot, Arc::new(Stamps::new())).zone
     }
 }
 
@@ -441,6 +427,9 @@ mod tests {
             ("/skydns/local/skydns/web/a/4", record("")),
             ("/skydns/local/skydns/db/a/4", record(r#","network":"blue""#)),
             ("/skydns/local/skydns/old/x", r#"{"host":"192.0.2.77"}"#.to_owned()),
+            // The oldest of all is in one network; the other one has a leader of its own.
+            ("/skydns/local/skydns/both/a/4", record(r#","born":1,"network":"blue""#)),
+            ("/skydns/local/skydns/both/b/4", record(r#","born":2"#).replace(r#""id":"a""#, r#""id":"b""#)),
         ];
         let at = Revision(5);
         let entry = |(key, value): (&str, String)| Entry {
@@ -457,9 +446,9 @@ mod tests {
                 let name = Name::from_ascii(format!("{name}.skydns.local.")).unwrap();
                 !zone.answer(&Question { name, record_type: RecordType::A }).answers.is_empty()
             };
-            ["web", "db", "old", "shop"].into_iter().filter(has).collect::<Vec<_>>()
+            ["web", "db", "old", "shop", "leader.both"].into_iter().filter(has).collect::<Vec<_>>()
         };
-        assert_eq!(known("default"), ["web", "old"]);
-        assert_eq!(known("blue"), ["db", "old", "shop"]);
+        assert_eq!(known("default"), ["web", "old", "leader.both"]);
+        assert_eq!(known("blue"), ["db", "old", "shop", "leader.both"]);
     }
 }

@@ -165,7 +165,7 @@ pub(crate) fn in_turn(rows: &mut Vec<&Row>, panic: u8) {
 
 /// SkyDNS's groups: the group of the shortest key that has one wins, rows without a group stay, and two groups on that
 /// shortest level switch grouping off. Where the first row has no group and no shorter key has one, there is none.
-fn grouped(mut rows: Vec<&Row>) -> Vec<&Row> {
+pub(crate) fn grouped(mut rows: Vec<&Row>) -> Vec<&Row> {
     let Some(first) = rows.first() else {
         return rows;
     };

@@ -15,8 +15,10 @@ use super::row::Row;
 use super::tree::{self, Tree};
 
 /// A declared service, with the rows of its instances. They stand in the order of their keys, so that two hosts answer alike.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct ServiceRows {
+    /// Which one it is.
+    pub name: ServiceName,
     /// The virtual IPs that stand for it.
     pub vips: Vec<IpAddr>,
     /// The name that it stands for, lower case; then it has nothing else but ports.
@@ -56,7 +58,17 @@ impl ServiceRows {
     ) -> Self {
         let external = service.external_name.as_ref();
         let external = external.and_then(|name| Name::from_labels(name.split('.').map(str::as_bytes)).ok());
-        let mut out = Self { vips, external, panic: service.panic, ..Self::default() };
+        let mut out = Self {
+            name: name.clone(),
+            vips,
+            external,
+            panic: service.panic,
+            ports: Vec::new(),
+            instances: Vec::new(),
+            srv: Vec::new(),
+            texts: Vec::new(),
+            by_id: BTreeMap::new(),
+        };
         let of_each: Vec<(&Endpoint, Vec<Arc<Row>>)> = endpoints.iter().map(|e| (&**e, rows(snapshot, e, tree))).collect();
         out.instances = of_each.iter().flat_map(|(_, rows)| rows.iter().cloned()).collect();
         sort(&mut out.instances);

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::rr::Name;
+use weft_model::endpoint::Endpoint;
 use weft_model::ids::ServiceName;
 use weft_model::keys::RecordPath;
 use weft_model::leader;
@@ -103,6 +104,10 @@ impl Zone {
     /// one (RFC 4592 section 3.3.1).
     fn synthesized(&self, at: &[u8], basis: &Basis) -> Subject<'_> {
         for above in tree::upwards(at).skip(1) {
+            // If it comes to be, it is closer; if it goes, another one is. The domain itself stays.
+            if above.len() > self.apex.len() {
+                basis.name(above);
+            }
             if self.tree.exists(above) {
                 let mut star = above.to_vec();
                 if !tree::push(&mut star, b"*") || above.len() < self.apex.len() {
@@ -114,8 +119,6 @@ impl Zone {
                 }
                 return Subject::Rows(self.tree.below(&star).map(|row| &**row).filter(|row| !row.hidden).collect());
             }
-            // If it comes to be, it is closer.
-            basis.name(above);
         }
         Subject::Missing
     }
@@ -131,8 +134,9 @@ impl Zone {
         let Some(name) = self.snapshot.service_at(&path).filter(is_it) else {
             return Subject::Missing;
         };
-        let of_others = self.snapshot.service(&name).is_some() && !self.services.contains_key(above.as_slice());
-        let leader = leader::leader(&self.snapshot, &name).filter(|_| !of_others);
+        let service = self.services.get(above.as_slice()).and_then(|_| self.snapshot.service(&name)).map(|stored| &stored.value);
+        let sees = |endpoint: &Endpoint| self.network.sees(&self.snapshot, endpoint);
+        let leader = leader::leader_seen(&self.snapshot, &name, service, &sees);
         let key = leader.and_then(|leader| tree::key(leader.path.labels()));
         let Some(key) = key else { return Subject::Leader(Vec::new()) };
         basis.name(&key);

@@ -2,7 +2,7 @@
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Subcommand};
-use weft_api::{DnsAnswer, DnsRecord};
+use weft_api::{DnsAnswer, DnsRecord, DnsSpeaker, DnsWhy};
 
 use super::Context;
 use crate::error::{DONE, Error, REFUSED};
@@ -14,9 +14,11 @@ use crate::parse;
 pub enum Command {
     /// Ask this host's name server; exit 1 where the name has nothing of that type
     Query(QueryArgs),
+    /// Tell which records, rules and services make the answer; exit 1 where there is none
+    Why(QueryArgs),
 }
 
-/// Arguments of `dns query`.
+/// Arguments of `dns query` and `dns why`.
 #[derive(Debug, Args)]
 pub struct QueryArgs {
     /// The name. One without any dot is looked for in the cluster's domain
@@ -33,6 +35,7 @@ impl Command {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Query(_) => "dns query",
+            Self::Why(_) => "dns why",
         }
     }
 
@@ -41,15 +44,22 @@ impl Command {
     /// # Errors
     /// See [`Error`].
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
-        let Self::Query(args) = self;
+        let (Self::Query(args) | Self::Why(args)) = &self;
         let client = context.agent.client();
         let name = if args.name.contains('.') {
-            args.name
+            args.name.clone()
         } else {
             in_domain(&args.name, &context.agent.ask(client.config()).await?.dns_domain)
         };
-        let answer = context.agent.ask(client.dns_query(&name, &args.kind)).await?;
-        context.printer.show(&answer, draw)?;
+        let answer = if let Self::Why(_) = self {
+            let why = context.agent.ask(client.dns_why(&name, &args.kind)).await?;
+            context.printer.show(&why, draw_why)?;
+            why.answer
+        } else {
+            let answer = context.agent.ask(client.dns_query(&name, &args.kind)).await?;
+            context.printer.show(&answer, draw)?;
+            answer
+        };
         Ok(if answer.answers.is_empty() { REFUSED } else { DONE })
     }
 }
@@ -70,6 +80,31 @@ fn draw(answer: &DnsAnswer, page: &mut Page) {
             page.table([col("NAME"), col("TTL"), col("TYPE"), col("DATA")], records.iter().map(row));
         }
     }
+}
+
+fn draw_why(why: &DnsWhy, page: &mut Page) {
+    draw(&why.answer, page);
+    page.field("revision", cell(why.revision));
+    for step in &why.steps {
+        page.heading("ON THE WAY");
+        page.field("name", cell(&step.name));
+        page.field("is", cell(&step.is));
+        page.field("then", cell(&step.then));
+        if !step.records.is_empty() {
+            let columns = [col("RECORD"), col("HOST"), col("TTL"), col("STATE"), col("REVISION"), col("USED")];
+            page.table(columns, step.records.iter().map(speaker));
+        }
+    }
+}
+
+fn speaker(record: &DnsSpeaker) -> [Cell; 6] {
+    let revision = record.revision.map_or_else(|| "-".to_owned(), |revision| revision.to_string());
+    let host = if record.host.is_empty() { "-" } else { &record.host };
+    let used = match &record.why_not {
+        None => Cell::toned("yes", Tone::Good),
+        Some(why_not) => Cell::toned(format_args!("no: {why_not}"), Tone::Bad),
+    };
+    [cell(&record.path), cell(host), cell(record.ttl), cell(&record.standing), cell(revision), used]
 }
 
 fn row(record: &DnsRecord) -> [Cell; 4] {
@@ -102,6 +137,40 @@ myapp.skydns.local.  60   SRV   10 100 8080 web-1.myapp.skydns.local.
 ADDITIONAL
 NAME                       TTL  TYPE  DATA
 web-1.myapp.skydns.local.  60   A     10.244.3.5
+"
+        );
+    }
+
+    #[test]
+    fn the_way_to_an_answer_says_of_each_record_whether_it_is_used() {
+        let why: DnsWhy = serde_json::from_str(
+            r#"{"revision":42,"answer":{"name":"web.skydns.local.","type":"A","rcode":"NOERROR","authoritative":true,
+                "answers":[{"name":"web.skydns.local.","ttl":30,"type":"A","data":"10.244.3.5"}],"authority":[],"additional":[]},
+                "steps":[{"name":"web.skydns.local.","is":"service default/web","then":"10.244.3.5","records":[
+                  {"path":"local/skydns/web/a/4","revision":7,"host":"10.244.3.5","ttl":30,"standing":"up","used":true},
+                  {"path":"local/skydns/web/b/4","host":"10.244.3.6","ttl":5,"standing":"draining","used":false,"why_not":"others stand better"}]}]}"#,
+        )
+        .unwrap();
+        assert_eq!(
+            drawn(false, |p| draw_why(&why, p)),
+            "\
+question  web.skydns.local. A
+answer    NOERROR, authoritative
+
+ANSWER
+NAME               TTL  TYPE  DATA
+web.skydns.local.  30   A     10.244.3.5
+
+revision  42
+
+ON THE WAY
+name  web.skydns.local.
+is    service default/web
+then  10.244.3.5
+
+RECORD                HOST        TTL  STATE     REVISION  USED
+local/skydns/web/a/4  10.244.3.5  30   up        7         yes
+local/skydns/web/b/4  10.244.3.6  5    draining  -         no: others stand better
 "
         );
     }
