@@ -18,7 +18,7 @@ use tracing::{info, warn};
 use weft_api::{DnsAnswer, DnsRecord};
 use weft_dns::hickory_proto::op::Message;
 use weft_dns::hickory_proto::rr::{Name, Record, RecordType};
-use weft_dns::{Maker, Metrics, Server, Zone, resolv_conf_servers};
+use weft_dns::{Maker, Metrics, Next, Question, Server, Zone, resolv_conf_servers};
 use weft_model::ids::NetworkName;
 use weft_model::ids::Revision;
 use weft_model::snapshot::Snapshot;
@@ -45,6 +45,15 @@ pub struct Names {
     upstreams: Vec<SocketAddr>,
     zone: watch::Receiver<Option<Arc<Zone>>>,
     shutdown: CancellationToken,
+}
+
+/// How far a question goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// To the servers that this host asks about other names, as those of its containers do.
+    Others,
+    /// No farther than the cluster's zone: for who is not on this host, and so does not get at what its resolver gets at.
+    Zone,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -89,10 +98,24 @@ impl Names {
     ///
     /// # Errors
     /// The name or the type is none.
-    pub async fn query(&self, name: &str, kind: &str) -> Result<DnsAnswer, Refusal> {
+    pub async fn query(&self, name: &str, kind: &str, reach: Reach) -> Result<DnsAnswer, Refusal> {
         let (name, record_type) = question(name, kind)?;
-        let message = self.server.query(name.clone(), record_type).await;
-        Ok(answer(&name, record_type, &message))
+        Ok(self.answer(name, record_type, reach).await)
+    }
+
+    async fn answer(&self, name: Name, record_type: RecordType, reach: Reach) -> DnsAnswer {
+        if reach == Reach::Others {
+            let message = self.server.query(name.clone(), record_type).await;
+            return answer(&name, record_type, &message);
+        }
+        let message = self.server.query_zone(name.clone(), record_type).await;
+        let question = Question { name: name.clone(), record_type };
+        let forward = self.server.zone().and_then(|zone| match zone.answer(&question).next {
+            Next::Done => None,
+            Next::Forward => Some(name.to_string()),
+            Next::Resolve(target) => Some(target.to_string()),
+        });
+        DnsAnswer { forward, ..answer(&name, record_type, &message) }
     }
 
     /// The store's revision that names are answered by; 0 before there are any.
@@ -241,6 +264,7 @@ fn answer(name: &Name, record_type: RecordType, message: &Message) -> DnsAnswer 
         answers: records(&message.answers),
         authority: records(&message.authorities),
         additional: records(&message.additionals),
+        forward: None,
     }
 }
 

@@ -99,7 +99,6 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let claim_reason = watch::channel(Some("reading the store".to_owned()));
     let register_reason = watch::channel(None);
     let metrics_reason = watch::channel(None);
-    let api_reason = watch::channel(None);
     let subnet_file_reason = watch::channel(None);
     let docker_reason = watch::channel(None);
 
@@ -142,8 +141,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
 
     let netlink = Netlink::new().context("netlink")?;
     let firewall = Firewall::new(&settings);
-    let mut reasons =
-        vec![claim_reason.1, register_reason.1, metrics_reason.1, api_reason.1, subnet_file_reason.1, docker_reason.1];
+    let mut reasons = vec![claim_reason.1, register_reason.1, metrics_reason.1, subnet_file_reason.1, docker_reason.1];
+    reasons.extend(elsewhere.iter().flat_map(Listeners::reasons));
     reasons.extend(runtimes::watch(&settings, &attachments, &published));
     let admin = Arc::new(Admin {
         node: node.clone(),
@@ -171,7 +170,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     tokio::spawn(attachments.clone().sync_journal());
     tokio::spawn(admin::serve(listener, admin.clone()));
     if let Some(elsewhere) = elsewhere {
-        elsewhere.serve(&admin, api_reason.0);
+        elsewhere.serve(&admin);
     }
     let docker_socket = serve_docker(&settings, &attachments, &docker_reason.0)?;
     tokio::spawn(metrics::serve(settings.metrics_listen, admin.clone(), metrics.clone(), registry_of_metrics, metrics_reason.0));

@@ -84,9 +84,7 @@ impl ClientError {
             Self::NoAgent { source, .. } => {
                 matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
             }
-            Self::Unreachable { source, .. } => {
-                source.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
-            }
+            Self::Unreachable { source, .. } => source.downcast_ref::<std::io::Error>().is_some_and(transport::is_passing),
             // Other sources are answers that are none of ours, and those do not change.
             Self::Broken { source, .. } => source.is::<hyper::Error>(),
             Self::Refused { code, .. } => matches!(code, Code::NotReady | Code::StoreAway),

@@ -22,6 +22,9 @@ pub struct DnsAnswer {
     pub authority: Vec<DnsRecord>,
     /// The additional section.
     pub additional: Vec<DnsRecord>,
+    /// The name that others would have to be asked for, who are not: only callers on this host may have its resolver ask.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward: Option<String>,
 }
 
 /// A resource record in its presentation form.

@@ -49,8 +49,8 @@
 //! | `GET /v1/services/{namespace}/{name}/leader` | → [`LeaderView`] |
 //! | `PUT /v1/services/{namespace}/{name}/leader` | [`LeaderSet`] → [`LeaderView`] |
 //! | `DELETE /v1/services/{namespace}/{name}/leader` | → [`LeaderView`]: the oldest again |
-//! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`] |
-//! | `GET /v1/dns/why?name=&type=` | → [`DnsWhy`] |
+//! | `GET /v1/dns/query?name=&type=` | → [`DnsAnswer`]; from elsewhere out of the zone alone |
+//! | `GET /v1/dns/why?name=&type=` | → [`DnsWhy`]; from elsewhere out of the zone alone |
 //! | `GET /v1/drops?all=` | → [`Drops`] |
 //! | `GET /v1/plan` | → [`Plan`] |
 //! | `POST /v1/doctor` | [`CheckupStart`] → [`Checkup`], just begun |

@@ -121,10 +121,20 @@ impl Server {
 
     /// Answers a question as a client over TCP would be answered, without the network in between. A name without its final
     /// dot is taken as if it had one.
-    pub async fn query(&self, mut name: Name, record_type: RecordType) -> Message {
+    pub async fn query(&self, name: Name, record_type: RecordType) -> Message {
+        self.ask(name, record_type, true).await
+    }
+
+    /// As [`Server::query`], and nobody else is asked, whatever the name: REFUSED for one that is not ours, and a chain that leads
+    /// out of the zone ends there. For who may know what is in the zone and may not have this host ask others for him.
+    pub async fn query_zone(&self, name: Name, record_type: RecordType) -> Message {
+        self.ask(name, record_type, false).await
+    }
+
+    async fn ask(&self, mut name: Name, record_type: RecordType, recursion_desired: bool) -> Message {
         name.set_fqdn(true);
         let mut asked = Message::query();
-        asked.metadata.recursion_desired = true;
+        asked.metadata.recursion_desired = recursion_desired;
         asked.add_query(Query::query(name, record_type));
         let (metadata, queries) = (asked.metadata, asked.queries);
         self.responder.respond(&metadata, queries, None, respond::Transport::Local).await

@@ -18,6 +18,8 @@ pub struct For<'a> {
     pub place: &'a str,
     /// Whether it was over long before it is used.
     pub expired: bool,
+    /// Whether it may sign others in its turn.
+    pub authority: bool,
 }
 
 impl Pki {
@@ -64,7 +66,7 @@ impl Pki {
         let (key, request, cert) = (self.file(name, "key.new"), self.file(name, "csr"), self.file(name, "crt.new"));
         let (extensions, subject) = (self.file(name, "ext"), format!("/O=weft/CN={name}"));
         let names = if of.place.is_empty() { String::new() } else { format!("subjectAltName={}\n", of.place) };
-        std::fs::write(&extensions, format!("basicConstraints=CA:FALSE\n{names}"))?;
+        std::fs::write(&extensions, format!("basicConstraints={}\n{names}", if of.authority { "CA:TRUE" } else { "CA:FALSE" }))?;
         let words = ["req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
         self.openssl(words.into_iter().chain(["-subj", &subject, "-keyout", &key, "-out", &request]))?;
         let (by, by_key) = (self.cert(authority), self.key(authority));

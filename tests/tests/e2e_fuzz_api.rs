@@ -108,7 +108,10 @@ fn whatever_is_asked_is_answered_as_the_document_says() -> Result<()> {
     let (program, config) = (bin.join("schemathesis").to_string_lossy().into_owned(), config.to_string_lossy().into_owned());
     let checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,\
                   response_headers_conformance,unsupported_method,negative_data_rejection";
-    let mut line = vec![program.as_str(), "--config-file", &config, "run", document, "--checks", checks, "--no-color"];
+    // What it remembers (`.schemathesis`) it leaves where it is run.
+    let there = format!("--chdir={}", host.dir().display());
+    let mut line =
+        vec!["env", &there, program.as_str(), "--config-file", &config, "run", document, "--checks", checks, "--no-color"];
     line.extend(["--phases", "examples,coverage,fuzzing", "--max-examples", EXAMPLES, "--continue-on-failure", "--no-shrink"]);
     line.extend(["--seed", "1", "--generation-database", "none", "--suppress-health-check", "all", "--warnings", "off"]);
     // More than one worker and CPython up to 3.11 refuses to compile now and then ("AST constructor recursion depth mismatch").

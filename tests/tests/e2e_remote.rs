@@ -12,6 +12,9 @@ use weft_tests::{Host, Topology, eventually};
 /// Where the agent of h1 answers, for h2.
 const PORT: u16 = 9475;
 
+/// Where it would answer as well if that were an address of its host (RFC 5737).
+const NOT_HERE: &str = "192.0.2.77:9475";
+
 /// Two hosts; the agent of the first answers over TLS, the second is where clients are.
 struct Cluster {
     topology: Topology,
@@ -36,7 +39,7 @@ impl Cluster {
         pki.issue("admins", "late", For { expired: true, ..For::default() })?;
         let listen = SocketAddr::from((h1.address(), PORT)).to_string();
         let files = [
-            ("api-listen", listen.clone()),
+            ("api-listen", format!("{NOT_HERE},{listen}")),
             ("api-cert", pki.cert("h1")),
             ("api-key", pki.key("h1")),
             ("api-client-ca", pki.cert("readers")),
@@ -169,6 +172,49 @@ fn certificates_are_read_again_when_they_change_and_broken_ones_change_nothing()
     let reasons = status["reasons"].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n");
     assert!(reasons.contains("--api-client-ca") && reasons.contains("readers.crt"), "{reasons}");
     assert_eq!(c.topology.host(1).agent.pid().unwrap(), pid);
+    c.topology.down().unwrap();
+}
+
+#[test]
+fn readers_whose_authority_the_admins_have_signed_read_and_no_more() {
+    let c = Cluster::new().unwrap();
+    // The readers' authority is an intermediate of the admins' from now on, and its clients show it along.
+    c.pki.issue("admins", "readers", For { authority: true, ..For::default() }).unwrap();
+    c.pki.issue("readers", "alice", For::default()).unwrap();
+    let chain = [c.pki.cert("alice"), c.pki.cert("readers")].map(|file| std::fs::read_to_string(file).unwrap()).concat();
+    std::fs::write(c.pki.cert("alice"), chain).unwrap();
+    let put = ["-X", "PUT", "-H", "content-type: application/json"];
+    eventually("the new authority is used", SOON, || {
+        let (status, _) = c.curl("alice", &[], "/v1/status")?;
+        ensure!(status == 200, "status {status}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(c.curl("alice", &put, "/v1/namespaces/prod").unwrap().0, 403);
+    assert_eq!(c.curl("root", &put, "/v1/namespaces/prod").unwrap().0, 200);
+
+    // From elsewhere names come out of the zone; the host's own resolver is not asked.
+    c.netctl("root", &["service", "create", "prod/myapp", "--port", "80"]).unwrap().success().unwrap();
+    eventually("the zone has it", SOON, || {
+        let (_, ours) = c.curl("alice", &[], "/v1/dns/query?name=myapp.prod.skydns.local")?;
+        ensure!(ours["rcode"] == "NOERROR" && ours["forward"].is_null(), "{ours}");
+        Ok(())
+    })
+    .unwrap();
+    let (status, other) = c.curl("root", &[], "/v1/dns/query?name=other.example").unwrap();
+    let facts = (status, &other["rcode"], &other["forward"], other["answers"].as_array().map(Vec::len));
+    assert_eq!(facts, (200, &json!("REFUSED"), &json!("other.example."), Some(0)));
+    let (status, why) = c.curl("root", &[], "/v1/dns/why?name=other.example").unwrap();
+    assert_eq!((status, &why["answer"]["forward"]), (200, &json!("other.example.")), "{why}");
+    let drawn = c.netctl("alice", &["dns", "query", "other.example"]).unwrap();
+    assert!(drawn.code() == 1 && drawn.stdout.contains("on the host itself"), "{drawn:?}");
+    let here = c.topology.host(1).netctl(["dns", "query", "other.example", "-o", "json"]).unwrap();
+    assert!(!here.stdout.contains("REFUSED") && !here.stdout.contains("forward"), "{here:?}");
+
+    // What one listener lacks stays said while another one answers.
+    let status = c.topology.host(1).agent.status().unwrap();
+    let reasons = status["reasons"].as_array().unwrap().iter().filter_map(Value::as_str).collect::<Vec<_>>().join("\n");
+    assert!(reasons.contains(&format!("listen on {NOT_HERE}")), "{reasons}");
     c.topology.down().unwrap();
 }
 

@@ -5,6 +5,7 @@
 //! as it was read.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -42,14 +43,13 @@ impl Admin {
     pub(super) async fn drain_node(&self, name: &str, deadline_ms: Option<u64>) -> Result<DrainView, Refusal> {
         let node = self.drainable(&*self.snapshot()?, name)?;
         let wish = self.wish("node drain", deadline_ms)?;
-        for _ in 0..TRIES {
+        insist("node drain", &node, || async {
             let there = self.snapshot()?.node_drain(&node).cloned();
-            let Some((drain, over)) = over(there.as_ref(), &wish) else { break };
+            let Some((drain, over)) = over(there.as_ref(), &wish) else { return Ok(true) };
             let written = self.registry.drain_node(&node, &drain, over).await;
-            if self.followed(written.map_err(|e| Refusal::store("node drain", &e))?).await || wish.deadline.is_none() {
-                break;
-            }
-        }
+            Ok(self.followed(written.map_err(|e| Refusal::store("node drain", &e))?).await || wish.deadline.is_none())
+        })
+        .await?;
         Ok(self.node_view(&*self.snapshot()?, node).await)
     }
 
@@ -91,14 +91,13 @@ impl Admin {
             )));
         }
         for path in &paths {
-            for _ in 0..TRIES {
+            insist("endpoint drain", &path.dns_name(), || async {
                 let there = self.snapshot()?.endpoint_drain(path).cloned();
-                let Some((drain, over)) = over(there.as_ref(), &wish) else { break };
+                let Some((drain, over)) = over(there.as_ref(), &wish) else { return Ok(true) };
                 let written = self.registry.drain_endpoint(path, &drain, over).await;
-                if self.followed(written.map_err(|e| Refusal::store("endpoint drain", &e))?).await || wish.deadline.is_none() {
-                    break;
-                }
-            }
+                Ok(self.followed(written.map_err(|e| Refusal::store("endpoint drain", &e))?).await || wish.deadline.is_none())
+            })
+            .await?;
             self.rewrite(path, State::Up, State::Draining).await?;
         }
         Ok(self.endpoints_view(&*self.snapshot()?, &paths).await)
@@ -139,16 +138,17 @@ impl Admin {
 
     /// Rewrites the records of an endpoint that no agent keeps.
     async fn rewrite(&self, path: &RecordPath, from: State, to: State) -> Result<(), Refusal> {
-        for _ in 0..TRIES {
+        insist("endpoint drain", &path.dns_name(), || async {
             let snapshot = self.snapshot()?;
             let puts = unkept(&snapshot, path, from, to);
             if puts.is_empty() {
-                return Ok(());
+                return Ok(true);
             }
             let written = self.registry.write_records(&puts, &[], None).await;
             self.followed(written.map_err(|e| Refusal::store("endpoint drain", &e))?).await;
-        }
-        Err(Refusal::conflict(format!("endpoint drain: somebody else keeps changing {}; try again", path.dns_name())))
+            Ok(false)
+        })
+        .await
     }
 
     /// A node that can be drained: one that is there in any way, or is drained already.
@@ -238,6 +238,19 @@ impl Admin {
         };
         tokio::task::spawn_blocking(look).await.ok().flatten()
     }
+}
+
+/// Does something over until it says that it is so, or until it is plain that somebody else keeps changing what it is about.
+async fn insist<F>(verb: &str, subject: &(dyn Display + Sync), mut step: impl FnMut() -> F) -> Result<(), Refusal>
+where
+    F: Future<Output = Result<bool, Refusal>>,
+{
+    for _ in 0..TRIES {
+        if step().await? {
+            return Ok(());
+        }
+    }
+    Err(Refusal::conflict(format!("{verb}: somebody else keeps changing {subject}; try again")))
 }
 
 /// The endpoints' own paths of one id.
@@ -393,6 +406,24 @@ mod tests {
         assert_eq!(over(Some(&there), &dated), Some((drain("a", Some("y")), Some(Revision(4)))));
         let kept = |id: &str| world().endpoints().filter(|e| e.path.last() == Some(id)).all(|e| !is_unkept(&world(), e));
         assert!(kept("a") && !kept("x"));
+    }
+
+    #[tokio::test]
+    async fn a_write_that_is_refused_each_time_is_a_conflict_and_no_success() {
+        let mut tries = 0;
+        let refused = insist("node drain", &"h1", || {
+            tries += 1;
+            std::future::ready(Ok(false))
+        });
+        let why = refused.await.unwrap_err();
+        assert_eq!((why.code, tries), (weft_api::Code::Conflict, TRIES));
+        assert!(why.message.contains("changing h1"), "{why}");
+        let mut left = 3;
+        let later = insist("node drain", &"h1", || {
+            left -= 1;
+            std::future::ready(Ok(left == 0))
+        });
+        assert_eq!(later.await, Ok(()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod answer;
 mod caller;
 mod cluster;
+mod door;
 mod drains;
 mod drops;
 mod endpoint_put;
@@ -28,6 +29,7 @@ mod reservations;
 mod routes;
 mod service_put;
 mod services;
+mod stalled;
 mod status;
 mod store;
 mod subject;
@@ -64,6 +66,7 @@ use weft_store::registry::Registry;
 
 use self::answer::Body;
 use self::precondition::Write;
+use self::stalled::Stalled;
 use crate::attach::{Attachments, Published};
 use crate::changes::Changes;
 use crate::config::Settings;
@@ -80,6 +83,9 @@ use crate::view::{Health, View};
 
 /// Connections served at once; more wait in the socket's queue.
 const MAX_CONNECTIONS: usize = 256;
+
+/// How long a caller may take nothing of what he is answered.
+const TAKES_NOTHING: Duration = Duration::from_secs(60);
 
 /// How long a write waits for its own echo, so that who reads right after it sees it.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -210,7 +216,8 @@ async fn converse(stream: impl AsyncRead + AsyncWrite + Unpin, admin: Arc<Admin>
     // Without it a caller who sends a request and goes away at once has it read, and dropped before it is looked at
     // (hyper 1: the end of the stream is noticed before the first poll of the answer).
     server.half_close(true);
-    if let Err(e) = server.serve_connection(TokioIo::new(stream), service).await {
+    let stream = TokioIo::new(Stalled::after(TAKES_NOTHING, stream));
+    if let Err(e) = server.serve_connection(stream, service).await {
         debug!(error = %e, "connection for the API");
     }
 }

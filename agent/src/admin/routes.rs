@@ -34,6 +34,7 @@ use super::precondition::Write;
 use super::query::{Query, unescape};
 use super::store::MAX_PART;
 use super::{Admin, Caller};
+use crate::names::Reach;
 use crate::refusal::Refusal;
 
 /// The largest request body, bytes.
@@ -255,11 +256,11 @@ pub(super) static ROUTES: &[Route] = &[
     route!(DELETE "/v1/attachments/{id}", Local, [], => Attached, |r| r.admin.attachments.detach(r.segment(0)).await),
     route!(GET "/v1/dns/query", Read, ["name", "type"], => DnsAnswer, |r| {
         let name = r.query.get("name").filter(|name| !name.is_empty()).ok_or_else(|| Refusal::invalid("dns query: no name given"))?;
-        r.admin.names.query(name, r.query.get("type").unwrap_or("A")).await
+        r.admin.names.query(name, r.query.get("type").unwrap_or("A"), reach(&r.caller)).await
     }),
     route!(GET "/v1/dns/why", Read, ["name", "type"], => DnsWhy, |r| {
         let name = r.query.get("name").filter(|name| !name.is_empty()).ok_or_else(|| Refusal::invalid("dns why: no name given"))?;
-        r.admin.names.why(name, r.query.get("type").unwrap_or("A")).await
+        r.admin.names.why(name, r.query.get("type").unwrap_or("A"), reach(&r.caller)).await
     }),
     route!(POST "/v1/doctor", Local, [], CheckupStart => Checkup, |r, start| r.admin.doctor.begin(&r.admin, start)),
     route!(GET "/v1/doctor/{id}", Local, [], => Checkup, |r| r.admin.doctor.checkup(r.segment(0))),
@@ -288,6 +289,11 @@ pub(super) async fn carry_out(admin: &Arc<Admin>, caller: Caller, request: Reque
         Err(Refusal::invalid(format!("{method} {path}: the request's body was not there after {bound}s")))
     })?;
     (route.carry_out)(Asked { admin: admin.clone(), caller, segments, query, write, last_event, body }).await
+}
+
+/// How far names may be asked for by a caller.
+fn reach(caller: &Caller) -> Reach {
+    if caller.remote().is_some() { Reach::Zone } else { Reach::Others }
 }
 
 /// Whether a caller may ask for something. On this host the socket's mode decides.

@@ -14,6 +14,7 @@ use super::Admin;
 use super::answer::{Listed, Tagged};
 use super::filter::{Filter, Part};
 use super::precondition::Write;
+use crate::names::Reach;
 use crate::refusal::Refusal;
 
 /// How often a virtual IP is chosen again because somebody was faster.
@@ -75,7 +76,7 @@ impl Admin {
     /// The addresses that a service's name stands for now.
     pub(super) async fn answered(&self, snapshot: &Snapshot, name: &ServiceName) -> Vec<IpAddr> {
         let dns_name = snapshot.path_of(name).dns_name();
-        let answer = self.names.query(&dns_name, "A").await;
+        let answer = self.names.query(&dns_name, "A", Reach::Others).await;
         let answers = answer.into_iter().flat_map(|a| a.answers);
         answers.filter_map(|record| record.data.parse().ok()).collect()
     }

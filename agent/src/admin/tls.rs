@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, bail, ensure};
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::{Error as PemError, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, TrustAnchor, UnixTime};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::server::danger::ClientCertVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig};
@@ -47,22 +47,24 @@ impl Keys {
         let key = PrivateKeyDer::from_pem_file(&files.key).map_err(why).with_context(|| place("--api-key", &files.key))?;
         let admins = files.admin_ca.as_deref().map(|path| certificates("--api-admin-ca", path)).transpose()?;
         let clients = files.client_ca.as_deref().map(|path| certificates("--api-client-ca", path)).transpose()?;
+        let admins = admins.as_deref().map(roots).transpose().context("--api-admin-ca")?;
+        let clients = clients.as_deref().map(roots).transpose().context("--api-client-ca")?;
         if let (Some(admins), Some(clients)) = (&admins, &clients)
-            && clients.iter().any(|client| admins.contains(client))
+            && clients.roots.iter().any(|client| admins.roots.iter().any(|admin| is_one(client, admin)))
         {
             bail!(
-                "--api-client-ca and --api-admin-ca have an authority in common: all of its clients could write; give each its own"
+                "--api-client-ca and --api-admin-ca have an authority in common: none of its clients could write; give each its own"
             );
         }
-        let all: Vec<_> = admins.iter().chain(&clients).flatten().cloned().collect();
-        let anybody = verifier(&all).context("--api-client-ca, --api-admin-ca")?;
+        let all = admins.iter().chain(&clients).flat_map(|of| of.roots.iter().cloned()).collect();
+        let anybody = verifier(RootCertStore { roots: all }).context("--api-client-ca, --api-admin-ca")?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(anybody)
             .with_single_cert(chain, key)
             .with_context(|| format!("{}, {}", place("--api-cert", &files.cert), place("--api-key", &files.key)))?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let of = |authorities: Option<Vec<CertificateDer<'static>>>| authorities.map(|all| verifier(&all)).transpose();
+        let of = |authorities: Option<RootCertStore>| authorities.map(verifier).transpose();
         Ok(Self { config: Arc::new(config), writers: of(admins)?, readers: of(clients)? })
     }
 
@@ -74,10 +76,12 @@ impl Keys {
         let signed_by = |by: &Option<Arc<dyn ClientCertVerifier>>| {
             by.as_ref().is_some_and(|verifier| verifier.verify_client_cert(own, between, now).is_ok())
         };
-        if signed_by(&self.writers) {
-            Some(Role::Writer)
-        } else if signed_by(&self.readers) {
+        // Readers first: where the admins' authority has signed that of the readers, it vouches for each of them as well, by way of
+        // an intermediate that they show themselves.
+        if signed_by(&self.readers) {
             Some(Role::Reader)
+        } else if signed_by(&self.writers) {
+            Some(Role::Writer)
         } else {
             None
         }
@@ -106,11 +110,21 @@ fn why(error: PemError) -> anyhow::Error {
     }
 }
 
-fn verifier(authorities: &[CertificateDer<'static>]) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
+fn roots(authorities: &[CertificateDer<'static>]) -> anyhow::Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     for authority in authorities {
         roots.add(authority.clone()).context("a certificate that is no authority's")?;
     }
+    Ok(roots)
+}
+
+/// Whether two certificates are of one authority. It may have several, renewed or signed by others, and what it signs is good by
+/// each of them.
+fn is_one(this: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
+    (&this.subject, &this.subject_public_key_info) == (&other.subject, &other.subject_public_key_info)
+}
+
+fn verifier(roots: RootCertStore) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
     Ok(WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::new(ring::default_provider())).build()?)
 }
 

@@ -4,7 +4,7 @@ use weft_api::{DnsSpeaker, DnsStep, DnsWhy};
 use weft_dns::{Meaning, Question, Silence, Speaker, Step, Then};
 use weft_model::pool::Standing;
 
-use super::{Names, answer, question};
+use super::{Names, Reach, question};
 use crate::refusal::Refusal;
 
 impl Names {
@@ -12,17 +12,13 @@ impl Names {
     ///
     /// # Errors
     /// The name or the type is none, or the store has not been read yet.
-    pub async fn why(&self, name: &str, kind: &str) -> Result<DnsWhy, Refusal> {
+    pub async fn why(&self, name: &str, kind: &str, reach: Reach) -> Result<DnsWhy, Refusal> {
         let (name, record_type) = question(name, kind)?;
         let zone = self.server.zone();
         let zone = zone.ok_or_else(|| Refusal::new(weft_api::Code::NotReady, "dns why: the store has not been read yet"))?;
         let steps = zone.why(&Question { name: name.clone(), record_type });
-        let message = self.server.query(name.clone(), record_type).await;
-        Ok(DnsWhy {
-            revision: zone.revision(),
-            steps: steps.iter().map(step).collect(),
-            answer: answer(&name, record_type, &message),
-        })
+        let answer = self.answer(name, record_type, reach).await;
+        Ok(DnsWhy { revision: zone.revision(), steps: steps.iter().map(step).collect(), answer })
     }
 }
 

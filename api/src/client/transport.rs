@@ -148,6 +148,27 @@ impl Client {
     }
 }
 
+/// Whether a way that did not come about may do so in a moment: the agent or its host restarts, or the network heals. Not what is
+/// wrong with a certificate, on either side: rustls reports that as `InvalidData`.
+pub(super) fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable,
+        TimedOut, UnexpectedEof,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+            | HostUnreachable
+            | NetworkDown
+            | NetworkUnreachable
+            | TimedOut
+            | UnexpectedEof
+    )
+}
+
 /// The alert of TLS that is behind an error.
 fn alert(error: &(dyn StdError + 'static)) -> Option<rustls::AlertDescription> {
     let mut error = Some(error);
@@ -208,6 +229,24 @@ mod tests {
         {
             assert_eq!(address(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_host_that_restarts_is_waited_for_and_a_certificate_that_is_refused_is_not() {
+        let unreachable =
+            |source: Box<dyn StdError + Send + Sync>| ClientError::Unreachable { agent: "https://h:1".to_owned(), source };
+        let os = |errno: i32| unreachable(io::Error::from_raw_os_error(errno).into());
+        // ECONNREFUSED, ECONNRESET, EHOSTUNREACH, ENETUNREACH, ETIMEDOUT of Linux; then what is no errno.
+        for errno in [111, 104, 113, 101, 110] {
+            assert!(os(errno).is_passing(), "{errno}");
+        }
+        assert!(unreachable(io::Error::from(io::ErrorKind::UnexpectedEof).into()).is_passing(), "closed within the handshake");
+        assert!(!os(13).is_passing(), "EACCES");
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        assert!(!unreachable(io::Error::new(io::ErrorKind::InvalidData, unknown).into()).is_passing());
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateExpired);
+        let client = Client { place: Place::Socket("/s".into()) };
+        assert!(!client.broken("GET /", io::Error::new(io::ErrorKind::InvalidData, alert).into()).is_passing());
     }
 
     #[test]

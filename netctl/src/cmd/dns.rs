@@ -71,7 +71,11 @@ fn in_domain(name: &str, domain: &str) -> String {
 fn draw(answer: &DnsAnswer, page: &mut Page) {
     page.field("question", cell(format_args!("{} {}", answer.name, answer.kind)));
     let tone = if answer.answers.is_empty() { Tone::Bad } else { Tone::Good };
-    let authority = if answer.authoritative { "authoritative" } else { "from upstream" };
+    let authority = match &answer.forward {
+        Some(name) => format!("without {name}, which others would have to be asked for: ask on the host itself"),
+        None if answer.authoritative => "authoritative".to_owned(),
+        None => "from upstream".to_owned(),
+    };
     page.field("answer", Cell::toned(format_args!("{}, {authority}", answer.rcode), tone));
     for (heading, records) in [("ANSWER", &answer.answers), ("AUTHORITY", &answer.authority), ("ADDITIONAL", &answer.additional)]
     {
