@@ -71,7 +71,7 @@ pub struct Todo {
     pub conflicts: Vec<String>,
 }
 
-/// While a drain has a deadline ahead the clock is looked at at least so often: it may be set meanwhile.
+/// While a drain of this host or of what it holds has a deadline ahead the clock is looked at at least so often: it may be set meanwhile.
 const CLOCK_BOUND: Duration = Duration::from_secs(10);
 
 /// How many conflicts status names.
@@ -252,7 +252,7 @@ pub async fn run(
             && echo.heard(snapshot.revision())
         {
             let now = SystemTime::now();
-            if let Some(ahead) = until_deadline(&snapshot, now) {
+            if let Some(ahead) = until_deadline(&snapshot, &known.node, now) {
                 retry = ahead.min(CLOCK_BOUND);
             }
             let todo = todo(&snapshot, &known, lease, &published, &registered, &health, now);
@@ -593,17 +593,22 @@ mod tests {
         assert_eq!(state(&s, State::Up, 60), (State::Down, false));
         assert_eq!(state(&s, State::Down, 59), (State::Down, true));
         assert_eq!(state(&s, State::Down, 60), (State::Down, false), "no pool takes it back");
-        assert_eq!(until_deadline(&s, at(15)), Some(Duration::from_secs(45)));
-        assert_eq!((until_deadline(&s, at(60)), until_deadline(&s, at(90))), (None, None));
+        let ahead = |s: &Snapshot, now| until_deadline(s, &me().node, now);
+        assert_eq!(ahead(&s, at(15)), None, "it is not there yet");
+        let there = after(&s, &todo(&s, &me(), LEASE, &published()), Some(LEASE));
+        assert_eq!(ahead(&there, at(15)), Some(Duration::from_secs(45)));
+        assert_eq!((ahead(&there, at(60)), ahead(&there, at(90))), (None, None));
+        assert_eq!(until_deadline(&there, &"h2".parse().unwrap(), at(15)), None, "another host's");
+        let others = with(&there, "/weft/v1/drains/nodes/h2", r#"{"deadline":"1970-01-01T00:00:30Z"}"#, None);
+        assert_eq!(ahead(&others, at(0)), Some(Duration::from_secs(60)));
         // Its host's deadline counts as well; a time that is none is never.
         let node = with(&s, "/weft/v1/drains/nodes/h1", r#"{"deadline":"1970-01-01T00:00:30Z"}"#, None);
-        assert_eq!(
-            (state(&node, State::Up, 30), until_deadline(&node, at(0))),
-            ((State::Down, false), Some(Duration::from_secs(30)))
-        );
+        assert_eq!((state(&node, State::Up, 30), ahead(&node, at(0))), ((State::Down, false), Some(Duration::from_secs(30))));
         for never in ["", "soon", "9999999-01-01T00:00:00Z"] {
-            let s = with(&empty(), key, &format!(r#"{{"deadline":"{never}"}}"#), None);
-            assert_eq!((state(&s, State::Up, 1 << 40), until_deadline(&s, at(0))), ((State::Draining, false), None), "{never}");
+            let drain = format!(r#"{{"deadline":"{never}"}}"#);
+            let of = |s: &Snapshot| with(s, key, &drain, None);
+            let said = (state(&of(&empty()), State::Up, 1 << 40), ahead(&of(&there), at(0)));
+            assert_eq!(said, ((State::Draining, false), None), "{never}");
         }
     }
 

@@ -5,27 +5,28 @@
 //! | `node.json` | who this host is: instance, VTEP MACs, last subnets |
 //! | `networks.json` | further networks: the numbers that rows know them by, and the subnet last had in each |
 //! | `attachments.log` | who has which address, and when an address was last given back: see [`journal`] |
-//! | `registrations.json` | what programs of this host have registered |
+//! | `registrations.json` | what programs of this host have registered: see `registered` |
 //! | `store.redb` | the embedded store, on a host without etcd |
 //! | `lock` | held while an agent runs |
 //!
-//! Files but the log are replaced whole: written beside, synced, renamed. Losing the directory loses no network: subnet, MAC and leases
+//! Files but the log are replaced whole: written beside, synced, renamed. They are for their owner only: checks may bear passwords, and
+//! a registration's session is what keeps others from saying something in its place. Losing the directory loses no network: subnet, MAC and leases
 //! are read back from the store, and attachments and registrations from copies in the run directory, which last as long as they can:
 //! until the next boot. The run directory also has `uplink.json`, the uplink of the last agent (`last_uplink`).
 
 pub mod journal;
+mod registered;
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tracing::warn;
 use weft_model::attachment::{Description, Instance, Owner};
 use weft_model::check::Check;
 use weft_model::ids::{EndpointId, NetworkName, ServiceLabel, ServiceName};
@@ -36,9 +37,10 @@ use weft_model::record::Proto;
 use crate::attach::handed::Handed;
 use crate::last_uplink::LastUplink;
 use crate::networks::Remembered;
-use crate::registrations::Registration;
-use crate::view::chain;
 use journal::Log;
+
+/// The mode of all that is written here.
+const PRIVATE: u32 = 0o600;
 
 /// Why the state directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -282,61 +284,6 @@ impl StateDir {
         write(&self.path.join("networks.json"), networks, true)
     }
 
-    /// What programs had registered. A damaged file keeps no agent from starting: it is moved aside, and what can be read of it
-    /// counts. The rest is said again by whoever still means it.
-    ///
-    /// # Errors
-    /// The file cannot be read at all.
-    pub fn registrations(&self) -> Result<Vec<Registration>, StateError> {
-        let path = self.path.join("registrations.json");
-        let there = match std::fs::read(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => std::fs::read(self.run_dir.join("registrations.json")),
-            there => there,
-        };
-        let bytes = match there {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(source) => return Err(StateError::Io { op: "read", path, source }),
-        };
-        let (rows, mut damage) = rows(&bytes);
-        let mut found = Vec::with_capacity(rows.len());
-        for row in rows {
-            match serde_json::from_value(row) {
-                Ok(registration) => found.push(registration),
-                Err(e) => damage = Some(e),
-            }
-        }
-        if let Some(damage) = damage {
-            let aside = self.path.join("registrations.json.damaged");
-            warn!(
-                file = %path.display(), aside = %aside.display(), error = %damage, kept = found.len(),
-                "the file of registrations is damaged: moved aside; what it no longer says has to be registered again"
-            );
-            let moved = std::fs::rename(&path, &aside).map_err(|source| StateError::Io { op: "move aside", path, source });
-            if let Err(e) = moved.and_then(|()| self.write_registrations(&found)) {
-                warn!(error = chain(&e), "registrations not written; the next one that changes writes them");
-            }
-        }
-        Ok(found)
-    }
-
-    /// Remembers what programs have registered. What the host loses that loses its power is said again, or over.
-    ///
-    /// # Errors
-    /// The file cannot be written; then the one of before is there.
-    pub fn write_registrations(&self, registrations: &[Registration]) -> Result<(), StateError> {
-        write(&self.path.join("registrations.json"), &registrations, false)?;
-        let copy = self.run_dir.join("registrations.json");
-        if copy != self.path.join("registrations.json")
-            && let Err(e) = write(&copy, &registrations, false)
-        {
-            // Better none than an old one.
-            warn!(error = chain(&e), "no copy of the registrations; they are lost if the state directory is");
-            let _ = std::fs::remove_file(&copy);
-        }
-        Ok(())
-    }
-
     /// The attachments, and the log that goes on with them.
     ///
     /// # Errors
@@ -392,28 +339,19 @@ fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StateError> {
     }
 }
 
-/// The rows of a JSON array, as far as they can be told apart, and what keeps the rest from it.
-fn rows(bytes: &[u8]) -> (Vec<Value>, Option<serde_json::Error>) {
-    let damage = match serde_json::from_slice(bytes) {
-        Ok(rows) => return (rows, None),
-        Err(e) => e,
-    };
-    let mut rows = Vec::new();
-    let mut rest = bytes.trim_ascii_start().strip_prefix(b"[");
-    while let Some(left) = rest {
-        let mut values = serde_json::Deserializer::from_slice(left).into_iter();
-        let Some(Ok(row)) = values.next() else { break };
-        rows.push(row);
-        rest = left.get(values.byte_offset()..).and_then(|left| left.trim_ascii_start().strip_prefix(b","));
-    }
-    (rows, Some(damage))
+/// Opens a file to write, anew, that nobody but its owner can read, whoever made it.
+fn create(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().create(true).truncate(true).write(true).mode(PRIVATE).open(path)?;
+    // One that was there has the mode that it was made with.
+    file.set_permissions(Permissions::from_mode(PRIVATE))?;
+    Ok(file)
 }
 
 /// Replaces a file whole. With `durable` it is on the disk when this returns.
 fn write<T: Serialize>(path: &Path, value: &T, durable: bool) -> Result<(), StateError> {
     let beside = path.with_extension("new");
     let attempt = || -> std::io::Result<()> {
-        let mut file = File::create(&beside)?;
+        let mut file = create(&beside)?;
         file.write_all(&serde_json::to_vec_pretty(value)?)?;
         if durable {
             file.sync_all()?;
@@ -468,51 +406,6 @@ mod tests {
         assert_eq!((first.instance.as_str(), first.vtep_mac.to_string().as_str()), ("i", "02:00:00:00:00:01"));
         assert!(first.vtep_mac6 != unset() && first.vtep_mac6 != first.vtep_mac);
         assert_eq!(open(), first);
-    }
-
-    #[test]
-    fn damaged_registrations_are_moved_aside_and_what_can_be_read_of_them_counts() {
-        let row = |id: &str, more: &str| {
-            format!(r#"{{"id":"{id}","said":{{"service":"web","ttl_ms":9000,"addresses":["192.0.2.1"]{more}}},"born":5}}"#)
-        };
-        let (a, b) = (row("a", ""), row("b", r#","candidate":"muses""#));
-        let later = row("a", r#","colour":"blue""#).replacen("{", r#"{"weather":{"rain":1},"#, 1);
-        for (text, ids, is_damaged) in [
-            (format!("[{later}]"), "a", false),
-            (format!("[{b}, {a}]"), "a", true),
-            (format!("[{a},\n{}", &b[..20]), "a", true),
-            (format!("[{a}"), "a", true),
-            (format!(r#"{{"rows":[{a}]}}"#), "", true),
-            ("\0\0\0\0".to_owned(), "", true),
-            (String::new(), "", true),
-        ] {
-            let dir = tempfile::tempdir().unwrap();
-            let state = StateDir::open(dir.path(), &dir.path().join("run")).unwrap();
-            std::fs::write(dir.path().join("registrations.json"), &text).unwrap();
-            let found = || state.registrations().unwrap().iter().map(|r| r.id.to_string()).collect::<String>();
-            assert_eq!(found(), ids, "{text}");
-            let aside = std::fs::read_to_string(dir.path().join("registrations.json.damaged")).ok();
-            assert_eq!(aside, is_damaged.then_some(text.clone()), "{text}");
-            assert_eq!(found(), ids, "what counted is written again: {text}");
-        }
-    }
-
-    #[test]
-    fn registrations_outlive_their_file_until_the_next_boot() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, run) = (dir.path().join("state"), dir.path().join("run"));
-        let row =
-            r#"{"id":"a","said":{"service":"web","ttl_ms":9000,"labels":{"tier":"front"},"addresses":["192.0.2.1"]},"born":5}"#;
-        let one: Registration = serde_json::from_str(row).unwrap();
-        let state = StateDir::open(&path, &run).unwrap();
-        state.write_registrations(std::slice::from_ref(&one)).unwrap();
-        drop(state);
-        std::fs::remove_dir_all(&path).unwrap();
-        let state = StateDir::open(&path, &run).unwrap();
-        assert_eq!(state.registrations().unwrap(), [one]);
-        state.write_registrations(&[]).unwrap();
-        std::fs::remove_file(path.join("registrations.json")).unwrap();
-        assert_eq!(state.registrations().unwrap(), [], "what was withdrawn does not come back");
     }
 
     #[test]

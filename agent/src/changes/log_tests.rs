@@ -84,7 +84,10 @@ fn what_follows_a_mark_is_what_changed_after_it_and_nothing_else() {
     );
     assert_eq!(agent.after(agent.place("5")), [format!("{web}@6"), format!("{a}@6"), format!("{web}@8"), format!("-{a}@8")]);
     let half = [format!("{a}@6"), format!("{web}@8"), format!("-{a}@8")];
-    assert_eq!(agent.after(agent.place("6.1")), half, "half of a revision");
+    assert_eq!(agent.after(agent.place("6.1~0000000000000002")), half, "half of a revision");
+    for others in ["6.1", "6.1~0000000000000003"] {
+        assert_eq!(agent.resume(others), Resume::Reset, "half of it as another version numbers it");
+    }
     assert_eq!(agent.after(agent.place("7")), [format!("{web}@8"), format!("-{a}@8")]);
     assert_eq!(agent.after(agent.place("8")), Vec::<String>::new());
     assert_eq!((agent.resume("9"), agent.resume("0")), (Resume::Ahead, Resume::Reset), "before the listing nothing is known");

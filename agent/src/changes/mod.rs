@@ -7,7 +7,7 @@
 //! A [`Mark`] names a place by the store's own revisions, so that another agent knows it too. Two agents that stand at the same
 //! revision show the same, except for what is not in the store any more: endpoints that were lost with their host, and what a
 //! value meant before it was replaced by one that does not parse. An agent that started later knows neither; so a mark says what
-//! of that kind it knew, and an agent that knows otherwise begins anew.
+//! of that kind it knew, and an agent that knows otherwise begins anew. One within a revision counts its changes by [`NUMBERING`].
 
 mod diff;
 mod log;
@@ -32,6 +32,12 @@ const MAX_ENTRIES: usize = 65_536;
 /// The most bytes of them.
 const MAX_BYTES: usize = 32 << 20;
 
+/// How the changes of a revision are numbered: which there are, and in which order. It is part of what a mark within a revision says
+/// that was known, so that an agent that numbers otherwise, of an earlier or a later version, knows otherwise. To be counted up
+/// whenever another kind is told, or a kind is told for another reason. 0, whose marks do not say it: before services and leaders
+/// were told with the endpoints that they hang on.
+const NUMBERING: u64 = 2;
+
 /// How far a watcher is: everything up to here it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mark {
@@ -49,9 +55,10 @@ impl fmt::Display for Mark {
         if let Some(part) = self.part {
             write!(f, ".{part}")?;
         }
-        match self.beside {
-            Some(beside) if beside != 0 => write!(f, "~{beside:016x}"),
-            _ => Ok(()),
+        match (self.beside.unwrap_or(0), self.part) {
+            (0, None) => Ok(()),
+            (beside, None) => write!(f, "~{beside:016x}"),
+            (beside, Some(_)) => write!(f, "~{:016x}", beside ^ NUMBERING),
         }
     }
 }
@@ -70,6 +77,8 @@ impl FromStr for Mark {
             Some((revision, part)) => (revision, Some(digits(part)?.parse().map_err(|_| bad())?)),
             None => (place, None),
         };
+        // One that says nothing of it is of the first numbering, and differs by that.
+        let beside = if part.is_some() { Some(beside.unwrap_or(0) ^ NUMBERING) } else { beside };
         Ok(Self { revision: Revision(digits(revision)?.parse().map_err(|_| bad())?), part, beside })
     }
 }
@@ -149,9 +158,9 @@ mod tests {
         let mark = |revision, part, beside| Mark { revision: Revision(revision), part, beside };
         for (mark, text) in [
             (mark(7, None, Some(0)), "7"),
-            (mark(7, Some(3), Some(0)), "7.3"),
+            (mark(7, Some(3), Some(0)), "7.3~0000000000000002"),
             (mark(7, None, Some(0x2a)), "7~000000000000002a"),
-            (mark(7, Some(3), Some(u64::MAX)), "7.3~ffffffffffffffff"),
+            (mark(7, Some(3), Some(u64::MAX)), "7.3~fffffffffffffffd"),
         ] {
             assert_eq!(mark.to_string(), text);
             let again: Mark = text.parse().unwrap();

@@ -1,4 +1,6 @@
-//! Who stands behind each service and who leads each name, revision after revision, at the cost of what changed.
+//! Who stands behind each service and who leads each name, revision after revision, at the cost of what changed: of each service that
+//! something touches all members are looked at, once as they were and once as they are. To keep what was told last of each service instead
+//! would halve that, for memory that grows with their number.
 //!
 //! Only the endpoints of services with selectors are kept here: those of the others stand below a name of their own.
 

@@ -6,6 +6,7 @@
 use std::time::{Duration, SystemTime};
 
 use weft_model::drain::Drain;
+use weft_model::ids::NodeName;
 use weft_model::keys::RecordPath;
 use weft_model::record::{Record, State};
 use weft_model::snapshot::Snapshot;
@@ -39,12 +40,14 @@ pub fn is_overdue(drain: &Drain, now: SystemTime) -> bool {
     deadline(drain).is_some_and(|deadline| deadline <= now)
 }
 
-/// How long until the next drain comes to its deadline.
+/// How long until the next drain of a host, or of an endpoint that it has in the store, comes to its deadline. Those of others are
+/// no reason for it to look at the clock; what it is about to write is there when this is asked the next time.
 #[must_use]
-pub fn until_deadline(snapshot: &Snapshot, now: SystemTime) -> Option<Duration> {
-    let nodes = snapshot.node_drains().map(|(_, drain)| &drain.value);
-    let endpoints = snapshot.endpoint_drains().map(|(_, drain)| &drain.value);
-    let ahead = nodes.chain(endpoints).filter_map(deadline).filter_map(|deadline| deadline.duration_since(now).ok());
+pub fn until_deadline(snapshot: &Snapshot, node: &NodeName, now: SystemTime) -> Option<Duration> {
+    let is_own = |path: &RecordPath| snapshot.endpoint(&(path.clone(), true)).is_some_and(|e| e.node.as_ref() == Some(node));
+    let endpoints = snapshot.endpoint_drains().filter(|(path, _)| is_own(path)).map(|(_, drain)| drain);
+    let drains = snapshot.node_drain(node).into_iter().chain(endpoints).map(|drain| &drain.value);
+    let ahead = drains.filter_map(deadline).filter_map(|deadline| deadline.duration_since(now).ok());
     ahead.filter(|ahead| !ahead.is_zero()).min()
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -267,7 +267,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Writes a file that is to take the place of `path`, and gives it back open for appending.
 fn write_beside(path: &Path, bytes: &[u8], durable: bool) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).append(true).open(beside(path))?;
+    let mut file = OpenOptions::new().create(true).append(true).mode(super::PRIVATE).open(beside(path))?;
+    file.set_permissions(fs::Permissions::from_mode(super::PRIVATE))?;
     file.set_len(0)?;
     file.write_all(bytes)?;
     if durable {

@@ -8,9 +8,14 @@
 //!   netctl ── until when, or that it has ended ──▶ pipe ──▶ keeper ── time over, or no netctl at the other end ──▶ SIGKILL to the group
 //! ```
 //!
+//! It is called `weft-keeper`, not `netctl`: whoever kills all that is called `netctl` must not get both. One that was killed itself is
+//! noticed when it is next told a time, and another one takes its place: the command has done nothing to be stopped for, and for
+//! as long as `netctl` can notice it sees to the command's end itself.
+//!
 //! Times are of `CLOCK_BOOTTIME`, which goes on in suspend: on waking, the command is killed before anything else is asked. Of the
 //! group's number the keeper makes use only as long as `netctl` has not reaped the command, or is itself gone: then within a moment.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
@@ -38,9 +43,13 @@ pub async fn sleep_until(at: BootTime) {
     }
 }
 
+/// What the process is called; the kernel keeps 15 bytes.
+const NAME: &CStr = c"weft-keeper";
+
 /// The keeper of a process group. Dropped without [`Keeper::dismiss`], it kills.
 #[derive(Debug)]
 pub struct Keeper {
+    group: Pid,
     pid: Pid,
     orders: Option<OwnedFd>,
 }
@@ -56,26 +65,36 @@ impl Keeper {
         // returns, whatever threads there were.
         match unsafe { fork() }? {
             ForkResult::Child => keep(group.as_raw(), read.as_raw_fd()),
-            ForkResult::Parent { child } => Ok(Self { pid: child, orders: Some(orders) }),
+            ForkResult::Parent { child } => Ok(Self { group, pid: child, orders: Some(orders) }),
         }
     }
 
-    /// From then on the group is killed.
-    pub fn until(&self, at: BootTime) {
+    /// From then on the group is killed. A keeper that is gone is replaced.
+    ///
+    /// # Errors
+    /// It is gone, and another one cannot be started: nobody keeps the group.
+    pub fn until(&mut self, at: BootTime) -> io::Result<()> {
         let at = u64::try_from(at.since_boot().as_nanos()).unwrap_or(ENDED).clamp(1, ENDED - 1);
-        self.order(at);
+        if self.order(at).is_err() {
+            // If it has done its work meanwhile, there is nothing left to kill for the next one.
+            let next = Self::start(self.group)?;
+            next.order(at)?;
+            *self = next;
+        }
+        Ok(())
     }
 
     /// The group is none of its business any more.
     pub fn dismiss(self) {
-        self.order(ENDED);
+        // One that is gone needs no word.
+        let _ = self.order(ENDED);
     }
 
-    fn order(&self, order: u64) {
-        if let Some(orders) = &self.orders {
-            // One that has done its work reads no more. The runtime of Rust ignores SIGPIPE.
-            let _ = write(orders, &order.to_ne_bytes());
-        }
+    /// EPIPE if nobody reads any more. The runtime of Rust ignores SIGPIPE.
+    fn order(&self, order: u64) -> io::Result<()> {
+        let orders = self.orders.as_ref().ok_or(Errno::EPIPE)?;
+        write(orders, &order.to_ne_bytes())?;
+        Ok(())
     }
 }
 
@@ -93,7 +112,7 @@ fn keep(group: i32, orders: RawFd) -> ! {
     // is open belongs to the parent's image, of which no destructor runs here: to close it takes nothing from anybody.
     unsafe {
         libc::setpgid(0, 0);
-        libc::prctl(libc::PR_SET_NAME, c"netctl-keeper".as_ptr());
+        libc::prctl(libc::PR_SET_NAME, NAME.as_ptr());
         // Nobody waits for the end of a pipe that is open here only.
         if libc::dup2(orders, 0) != 0 || libc::syscall(libc::SYS_close_range, 1_u32, u32::MAX, 0_u32) != 0 {
             for fd in (1..1024).filter(|fd| *fd != orders) {
@@ -138,7 +157,8 @@ mod tests {
     use std::os::unix::process::{CommandExt, ExitStatusExt};
     use std::process::{Child, Command};
 
-    use nix::sys::signal::{Signal, killpg};
+    use nix::sys::signal::{Signal, kill, killpg};
+    use nix::sys::wait::{Id, WaitPidFlag, waitid};
 
     use super::*;
 
@@ -164,21 +184,43 @@ mod tests {
     #[test]
     fn the_group_is_killed_when_its_time_is_over_and_the_last_word_counts() {
         let (child, group) = group();
-        let keeper = Keeper::start(group).unwrap();
-        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600)));
+        let mut keeper = Keeper::start(group).unwrap();
+        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600))).unwrap();
         let end = BootTime::now().saturating_add(Duration::from_millis(200));
-        keeper.until(end);
+        keeper.until(end).unwrap();
         is_killed(child);
         assert!(BootTime::now() >= end);
-        keeper.until(BootTime::now());
+        keeper.until(BootTime::now()).unwrap();
         keeper.dismiss();
+    }
+
+    #[test]
+    fn a_keeper_is_not_called_netctl_and_one_that_was_killed_is_replaced() {
+        let (mut child, group) = group();
+        let mut keeper = Keeper::start(group).unwrap();
+        let first = keeper.pid;
+        let comm = format!("/proc/{first}/comm");
+        let long = BootTime::now().saturating_add(Duration::from_secs(60));
+        while std::fs::read_to_string(&comm).unwrap().trim_end() != "weft-keeper" {
+            assert!(BootTime::now() < long, "it has no name of its own");
+            std::thread::yield_now();
+        }
+        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600))).unwrap();
+        kill(first, Signal::SIGKILL).unwrap();
+        // Once it can be waited for it has closed what it had open.
+        waitid(Id::Pid(first), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "the command goes on");
+        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600))).unwrap();
+        assert!(keeper.pid != first && child.try_wait().unwrap().is_none());
+        keeper.until(BootTime::now()).unwrap();
+        is_killed(child);
     }
 
     #[test]
     fn a_keeper_that_is_dismissed_lets_the_group_be() {
         let (mut child, group) = group();
-        let keeper = Keeper::start(group).unwrap();
-        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600)));
+        let mut keeper = Keeper::start(group).unwrap();
+        keeper.until(BootTime::now().saturating_add(Duration::from_secs(3600))).unwrap();
         keeper.dismiss();
         // It has ended by now, whatever it has done.
         assert!(child.try_wait().unwrap().is_none());

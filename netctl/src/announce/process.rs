@@ -124,10 +124,11 @@ impl Process {
     }
 
     /// From then on it is killed with all of its group, whatever becomes of netctl.
-    pub fn keep_until(&self, at: BootTime) {
-        if let Some(keeper) = &self.keeper {
-            keeper.until(at);
-        }
+    ///
+    /// # Errors
+    /// Nobody is there to do that.
+    pub fn keep_until(&mut self, at: BootTime) -> Result<(), RunError> {
+        self.keeper.as_mut().map_or(Ok(()), |keeper| keeper.until(at)).map_err(RunError::Keeper)
     }
 
     /// What it ended with: its exit code, or 128 and the number of the signal. Whatever it left in a group of its own is killed.

@@ -27,6 +27,7 @@ use crate::announce::process::{Order, Process};
 use crate::announce::{labels, make_id, make_session};
 use crate::error::{DONE, Error, say};
 use crate::parse;
+use crate::run::RunError;
 use crate::run::env::EnvOptions;
 use crate::run::signals::{self, Received, Signals};
 
@@ -113,6 +114,11 @@ impl Safe {
         self.until.saturating_sub(self.grace / 4)
     }
 
+    /// When it is killed if it is told to stop now.
+    fn kill_by(self) -> BootTime {
+        self.kill_at().min(BootTime::now().saturating_add(self.grace))
+    }
+
     /// When the keeper kills it, who does so whatever has become of this process.
     fn kept_until(self) -> BootTime {
         self.until.saturating_sub(self.grace / 8)
@@ -158,6 +164,13 @@ fn holds(registered: &Registered, term: Option<Revision>) -> Option<bool> {
     (registered.lead || registered.lead_known).then_some(registered.lead && as_begun)
 }
 
+/// Stops a command that nobody keeps: were this process to be stopped now, it would go on beyond the lead. When it is killed.
+fn unkept(process: &Process, why: &RunError, safe: Safe) -> BootTime {
+    say("elect", &format!("{why}: nobody else can stop the command in time, so it is stopped"));
+    process.signal(Signal::SIGTERM);
+    safe.kill_by()
+}
+
 impl ElectArgs {
     /// Does it.
     ///
@@ -165,7 +178,7 @@ impl ElectArgs {
     /// When the candidate is refused, or the command was not started.
     pub async fn execute(self, context: &mut Context) -> Result<u8, Error> {
         let id = self.id.clone().map_or_else(|| make_id(&self.name), Ok)?;
-        let variables = self.env.variables().map_err(crate::run::RunError::from)?;
+        let variables = self.env.variables().map_err(RunError::from)?;
         let said = self.said()?;
         let mut signals = Signals::block(false)?;
         let heart = Heart::start(context.agent.clone(), id.clone(), said, PACE);
@@ -255,14 +268,13 @@ impl ElectArgs {
     async fn lead(
         &self,
         heart: &mut Heart,
-        process: Process,
+        mut process: Process,
         (mut safe, term): (Safe, Option<Revision>),
         signals: &mut Signals,
         teller: &mut Teller,
     ) -> Result<End, Error> {
         // When it is killed, once it has been told to stop for want of the lead.
-        let mut stopping: Option<BootTime> = None;
-        process.keep_until(safe.kept_until());
+        let mut stopping = process.keep_until(safe.kept_until()).err().map(|e| unkept(&process, &e, safe));
         loop {
             let next = stopping.unwrap_or_else(|| safe.stop_at());
             let Received { signal, .. } = tokio::select! {
@@ -286,12 +298,14 @@ impl ElectArgs {
                         match holds(registered, term) {
                             Some(true) => {
                                 safe = safe.renewed(asked, Duration::from_millis(registered.safe_for_ms));
-                                process.keep_until(safe.kept_until());
+                                if let Err(e) = process.keep_until(safe.kept_until()) {
+                                    stopping = stopping.or_else(|| Some(unkept(&process, &e, safe)));
+                                }
                             }
                             Some(false) if stopping.is_none() => {
                                 say("elect", "the lead goes to another one: the command is stopped");
                                 process.signal(Signal::SIGTERM);
-                                stopping = Some(safe.kill_at().min(BootTime::now().saturating_add(safe.grace)));
+                                stopping = Some(safe.kill_by());
                             }
                             Some(false) | None => {}
                         }

@@ -44,8 +44,11 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(10), Duration::fr
 /// How long a change is held back at most, and from a server that never answered.
 const HELD_FOR: (Duration, Duration) = (Duration::from_secs(5), Duration::from_millis(1));
 
-/// How many changes are held back at most: a long past is told in its order below each prefix only.
-const HELD: usize = 65_536;
+/// How often a server that let [`HELD_FOR`] pass without a word is asked all the same: it may only have been busy.
+const ASK_MUTE: Duration = Duration::from_secs(30);
+
+/// How many changes are held back at most, and bytes of their keys and values: a long past is told in its order below each prefix only.
+const HELD: (usize, usize) = (65_536, 64 << 20);
 
 /// Batches that wait for the reader. When these are full, HTTP/2 holds the server back.
 const WAITING: usize = 16;
@@ -189,6 +192,8 @@ struct Merge {
     mark: bool,
     /// What is held back.
     changes: Vec<Change>,
+    /// The bytes of it.
+    bytes: usize,
 }
 
 impl Merge {
@@ -202,6 +207,7 @@ impl Merge {
             marked: before,
             mark: false,
             changes: Vec::new(),
+            bytes: 0,
         }
     }
 
@@ -215,6 +221,7 @@ impl Merge {
             self.reached[watcher] = self.reached[watcher].max(revision);
             self.latest = self.latest.max(revision);
             if revision >= self.from {
+                self.bytes += size_of(&change);
                 self.changes.push(change);
             }
         }
@@ -224,6 +231,11 @@ impl Merge {
     fn progress(&mut self, watcher: usize, revision: Revision) {
         self.reached[watcher] = self.reached[watcher].max(revision);
         self.mark = true;
+    }
+
+    /// Whether so much is held back that no more may be.
+    fn is_full(&self) -> bool {
+        self.changes.len() > HELD.0 || self.bytes > HELD.1
     }
 
     /// All watchers have come this far.
@@ -240,6 +252,7 @@ impl Merge {
         let due = if all { self.changes.len() } else { self.changes.partition_point(|change| revision_of(change) <= sure) };
         let held = self.changes.split_off(due);
         let changes = std::mem::replace(&mut self.changes, held);
+        self.bytes = if self.changes.is_empty() { 0 } else { self.bytes - changes.iter().map(size_of).sum::<usize>() };
         let batch = changes.last().map(revision_of).map(|revision| Batch { revision, changes });
         self.given = batch.as_ref().map_or(self.given, |batch| self.given.max(batch.revision));
         // A mark behind changes goes no further than they do: whoever has them need not be told of it.
@@ -271,7 +284,7 @@ struct Asking {
     next: Instant,
     again: Duration,
     answered: bool,
-    /// It let the time pass without ever answering: it is asked no more.
+    /// It let the time pass without ever answering: until it does, it is asked only now and then, and not waited for.
     mute: bool,
 }
 
@@ -297,6 +310,10 @@ impl Asking {
     /// The server's answer at `now`, with the revision that it names; how far all watchers have certainly come by that.
     fn answered(&mut self, now: Instant, revision: Revision) -> Option<Revision> {
         self.answered = true;
+        if std::mem::take(&mut self.mute) {
+            // What it was asked in vain it may be answering now.
+            self.doubt(now);
+        }
         self.next = now;
         if self.in_order {
             return Some(revision);
@@ -332,16 +349,23 @@ impl Asking {
         self.again = if self.in_order { ASK_AGAIN.0 } else { ASK_AGAIN.1 };
     }
 
-    /// What to do when so many changes, the last of them at `latest`, are held back.
-    fn hold(&mut self, now: Instant, held: usize, latest: Revision) -> Hold {
+    /// What to do when changes, the last of them at `latest`, are held back, or as much as may be.
+    fn hold(&mut self, now: Instant, is_full: bool, latest: Revision) -> Hold {
         let end = *self.held.get_or_insert(now) + if self.mute { HELD_FOR.1 } else { HELD_FOR.0 };
-        if now >= end || held > HELD {
-            self.mute |= now >= end && !self.answered;
+        if now >= end || is_full {
+            if now >= end && !self.answered && !self.mute {
+                self.mute = true;
+                self.next = now + ASK_MUTE;
+            }
             self.held = None;
             return Hold::Release;
         }
         if self.mute {
-            return Hold::Wait(end);
+            if now < self.next {
+                return Hold::Wait(end);
+            }
+            self.next = now + ASK_MUTE;
+            return Hold::Ask(end);
         }
         let due = if self.in_order { self.next } else { self.next.max(self.trusted) };
         if now < due {
@@ -359,6 +383,14 @@ fn revision_of(change: &Change) -> Revision {
     match change {
         Change::Put(entry) => entry.modified,
         Change::Delete { revision, .. } => *revision,
+    }
+}
+
+/// The bytes of a change.
+fn size_of(change: &Change) -> usize {
+    match change {
+        Change::Put(entry) => entry.key.len() + entry.value.len(),
+        Change::Delete { key, .. } => key.len(),
     }
 }
 
@@ -441,7 +473,7 @@ async fn pump<E>(opened: Opened, watchers: usize, from: Revision, batches: &mpsc
                 asking.rest();
                 break None;
             }
-            match asking.hold(now_again, merge.changes.len(), merge.latest) {
+            match asking.hold(now_again, merge.is_full(), merge.latest) {
                 Hold::Wait(until) => break Some(until),
                 Hold::Ask(until) => {
                     // A stream that takes no request is about to end, and says why.
@@ -518,7 +550,7 @@ mod tests {
     fn a_server_that_keeps_the_order_is_believed_at_once() {
         let begun = Instant::now();
         let mut asking = Asking::new(3, true, begun);
-        assert_eq!(asking.hold(begun, 1, Revision(5)), Hold::Ask(begun + ASK_AGAIN.0));
+        assert_eq!(asking.hold(begun, false, Revision(5)), Hold::Ask(begun + ASK_AGAIN.0));
         assert_eq!(asking.passed(begun + SETTLING, Revision(9)), None, "one of the watchers may be behind");
         assert_eq!(asking.answered(begun, Revision(5)), Some(Revision(5)));
         for (version, in_order) in [
@@ -539,29 +571,69 @@ mod tests {
         let begun = Instant::now();
         let mut asking = Asking::new(2, false, begun);
         let settled = begun + SETTLING;
-        assert_eq!(asking.hold(begun, 1, Revision(5)), Hold::Wait(settled), "too early to build upon");
+        assert_eq!(asking.hold(begun, false, Revision(5)), Hold::Wait(settled), "too early to build upon");
         assert_eq!((asking.passed(begun, Revision(5)), asking.passed(settled, Revision(5))), (None, Some(Revision(4))));
         for left in (0..3).rev() {
-            assert!(matches!(asking.hold(settled, 1, Revision(7 - left)), Hold::Ask(_)));
+            assert!(matches!(asking.hold(settled, false, Revision(7 - left)), Hold::Ask(_)));
             let complete = asking.answered(settled, Revision(9));
             assert_eq!(complete, (left == 0).then_some(Revision(5)));
         }
-        assert!(matches!(asking.hold(settled, 1, Revision(7)), Hold::Ask(_)));
+        assert!(matches!(asking.hold(settled, false, Revision(7)), Hold::Ask(_)));
         asking.doubt(settled);
         assert_eq!(asking.answered(settled, Revision(9)), None);
-        assert_eq!(asking.hold(settled, 1, Revision(7)), Hold::Wait(settled + SETTLING));
+        assert_eq!(asking.hold(settled, false, Revision(7)), Hold::Wait(settled + SETTLING));
     }
 
     #[test]
     fn nothing_is_held_back_for_ever() {
         let begun = Instant::now();
         let mut asking = Asking::new(2, true, begun);
-        assert_eq!(asking.hold(begun, HELD + 1, Revision(5)), Hold::Release);
-        assert!(matches!(asking.hold(begun, 1, Revision(5)), Hold::Ask(_)));
+        assert_eq!(asking.hold(begun, true, Revision(5)), Hold::Release);
+        assert!(matches!(asking.hold(begun, false, Revision(5)), Hold::Ask(_)));
         let late = begun + HELD_FOR.0;
-        assert_eq!(asking.hold(late, 1, Revision(5)), Hold::Release);
+        assert_eq!(asking.hold(late, false, Revision(5)), Hold::Release);
         // It never said a word.
-        assert_eq!(asking.hold(late, 1, Revision(6)), Hold::Wait(late + HELD_FOR.1));
-        assert_eq!(asking.hold(late + HELD_FOR.1, 1, Revision(6)), Hold::Release);
+        assert_eq!(asking.hold(late, false, Revision(6)), Hold::Wait(late + HELD_FOR.1));
+        assert_eq!(asking.hold(late + HELD_FOR.1, false, Revision(6)), Hold::Release);
+    }
+
+    #[test]
+    fn a_server_that_was_silent_is_asked_now_and_then_and_believed_once_it_answers() {
+        let begun = Instant::now();
+        for in_order in [true, false] {
+            let mut asking = Asking::new(2, in_order, begun);
+            while asking.hold(begun + SETTLING, false, Revision(5)) != Hold::Wait(asking.next) {}
+            let late = begun + SETTLING + HELD_FOR.0;
+            assert_eq!(asking.hold(late, false, Revision(5)), Hold::Release);
+            let later = late + ASK_MUTE;
+            assert_eq!(asking.hold(later, false, Revision(6)), Hold::Ask(later + HELD_FOR.1));
+            assert_eq!(asking.hold(later, false, Revision(6)), Hold::Wait(later + HELD_FOR.1), "once");
+            assert_eq!(asking.answered(later, Revision(6)), in_order.then_some(Revision(6)));
+            asking.rest();
+            let settled = later + SETTLING;
+            assert!(matches!(asking.hold(settled, false, Revision(7)), Hold::Ask(_)));
+            let waits = asking.hold(settled, false, Revision(7));
+            assert_eq!(waits, Hold::Wait(asking.next.min(settled + HELD_FOR.0)), "as long as for any other");
+        }
+    }
+
+    #[test]
+    fn what_is_held_back_has_a_bound_in_number_and_in_bytes() {
+        let large = |key: &str, revision: i64| {
+            let value = vec![0; HELD.1 / 2];
+            Change::Put(crate::Entry { key: key.into(), value, lease: None, created: Revision(1), modified: Revision(revision) })
+        };
+        let mut merge = Merge::new(2, Revision(2));
+        merge.changes(0, vec![large("/a", 4)]);
+        assert!(!merge.is_full());
+        merge.changes(0, vec![large("/a", 5)]);
+        assert!(merge.is_full());
+        merge.all_at(Revision(4));
+        assert_eq!(merge.take(false).count(), 2);
+        assert!(!merge.is_full(), "half of it was given out");
+        assert_eq!(merge.take(true).count(), 1);
+        assert_eq!(merge.bytes, 0);
+        merge.changes(0, (0..=HELD.0).map(|n| delete("/a", 6 + i64::try_from(n).unwrap())).collect());
+        assert!(merge.is_full());
     }
 }

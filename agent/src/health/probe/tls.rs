@@ -12,6 +12,7 @@ use std::time::SystemTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -67,11 +68,13 @@ impl Trust {
         if taken == 0 {
             return Err(format!("TLS: {} holds no certificate in PEM; see --check-ca of weftd", file.display()));
         }
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
             .map_err(|e| broken("TLS", &e))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        // A session that is resumed shows no certificate: one that has expired meanwhile, or was replaced, would not be noticed.
+        config.resumption = Resumption::disabled();
         let config = Arc::new(config);
         *known = Some(Known { file: file.to_owned(), modified, config: Arc::clone(&config) });
         Ok(config)
