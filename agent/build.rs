@@ -1,4 +1,4 @@
-//! Builds the eBPF object from `ebpf/` and leaves it as `$OUT_DIR/weft`, which the loader embeds.
+//! Builds the eBPF objects from `ebpf/` and leaves them as `$OUT_DIR/weft` and `$OUT_DIR/weft_passive`, which the loader embeds.
 //!
 //! It needs a Rust toolchain with the standard library's sources (there is no ready `core` for the BPF target), and
 //! `bpf-linker`. Taken is the first of: the rustup toolchain named by `WEFT_EBPF_TOOLCHAIN`; rustup's `nightly` with
@@ -12,6 +12,9 @@ use std::process::{Command, ExitCode};
 
 /// Where the sources of `core` are below a toolchain's directory.
 const CORE_SOURCES: &str = "lib/rustlib/src/rust/library/core";
+
+/// The objects, by the names of their binaries.
+const OBJECTS: [&str; 2] = ["weft", "weft_passive"];
 
 fn main() -> ExitCode {
     match build() {
@@ -62,7 +65,7 @@ fn build() -> Result<String, String> {
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
         .env(format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_")), linker)
-        .args(["build", "--locked", "--release", "--package", "weft-ebpf", "--bin", "weft"])
+        .args(["build", "--locked", "--release", "--package", "weft-ebpf", "--bins"])
         .args(["-Z", "build-std=core", "--target", target])
         // The release profile is made for the host's binaries.
         .args(["--config", "profile.release.lto=false", "--config", "profile.release.strip=false"])
@@ -75,8 +78,10 @@ fn build() -> Result<String, String> {
             "the eBPF object does not build with {name} (above is why; if it is the toolchain, run `cargo xtask setup`)"
         ));
     }
-    let object = target_dir.join(target).join("release/weft");
-    std::fs::copy(&object, out_dir.join("weft")).map_err(|e| format!("copy {}: {e}", object.display()))?;
+    for name in OBJECTS {
+        let object = target_dir.join(target).join("release").join(name);
+        std::fs::copy(&object, out_dir.join(name)).map_err(|e| format!("copy {}: {e}", object.display()))?;
+    }
     Ok(name)
 }
 

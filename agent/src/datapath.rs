@@ -8,6 +8,7 @@
 mod fill;
 pub mod later;
 pub mod look;
+pub mod passive;
 pub mod preview;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +40,8 @@ pub struct Fast {
     ids: Option<Ids>,
     /// What each service stands for.
     resolver: Resolver,
+    /// How connections to backends go.
+    passive: passive::Passive,
     /// Links that hold this agent's programs, and the device they were attached to.
     attached: BTreeMap<String, u32>,
     sockets: bool,
@@ -111,6 +114,7 @@ impl Fast {
             shadow: None,
             ids: None,
             resolver: Resolver::default(),
+            passive: passive::Passive::default(),
             attached: BTreeMap::new(),
             sockets: false,
             links_due: true,
@@ -163,6 +167,7 @@ impl Fast {
     pub fn resync(&mut self) {
         self.shadow = None;
         self.links_due = true;
+        self.passive.resync();
         if self.open.is_none() {
             self.why_not = None;
         }
@@ -171,7 +176,7 @@ impl Fast {
     /// Makes maps and links as they should be. With [`Links::Later`] links of containers that come or go are left for
     /// [`Outcome::later`], if nothing else is to be done about links.
     pub fn sync(&mut self, snapshot: &Snapshot, host: &Host, wanted: &maps::Rows, links: Links) -> Outcome {
-        let changed = self.resolver.update(snapshot);
+        let changed = self.resolve(snapshot);
         let services = self.resolver.services();
         let remarks = fill::panicking(services).into_iter().chain(fill::sharing(services)).collect();
         let mut outcome = Outcome { remarks, ..Outcome::default() };
@@ -208,6 +213,9 @@ impl Fast {
                 self.links_due = refused.any || !went_well;
             }
             None => self.links_due = true,
+        }
+        if let Some(paths) = self.paths.as_ref().ok().filter(|_| has_bpffs) {
+            self.passive.sync(paths, &mut outcome);
         }
         self.settled = rows_are_right && !refused.any && has_bpffs;
         outcome.sockets = self.sockets;

@@ -37,7 +37,7 @@ use weft_plan::{Desired, Host, Peer, Row, Step, Uplink, kernel, maps};
 use crate::attach::{Attachments, Published};
 use crate::claim::{Facts, Own};
 use crate::datapath::look::Lookout;
-use crate::datapath::{self, Links, Outcome, Shared, later};
+use crate::datapath::{self, Links, Outcome, Shared, later, passive};
 use crate::firewall::Firewall;
 use crate::metrics::{Metrics, OutcomeLabel};
 use crate::networks::Known;
@@ -146,6 +146,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
     let mut lookout = Lookout::default();
     let mut reading = Reading::default();
     let linked = datapath::lock(&inputs.datapath).told();
+    let begun = datapath::lock(&inputs.datapath).begun();
     loop {
         if reading.due || uplink.problem.is_some() {
             uplink.find(&inputs).await;
@@ -167,6 +168,7 @@ pub async fn run(mut inputs: Inputs, facts: Facts) {
             () = inputs.firewall.changed() => false,
             () = lookout.changed(&inputs.datapath) => false,
             () = later::changed(&inputs.datapath, &linked) => false,
+            () = passive::changed(&inputs.datapath, &begun) => false,
             _ = resync.tick() => {
                 datapath::lock(&inputs.datapath).resync();
                 inputs.firewall.resync();

@@ -137,7 +137,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let (checks, verdicts) = Checks::new(&mut registry_of_metrics, Trust::new(settings.check_ca.clone()));
     tokio::spawn(checks.clone().run(node.clone(), view.clone(), published.clone(), registered.clone()));
     let (bpf_paths, bpffs) = bpf_paths(&settings, cgroup);
-    let datapath = Arc::new(Mutex::new(Fast::new(bpf_paths)));
+    let fast = Fast::new(bpf_paths);
+    fast.register(&mut registry_of_metrics);
+    let quarantined = fast.quarantined();
+    let datapath = Arc::new(Mutex::new(fast));
 
     let netlink = Netlink::new().context("netlink")?;
     let firewall = Firewall::new(&settings);
@@ -155,6 +158,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         names: names.clone(),
         checks,
         datapath: datapath.clone(),
+        quarantined,
         netlink: netlink.clone(),
         filter: firewall.look(),
         published: published.clone(),

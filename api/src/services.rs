@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use weft_model::check::Check;
 use weft_model::endpoint::EndpointState;
 use weft_model::ids::{Namespace, NetworkName, NodeName, Revision, ServiceLabel, ServiceName};
+use weft_model::passive::Passive;
 use weft_model::policy::{Affinity, Algorithm, Prefer};
 use weft_model::selector::Requirement;
 use weft_model::service::{Service, ServicePort};
@@ -66,6 +67,9 @@ pub struct ServiceView {
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// When a host asks other backends first because its connections to one fail; none is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// Whether endpoints are in use that their checks call down, because too few others are left.
     #[serde(default)]
     pub panicking: bool,
@@ -102,6 +106,9 @@ pub struct BackendView {
     /// Whether new connections go to it now.
     #[serde(default)]
     pub used: bool,
+    /// Why others are asked first on the host that answers, and until when: connections from there failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quarantined: Option<String>,
 }
 
 /// An endpoint that is no backend.
@@ -162,6 +169,9 @@ pub struct ServiceSpec {
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// When a host asks other backends first because its connections to one fail; none is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
@@ -186,6 +196,7 @@ impl ServiceSpec {
             prefer,
             panic,
             check,
+            passive,
             ..
         } = self.clone();
         let network = network.filter(|network| !network.is_default());
@@ -203,6 +214,7 @@ impl ServiceSpec {
             prefer,
             panic,
             check,
+            passive,
             ..base
         }
     }
@@ -227,6 +239,7 @@ impl From<&ServiceView> for ServiceSpec {
             prefer: view.prefer,
             panic: view.panic,
             check: view.check.clone(),
+            passive: view.passive,
         }
     }
 }
@@ -282,6 +295,9 @@ pub struct ServiceCreate {
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// When a host asks other backends first because its connections to one fail; none is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
 }
 
 impl ServiceCreate {
@@ -304,6 +320,7 @@ impl ServiceCreate {
             prefer: self.prefer,
             panic: self.panic,
             check: self.check,
+            passive: self.passive,
         };
         (self.service, spec)
     }
@@ -328,6 +345,7 @@ impl From<(ServiceName, ServiceSpec)> for ServiceCreate {
             prefer: spec.prefer,
             panic: spec.panic,
             check: spec.check,
+            passive: spec.passive,
         }
     }
 }

@@ -309,7 +309,8 @@ pub fn milliseconds(text: &str) -> Result<u64, String> {
     made.ok_or_else(|| format!("{text:?} is no time: the form is 500ms, 5s, 2m"))
 }
 
-fn spelled(ms: u64) -> String {
+/// A time as [`milliseconds`] reads it, in the largest unit that fits.
+pub(crate) fn spelled(ms: u64) -> String {
     match ms {
         _ if ms.is_multiple_of(3_600_000) && ms > 0 => format!("{}h", ms / 3_600_000),
         _ if ms.is_multiple_of(60_000) && ms > 0 => format!("{}m", ms / 60_000),

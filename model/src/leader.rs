@@ -257,6 +257,15 @@ mod tests {
         let drained = store(&[standing[0], (standing[1].0, &draining), held]);
         assert!(yields(&drained) && leads(&drained).as_deref() == Some("two"), "until another one has it");
         assert!(!yields(&store(&[(standing[1].0, &draining), held])), "for nobody");
+        // From its deadline on what is drained is down, in the other tree.
+        let down = |rest: &str| {
+            let key = two.0.replacen("/skydns/", "/weft/v1/down/", 1);
+            (key, two.1.replace(r#""kind""#, &format!(r#""state":"down"{rest},"kind""#)))
+        };
+        let (drained, ill) = (down(""), down(r#","unhealthy":true"#));
+        assert!(yields(&store(&[standing[0], (&drained.0, &drained.1), held])), "as one that drains");
+        assert!(!yields(&store(&[(&drained.0, &drained.1), held])), "for nobody");
+        assert!(!yields(&store(&[standing[0], (&ill.0, &ill.1), held])), "its checks alone call it down");
         let choice = ("/weft/v1/leaders/default/app", r#"{"manual":"two"}"#);
         assert_eq!(next(&store(&[standing[0], standing[1], choice]), &name()).unwrap().id, "two");
     }

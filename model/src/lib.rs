@@ -30,6 +30,7 @@ pub mod mac;
 pub mod membership;
 pub mod network;
 pub mod node;
+pub mod passive;
 pub mod policy;
 pub mod pool;
 pub mod publish;

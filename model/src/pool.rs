@@ -1,11 +1,13 @@
 //! Which endpoints of several are in use: the one rule for virtual IPs and for names.
 //!
-//! Those that are up; if none is, those that drain; if none does, those whose host went silent (one of them may well live, and
+//! Those that are up; if none is, those that drain; if none does, those that this host has had no luck with (virtual IPs only, see
+//! [`passive`](crate::passive)); then those whose host went silent (one of them may well live, and
 //! the caller has nothing better). Starting ones and those that were marked down are never asked.
 //!
 //! **Health alone never empties a pool.** Endpoints that are down because their checks fail come back as if they were up when
 //! nothing that is up or drains would be left, or when the healthy share of those that would be up but for their health is
-//! below a threshold: then rather the checks are wrong than the world, and the few that are left are not to be overrun.
+//! below a threshold: then rather the checks are wrong than the world, and the few that are left are not to be overrun. Nor does
+//! quarantine: it only says who is asked later. Who is quarantined counts as healthy, for no check of his says otherwise.
 
 use crate::endpoint::{Endpoint, EndpointState};
 
@@ -16,7 +18,9 @@ pub enum Standing {
     Up,
     /// Asked while nobody is up.
     Draining,
-    /// Asked while nobody drains either.
+    /// Asked while nobody drains either: this host's connections to it fail.
+    Quarantined,
+    /// Asked while there is none of those either.
     Lost,
     /// Down, by its checks alone.
     Unhealthy,
@@ -42,6 +46,15 @@ impl Standing {
             EndpointState::Starting | EndpointState::Down => Self::Out,
         }
     }
+
+    /// The same of one that this host's connections fail to, if `is_so`.
+    #[must_use]
+    pub fn quarantined(self, is_so: bool) -> Self {
+        match self {
+            Self::Up | Self::Draining if is_so => Self::Quarantined,
+            other => other,
+        }
+    }
 }
 
 /// Whose turn it is in a pool.
@@ -56,18 +69,18 @@ impl Turn {
     /// are not believed; 0 is "when none is left".
     #[must_use]
     pub fn among(pool: impl IntoIterator<Item = Standing>, panic: u8) -> Self {
-        let (mut up, mut unhealthy) = (0_u64, 0_u64);
+        let (mut healthy, mut unhealthy) = (0_u64, 0_u64);
         let mut best = Standing::Out;
         for standing in pool {
             match standing {
-                Standing::Up => up += 1,
+                Standing::Up | Standing::Quarantined => healthy += 1,
                 Standing::Unhealthy => unhealthy += 1,
                 Standing::Draining | Standing::Lost | Standing::Out => {}
             }
             best = best.min(standing);
         }
-        let nothing_else = up == 0 && best != Standing::Draining;
-        let too_few = up * 100 < (up + unhealthy) * u64::from(panic.min(100));
+        let nothing_else = best > Standing::Quarantined;
+        let too_few = healthy * 100 < (healthy + unhealthy) * u64::from(panic.min(100));
         let panicking = unhealthy > 0 && (nothing_else || too_few);
         Self { best, panicking }
     }
@@ -95,11 +108,12 @@ mod tests {
 
     use super::*;
 
-    /// Of a pool spelled `u` up, `d` draining, `l` lost, `h` unhealthy, `o` out: who is in use, and whether it panics.
+    /// Of a pool spelled `u` up, `d` draining, `q` quarantined, `l` lost, `h` unhealthy, `o` out: who is in use, and whether it panics.
     fn used(pool: &str, panic: u8) -> (String, bool) {
         let standing = |c: char| match c {
             'u' => Standing::Up,
             'd' => Standing::Draining,
+            'q' => Standing::Quarantined,
             'l' => Standing::Lost,
             'h' => Standing::Unhealthy,
             _ => Standing::Out,
@@ -112,6 +126,21 @@ mod tests {
     fn each_is_asked_in_its_turn() {
         for (pool, in_use) in [("", ""), ("o", ""), ("uudlo", "uu"), ("ddlo", "dd"), ("llo", "ll"), ("uh", "u"), ("dh", "d")] {
             assert_eq!(used(pool, 0), (in_use.to_owned(), false), "{pool}");
+        }
+    }
+
+    #[test]
+    fn who_is_quarantined_is_asked_after_those_that_drain_and_before_the_lost() {
+        for (pool, in_use) in [("uq", "u"), ("dq", "d"), ("q", "q"), ("qql", "qq"), ("qh", "q"), ("qo", "q")] {
+            assert_eq!(used(pool, 0), (in_use.to_owned(), false), "{pool}");
+        }
+        assert_eq!(used("uqhh", 50), ("u".to_owned(), false), "no check calls it down");
+        assert_eq!(used("uqhh", 51), ("uhh".to_owned(), true));
+        assert_eq!(Standing::Up.quarantined(true), Standing::Quarantined);
+        assert_eq!(Standing::Draining.quarantined(true), Standing::Quarantined);
+        assert_eq!(Standing::Up.quarantined(false), Standing::Up);
+        for other in [Standing::Lost, Standing::Unhealthy, Standing::Out] {
+            assert_eq!(other.quarantined(true), other);
         }
     }
 
@@ -134,12 +163,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_pool_is_empty_only_if_nobody_could_ever_be_asked(pool in "[udlho]{0,8}", panic in 0..=100_u8) {
+        fn a_pool_is_empty_only_if_nobody_could_ever_be_asked(pool in "[udqlho]{0,8}", panic in 0..=100_u8) {
             let (in_use, panicking) = used(&pool, panic);
             prop_assert_eq!(in_use.is_empty(), pool.chars().all(|c| c == 'o'));
             prop_assert_eq!(panicking, in_use.contains('h'));
             prop_assert!(!in_use.contains('o'));
-            prop_assert!(!pool.contains('u') || (in_use.contains('u') && !in_use.contains('d') && !in_use.contains('l')));
+            prop_assert!(!pool.contains('u') || (in_use.contains('u') && !in_use.contains(['d', 'q', 'l'])));
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::check::Check;
 use crate::ids::{NetworkName, ServiceName};
+use crate::passive::Passive;
 use crate::policy::{Affinity, Algorithm, Prefer};
 use crate::record::{Proto, check_labels, shortened};
 use crate::selector::{self, Requirement, Selector};
@@ -57,6 +58,9 @@ pub struct Service {
     /// How its endpoints are asked whether they are well, those that have no check of their own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<Check>,
+    /// When a host asks other backends first because connections to one fail; none is never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passive: Option<Passive>,
     /// What other versions keep here.
     #[serde(flatten)]
     pub other: serde_json::Map<String, serde_json::Value>,
@@ -92,6 +96,7 @@ impl Service {
         }
         self.affinity.map_or(Ok(()), |affinity| affinity.check())?;
         self.check.as_ref().map_or(Ok(()), Check::validate_stored)?;
+        self.passive.map_or(Ok(()), |passive| passive.check())?;
         let Some(name) = &self.external_name else { return Ok(()) };
         check_external_name(name)?;
         if !self.vips.is_empty() {
@@ -374,7 +379,7 @@ mod tests {
 
     #[test]
     fn the_whole_of_it_is_read_and_written_back() {
-        let text = r#"{"ports":[],"selector":{"tier":"front"},"expressions":[{"key":"old","operator":"DoesNotExist"}],"labels":{"team":"a"},"algorithm":"maglev","affinity":{"kind":"client","timeout_s":60},"prefer":"zone","panic":50,"vips":[]}"#;
+        let text = r#"{"ports":[],"selector":{"tier":"front"},"expressions":[{"key":"old","operator":"DoesNotExist"}],"labels":{"team":"a"},"algorithm":"maglev","affinity":{"kind":"client","timeout_s":60},"prefer":"zone","panic":50,"vips":[],"passive":{"failures":3,"within_ms":10000,"for_ms":1500}}"#;
         let service = Service::parse(text.as_bytes()).unwrap();
         assert_eq!(service.to_json(), text);
         assert_eq!(service.whole_selector().to_string(), "tier=front,!old");
@@ -400,6 +405,8 @@ mod tests {
     fn what_means_nothing_is_refused_wherever_it_comes_from() {
         for (bad, why) in [
             (r#"{"panic":101}"#, "0 to 100"),
+            (r#"{"passive":{"failures":0}}"#, "1 to 100"),
+            (r#"{"passive":{"for_ms":99}}"#, "100ms to 1h"),
             (r#"{"affinity":{"kind":"client","timeout_s":0}}"#, "1 to 86400"),
             (r#"{"algorithm":"best"}"#, "best"),
             (r#"{"expressions":[{"key":"a","operator":"In"}]}"#, "at least one value"),

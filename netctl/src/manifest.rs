@@ -71,6 +71,7 @@ impl Kind {
                 "external_name",
                 "labels",
                 "check",
+                "passive",
                 "panic",
                 "algorithm",
                 "affinity",

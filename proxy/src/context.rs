@@ -6,12 +6,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use weft_model::ids::{NodeName, ServiceName};
 use weft_model::record::Proto;
 use weft_model::snapshot::Snapshot;
 use weft_model::snapshot::owners::VipOwners;
+
+use crate::quarantine::Quarantine;
 
 /// What the cluster's addresses mean, the same for all services. Equal contexts give equal verdicts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +24,7 @@ pub struct Context {
     hosts: BTreeMap<IpAddr, HostAddress>,
     /// Whose subnet begins at an address.
     subnets: BTreeMap<IpAddr, (IpNet, Option<NodeName>)>,
+    quarantine: Arc<Quarantine>,
 }
 
 /// What an address is on a host of the cluster.
@@ -98,6 +102,19 @@ impl Context {
             context.add(node.value.public_ipv6.map(Into::into), || HostAddress::Node(name.clone()));
         }
         context
+    }
+
+    /// The same, and who is in quarantine on this host besides.
+    #[must_use]
+    pub fn with_quarantine(mut self, quarantine: Arc<Quarantine>) -> Self {
+        self.quarantine = quarantine;
+        self
+    }
+
+    /// Who is in quarantine.
+    #[must_use]
+    pub fn quarantine(&self) -> &Arc<Quarantine> {
+        &self.quarantine
     }
 
     fn add(&mut self, address: Option<IpAddr>, what: impl FnOnce() -> HostAddress) {

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`context`] | which addresses are never backends, and who owns a virtual IP |
 //! | [`pick`] | which endpoints stand behind each port of a service |
+//! | [`quarantine`] | which backends this host has had no luck with |
 //! | [`resolver`] | the same for all services, at the cost of what changed |
 //! | [`vip`] | the virtual IP of a new service |
 //! | [`lists`] | ids, and where in its list each backend stands |
@@ -22,6 +23,7 @@
 pub mod context;
 pub mod lists;
 pub mod pick;
+pub mod quarantine;
 pub mod resolver;
 pub mod rows;
 pub mod vip;
@@ -29,6 +31,7 @@ pub mod vip;
 pub use context::Context;
 pub use lists::{Desired, Ids, Limits, desired, wanted};
 pub use pick::{Resolved, Services, backends, resolve, resolve_some};
+pub use quarantine::Quarantine;
 pub use resolver::{Changed, Resolver};
 pub use rows::{Action, Rows, diff};
 pub use vip::choose_vip;

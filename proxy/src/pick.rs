@@ -5,17 +5,19 @@
 //!
 //! Order is by address and port, so the same snapshot always gives the same text and rows.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use weft_model::endpoint::{Endpoint, EndpointState};
 use weft_model::ids::{NetworkName, NodeName, ServiceName};
 use weft_model::keys::RecordPath;
 use weft_model::membership::{Index, Members, members};
+use weft_model::passive::Passive;
 use weft_model::pool::{Standing, Turn};
+use weft_model::record::Proto;
 use weft_model::service::{Service, ServicePort, Target};
 use weft_model::snapshot::{Snapshot, Stored};
 
@@ -43,6 +45,8 @@ pub struct Resolved {
     pub members: Vec<Member>,
     /// Whether endpoints are in use that their checks call down, because too few others are left.
     pub panicking: bool,
+    /// When a backend of it is quarantined.
+    pub passive: Option<Passive>,
 }
 
 /// One port of a service.
@@ -65,6 +69,8 @@ pub struct Backend {
     pub port: u16,
     /// Whether new connections may come to it: its state is the best there is.
     pub in_use: bool,
+    /// Whether it is in quarantine on this host.
+    pub quarantined: bool,
 }
 
 /// An endpoint of a service, for display.
@@ -167,7 +173,7 @@ type Shared = BTreeMap<(usize, IpAddr, u16), usize>;
 
 /// Chooses among `endpoints`, which come by path.
 pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &Service, context: &Context) -> Resolved {
-    let mut resolved = Resolved { network: service.network.clone(), ..Resolved::default() };
+    let mut resolved = Resolved { network: service.network.clone(), passive: service.passive, ..Resolved::default() };
     for vip in &service.vips {
         match context.vip_fault(*vip, name) {
             None => {
@@ -202,8 +208,11 @@ pub(crate) fn over(endpoints: Vec<Arc<Endpoint>>, name: &ServiceName, service: &
     }
     let mut used = vec![false; endpoints.len()];
     let mut shared = Shared::new();
+    // Without a policy (any more) nobody is, whatever was.
+    let quarantined = context.quarantine().of(name).filter(|_| service.passive.is_some());
+    let pool = Pool { endpoints: &endpoints, usable: &usable, quarantined, panic: service.panic };
     for port in &service.ports {
-        let (frontend, panicking) = frontend(port, service.panic, &endpoints, &usable, &mut used, &mut shared);
+        let (frontend, panicking) = frontend(port, &pool, &mut used, &mut shared);
         resolved.frontends.push(frontend);
         resolved.panicking |= panicking;
     }
@@ -230,16 +239,27 @@ fn reject(endpoint: &Arc<Endpoint>, address: Option<IpAddr>, reason: Reason) -> 
     Rejected { endpoint: Arc::clone(endpoint), address, reason }
 }
 
+/// What there is to choose among, for any port.
+struct Pool<'a> {
+    endpoints: &'a [Arc<Endpoint>],
+    /// Endpoints and addresses that may be backends.
+    usable: &'a [(usize, IpAddr)],
+    quarantined: Option<&'a BTreeSet<SocketAddr>>,
+    panic: u8,
+}
+
+impl Pool<'_> {
+    fn is_quarantined(&self, port: &ServicePort, place: (IpAddr, u16)) -> bool {
+        // Connections are all that is watched.
+        port.proto == Proto::Tcp && self.quarantined.is_some_and(|all| all.contains(&place.into()))
+    }
+}
+
 /// One port's row, and whether endpoints are in use for it that their checks call down; marks in `used` those in use, and puts
 /// into `shared` those whose address and port another one speaks for.
-fn frontend(
-    port: &ServicePort,
-    panic: u8,
-    endpoints: &[Arc<Endpoint>],
-    usable: &[(usize, IpAddr)],
-    used: &mut [bool],
-    shared: &mut Shared,
-) -> (Frontend, bool) {
+fn frontend(port: &ServicePort, pool: &Pool<'_>, used: &mut [bool], shared: &mut Shared) -> (Frontend, bool) {
+    let Pool { endpoints, usable, panic, .. } = *pool;
+    let standing = |at: usize, place| Standing::of(&endpoints[at]).quarantined(pool.is_quarantined(port, place));
     // Of several endpoints with one address and port the one that stands best speaks, the first by path among equals.
     let mut best: BTreeMap<(IpAddr, u16), usize> = BTreeMap::new();
     let rank = |at: usize| (Standing::of(&endpoints[at]), endpoints[at].state);
@@ -256,17 +276,16 @@ fn frontend(
     }
     let turn = |v4: bool| {
         let of_family = best.iter().filter(|((address, _), _)| address.is_ipv4() == v4);
-        Turn::among(of_family.map(|(_, at)| Standing::of(&endpoints[*at])), panic)
+        Turn::among(of_family.map(|(place, at)| standing(*at, *place)), panic)
     };
     let (turn4, turn6) = (turn(true), turn(false));
-    let is_in_use = |address: IpAddr, at: usize| {
-        let turn = if address.is_ipv4() { turn4 } else { turn6 };
-        turn.takes(Standing::of(&endpoints[at]))
+    let is_in_use = |place: (IpAddr, u16), at: usize| {
+        let turn = if place.0.is_ipv4() { turn4 } else { turn6 };
+        turn.takes(standing(at, place))
     };
     for (at, address) in usable {
-        let endpoint = &endpoints[*at];
-        let Ok(number) = backend_port(endpoint, port) else { continue };
-        if !is_in_use(*address, *at) {
+        let Ok(number) = backend_port(&endpoints[*at], port) else { continue };
+        if !is_in_use((*address, number), *at) {
             continue;
         }
         used[*at] = true;
@@ -275,9 +294,9 @@ fn frontend(
             shared.entry((*at, *address, number)).or_insert(*other);
         }
     }
-    let backend = |((address, port), at): ((IpAddr, u16), usize)| {
-        let in_use = is_in_use(address, at);
-        Backend { endpoint: Arc::clone(&endpoints[at]), address, port, in_use }
+    let backend = |(place, at): ((IpAddr, u16), usize)| {
+        let (in_use, quarantined) = (is_in_use(place, at), pool.is_quarantined(port, place));
+        Backend { endpoint: Arc::clone(&endpoints[at]), address: place.0, port: place.1, in_use, quarantined }
     };
     let frontend = Frontend { port: port.clone(), backends: best.into_iter().map(backend).collect() };
     (frontend, turn4.is_panicking() || turn6.is_panicking())

@@ -1,7 +1,8 @@
 //! All services resolved, snapshot after snapshot, at the cost of what changed.
 //!
 //! What comes out is [`resolve`](crate::resolve)'s of the latest snapshot, whatever the history; a property test holds the two together. An
-//! endpoint that changed is of the services of its name and of its labels; these alone are chosen for again. What an address
+//! endpoint that changed is of the services of its name and of its labels; these alone are chosen for again, and those of which other
+//! backends are in [quarantine](crate::quarantine) than before. What an address
 //! means to all of them (hosts, subnets, virtual IPs) or where services stand seldom changes: then all is resolved anew.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,7 @@ use weft_model::snapshot::diff::EndpointPair;
 
 use crate::context::Context;
 use crate::pick::{Services, over, resolve_with};
+use crate::quarantine::Quarantine;
 
 /// The services of the last snapshot, resolved.
 #[derive(Clone, Debug, Default)]
@@ -45,15 +47,34 @@ impl Changed {
     pub fn none() -> Self {
         Self::Some(BTreeSet::new())
     }
+
+    /// Either of both.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Some(mut these), Self::Some(those)) => {
+                these.extend(those);
+                Self::Some(these)
+            }
+            _ => Self::All,
+        }
+    }
 }
 
 impl Resolver {
-    /// Makes [`Resolver::services`] those of `snapshot`.
-    pub fn update(&mut self, snapshot: &Snapshot) -> Changed {
+    /// Makes [`Resolver::services`] those of `snapshot`, on a host where these backends are in quarantine.
+    pub fn update(&mut self, snapshot: &Snapshot, quarantine: &Arc<Quarantine>) -> Changed {
         if let Some(Last { snapshot: before, context, index }) = &mut self.last {
-            let other = (!before.same_addresses(snapshot)).then(|| Context::of(snapshot));
+            let held = context.quarantine().clone();
+            let other = (!before.same_addresses(snapshot)).then(|| Context::of(snapshot).with_quarantine(held.clone()));
             if before.same_names(snapshot) && other.is_none_or(|other| other == *context) {
-                let affected = affected(before, snapshot, index);
+                let mut affected = affected(before, snapshot, index);
+                if *quarantine != held {
+                    for name in quarantine.changed_since(&held) {
+                        affected.entry(name).or_insert_with(|| Some(Vec::new()));
+                    }
+                    *context = std::mem::take(context).with_quarantine(quarantine.clone());
+                }
                 for (name, endpoints) in &affected {
                     redo(&mut self.services, name, snapshot, context, endpoints.as_deref());
                 }
@@ -62,7 +83,7 @@ impl Resolver {
                 return Changed::Some(names);
             }
         }
-        let context = Context::of(snapshot);
+        let context = Context::of(snapshot).with_quarantine(quarantine.clone());
         let index = Index::of(snapshot.services().map(|(name, stored)| (name, &stored.value)));
         self.services = resolve_with(snapshot, &context, members(snapshot, &index));
         self.last = Some(Last { snapshot: snapshot.clone(), context, index });

@@ -71,6 +71,7 @@ use crate::attach::{Attachments, Published};
 use crate::changes::Changes;
 use crate::config::Settings;
 use crate::datapath::Shared;
+use crate::datapath::passive::judge::Seen;
 use crate::doctor::Doctor;
 use crate::firewall;
 use crate::health::Health as Checks;
@@ -113,6 +114,8 @@ pub struct Admin {
     pub checks: Arc<Checks>,
     /// The eBPF half, to be looked at.
     pub datapath: Shared,
+    /// Backends that this host has had no luck with.
+    pub quarantined: watch::Receiver<Arc<Seen>>,
     /// The kernel's tables, to be looked at.
     pub netlink: Netlink,
     /// The packet filter, to be looked at.

@@ -9,14 +9,14 @@ use weft_api::{Code, Precondition, ServiceCreate, ServiceCreated, ServiceSpec};
 use weft_model::ids::{Revision, ServiceName};
 use weft_model::service::Service;
 use weft_model::snapshot::Snapshot;
-use weft_proxy::{Context, backends, choose_vip};
+use weft_proxy::{backends, choose_vip};
 use weft_store::Outcome;
 use weft_store::registry::ServicePut;
 
 use super::Admin;
 use super::answer::Tagged;
 use super::precondition::Write;
-use super::services::{TRIES, parse_name, service_view, shadowed_names};
+use super::services::{TRIES, explained, parse_name, service_view, shadowed_names};
 use crate::refusal::Refusal;
 
 /// The most virtual IPs that one service has.
@@ -55,8 +55,9 @@ impl Admin {
             let snapshot = self.snapshot()?;
             let put = wish.put(&snapshot, write)?;
             let view = |snapshot: &Snapshot, at: Revision| {
-                let resolved = backends(snapshot, name, &put.service, &Context::of(snapshot));
-                let service = service_view(snapshot, name, &put.service, at, &resolved);
+                let (context, seen) = self.context(snapshot);
+                let resolved = backends(snapshot, name, &put.service, &context);
+                let service = explained(service_view(snapshot, name, &put.service, at, &resolved), &seen);
                 let (answered_before, warnings) = (answered_before.clone(), warnings.clone());
                 (ServiceCreated { service, answered_before, warnings }, at)
             };

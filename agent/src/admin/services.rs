@@ -1,6 +1,7 @@
 //! Services and their virtual IPs.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use weft_api::{BackendView, RejectedView, ServiceView};
 use weft_model::ids::{Namespace, Revision, ServiceName};
@@ -14,6 +15,7 @@ use super::Admin;
 use super::answer::{Listed, Tagged};
 use super::filter::{Filter, Part};
 use super::precondition::Write;
+use crate::datapath::passive::judge::Seen;
 use crate::names::Reach;
 use crate::refusal::Refusal;
 
@@ -25,10 +27,11 @@ impl Admin {
         let snapshot = self.snapshot()?;
         let wanted = snapshot.services().filter(|(name, stored)| filter.wants_service(name, &stored.value));
         let (wanted, next) = part.take(wanted.map(|(name, stored)| (place_of(name), (name, stored))));
-        let context = Context::of(&snapshot);
+        let (context, seen) = self.context(&snapshot);
         let resolved = resolve_some(&snapshot, &context, &wanted);
         let view = |(name, stored): (&ServiceName, &Stored<Service>)| {
-            Some(service_view(&snapshot, name, &stored.value, stored.modified, resolved.get(name)?))
+            let view = service_view(&snapshot, name, &stored.value, stored.modified, resolved.get(name)?);
+            Some(explained(view, &seen))
         };
         Ok(Listed { items: wanted.into_iter().filter_map(view).collect(), revision: snapshot.revision(), next })
     }
@@ -37,8 +40,16 @@ impl Admin {
         let snapshot = self.snapshot()?;
         let name = parse_name(namespace, name)?;
         let stored = snapshot.service(&name).ok_or_else(|| unknown(&name))?;
-        let resolved = backends(&snapshot, &name, &stored.value, &Context::of(&snapshot));
-        Ok(Tagged(service_view(&snapshot, &name, &stored.value, stored.modified, &resolved), stored.modified))
+        let (context, seen) = self.context(&snapshot);
+        let resolved = backends(&snapshot, &name, &stored.value, &context);
+        let view = service_view(&snapshot, &name, &stored.value, stored.modified, &resolved);
+        Ok(Tagged(explained(view, &seen), stored.modified))
+    }
+
+    /// What addresses mean on this host, and why some backends are quarantined here.
+    pub(super) fn context(&self, snapshot: &Snapshot) -> (Context, Arc<Seen>) {
+        let seen = self.quarantined.borrow().clone();
+        (Context::of(snapshot).with_quarantine(Arc::new(seen.keys().cloned().collect())), seen)
     }
 
     pub(super) async fn service_rm(&self, namespace: &str, name: &str, write: Write) -> Result<ServiceView, Refusal> {
@@ -53,8 +64,9 @@ impl Admin {
             let at = at.ok_or_else(|| unknown(&name))?;
             // What never parsed is shown as a service of nothing.
             let service = stored.map(|s| s.value.clone()).unwrap_or_default();
-            let resolved = backends(&snapshot, &name, &service, &Context::of(&snapshot));
-            let view = service_view(&snapshot, &name, &service, at, &resolved);
+            let (context, seen) = self.context(&snapshot);
+            let resolved = backends(&snapshot, &name, &service, &context);
+            let view = explained(service_view(&snapshot, &name, &service, at, &resolved), &seen);
             if write.dry_run {
                 return Ok(view);
             }
@@ -116,6 +128,18 @@ fn conflicts(snapshot: &Snapshot, name: &ServiceName, resolved: &Resolved) -> Ve
     out
 }
 
+/// The same, with why backends are in quarantine.
+pub(super) fn explained(mut view: ServiceView, seen: &Seen) -> ServiceView {
+    let name = view.full_name();
+    for backend in &mut view.backends {
+        let place = SocketAddr::new(backend.address, backend.port);
+        if let (Some(why), Some(known)) = (&mut backend.quarantined, seen.get(&(name.clone(), place))) {
+            why.clone_from(known);
+        }
+    }
+    view
+}
+
 /// A service, whose definition was written at `at`, with what it stands for.
 #[must_use]
 pub fn service_view(
@@ -133,6 +157,7 @@ pub fn service_view(
         node: b.node().cloned(),
         state: b.state(),
         used: b.in_use,
+        quarantined: b.quarantined.then(|| "connections from here failed".to_owned()),
     });
     let rejected =
         resolved.rejected.iter().map(|r| RejectedView { id: r.endpoint.id.clone(), address: r.address, reason: r.to_string() });
@@ -161,6 +186,7 @@ pub fn service_view(
         prefer: service.prefer,
         panic: service.panic,
         check: service.check.clone(),
+        passive: service.passive,
         panicking: resolved.panicking,
         ready: resolved.members.iter().filter(|m| m.in_use).count(),
         total: resolved.members.len(),

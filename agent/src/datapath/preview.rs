@@ -33,7 +33,7 @@ impl Fast {
         let there = read_services(datapath)?;
         // A copy: ids that are only looked at are not given.
         let mut ids = self.ids.clone().unwrap_or_else(|| Ids::seeded(&there));
-        let services = weft_proxy::resolve(snapshot, &Context::of(snapshot));
+        let services = weft_proxy::resolve(snapshot, &Context::of(snapshot).with_quarantine(self.quarantine().clone()));
         let wanted = weft_proxy::wanted(&services, &super::numbers(host));
         let desired = weft_proxy::desired(&wanted, &there, &mut ids, &Limits::default());
         let owner = |frontend: &FrontendKey| wanted.frontends.get(frontend).map(|list| list.service.clone());

@@ -48,6 +48,8 @@ fn speaker(speaker: &Speaker) -> DnsSpeaker {
     let standing = match speaker.standing {
         Standing::Up => "up",
         Standing::Draining => "draining",
+        // Names ask nobody about connections, so none is; it is said all the same.
+        Standing::Quarantined => "quarantined",
         Standing::Lost => "lost",
         Standing::Unhealthy => "unhealthy",
         Standing::Out => "down",

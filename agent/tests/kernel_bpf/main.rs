@@ -10,6 +10,7 @@ mod lab;
 mod links;
 mod packets;
 mod packets6;
+mod passive;
 mod published;
 mod sockets;
 mod steady;

@@ -98,7 +98,7 @@ pub fn client(host: &Host, netns: &Netns, backends: &[Ipv4Addr], script: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn publish(maps: &mut Maps, vip: Ipv4Addr, service: u32, network: u32, backends: &[Ipv4Addr]) {
+pub fn publish(maps: &mut Maps, vip: Ipv4Addr, service: u32, network: u32, backends: &[Ipv4Addr]) {
     for proto in [PROTO_TCP, PROTO_UDP] {
         let service = service * 2 + u32::from(proto == PROTO_UDP);
         for (i, addr) in backends.iter().enumerate() {

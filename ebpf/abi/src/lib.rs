@@ -12,6 +12,7 @@
 
 pub mod maps;
 pub mod order;
+pub mod passive;
 pub mod verdict;
 
 pub use maps::{

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand};
 use weft_api::{ClientError, Code, ListQuery, ServiceCreate, ServiceCreated, ServiceSpec, ServiceView};
 use weft_model::ids::{Namespace, NetworkName, ServiceName};
+use weft_model::passive::Passive;
 use weft_model::policy::{Affinity, Algorithm, Prefer};
 use weft_model::selector::Selector;
 use weft_model::service::{ServicePort, check_ports, parse_ports};
@@ -75,6 +76,10 @@ pub struct CreateArgs {
     /// Below how many percent of healthy endpoints checks are not believed; at 0 only when they would leave none
     #[arg(long, value_name = "PERCENT", default_value = "0", value_parser = percent)]
     panic: u8,
+    /// Hosts ask other backends first, for so long, if so many connections to one failed within so long, one after the
+    /// other: refused, or not answered. Each host judges by its own connections to the virtual IP
+    #[arg(long, value_name = "failures=5,within=10s,for=30s")]
+    passive: Option<Passive>,
     /// How a backend is chosen: random, weighted, maglev or least. Kept; this version chooses at random
     #[arg(long, value_name = "HOW")]
     algorithm: Option<Algorithm>,
@@ -193,6 +198,7 @@ impl CreateArgs {
             prefer: self.prefer,
             panic: self.panic,
             check: self.check.check()?,
+            passive: self.passive,
         };
         Ok(ServiceCreate::from((self.service, spec)))
     }
@@ -280,6 +286,9 @@ fn draw_fields(service: &ServiceView, page: &mut Page) {
     if let Some(check) = &service.check {
         page.field("check", cell(check));
     }
+    if let Some(passive) = &service.passive {
+        page.field("passive", cell(passive));
+    }
     if service.panic > 0 {
         page.field("panic", cell(format_args!("below {} % healthy", service.panic)));
     }
@@ -296,6 +305,9 @@ fn draw_fields(service: &ServiceView, page: &mut Page) {
     if service.panicking {
         let text = "too few endpoints are healthy, so those that their checks call down are used too";
         page.field("warning", Cell::toned(text, Tone::Warn));
+    }
+    for (backend, why) in service.backends.iter().filter_map(|b| Some((b, b.quarantined.as_ref()?))) {
+        page.field("quarantine", Cell::toned(format_args!("{}: {why}", backend.id), Tone::Warn));
     }
     for warning in service.conflicts.iter().chain(&service.not_applied) {
         page.field("warning", Cell::toned(warning, Tone::Warn));
@@ -318,7 +330,11 @@ fn draw_backends(service: &ServiceView, page: &mut Page) {
                 cell(b.address),
                 cell(b.port),
                 or_none(b.node.as_ref()),
-                state(b.state),
+                if b.quarantined.is_some() {
+                    Cell::toned(format_args!("{}, quarantined", b.state), Tone::Warn)
+                } else {
+                    state(b.state)
+                },
                 cell(if b.used { "yes" } else { "no" }),
             ]
         }),
@@ -406,6 +422,21 @@ x   127.0.0.1  loopback
     }
 
     #[test]
+    fn a_backend_in_quarantine_is_shown_with_the_reason() {
+        let mut service = created().service;
+        service.passive = Some(Passive::default());
+        service.backends[0].quarantined = Some("5 connections failed".to_owned());
+        let page = drawn(false, |p| draw(&service, p));
+        for line in [
+            "passive     failures=5,within=10s,for=30s\n",
+            "quarantine  web-1: 5 connections failed\n",
+            "web-1  10.244.3.5  8080  h1    up, quarantined  yes\n",
+        ] {
+            assert!(page.contains(line), "{page}");
+        }
+    }
+
+    #[test]
     fn the_list_counts_backends_in_use() {
         let mut headless = created().service;
         headless.vip = None;
@@ -450,6 +481,8 @@ default/myapp  headless    -            0/0       myapp.skydns.local.
             "team=a",
             "--panic",
             "50",
+            "--passive",
+            "failures=3,for=1m",
         ])
         .unwrap();
         assert_eq!(create.service.to_string(), "prod/myapp");
@@ -458,6 +491,7 @@ default/myapp  headless    -            0/0       myapp.skydns.local.
         assert_eq!(create.expressions.iter().map(ToString::to_string).collect::<Vec<_>>(), ["env in (a,b)", "!old"]);
         assert_eq!(create.vips, ["10.112.0.9".parse::<IpAddr>().unwrap()]);
         assert_eq!((create.labels["team"].as_str(), create.panic), ("a", 50));
+        assert_eq!(create.passive.unwrap().to_string(), "failures=3,within=10s,for=1m");
         let both = request(&["resolver", "--port", "dns=53/tcp+udp"]).unwrap();
         assert_eq!(both.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["dns=53/tcp", "dns=53/udp"]);
         assert_eq!(request(&["db", "--external-name", "DB.example.com."]).unwrap().external_name.unwrap(), "db.example.com");
@@ -476,6 +510,7 @@ default/myapp  headless    -            0/0       myapp.skydns.local.
             (&["myapp", "--port", "80", "--selector", "tier in x"], "the form is tier=front,env in (a,b)"),
             (&["myapp", "--port", "80", "--selector", "a=b", "--selector", "a=c"], "nothing bears both"),
             (&["myapp", "--port", "80", "--panic", "101"], "0 to 100"),
+            (&["myapp", "--port", "80", "--passive", "5"], "the form is failures=5,within=10s,for=30s"),
             (&["myapp", "--external-name", "10.0.0.1"], "is an address"),
             (&["myapp", "--external-name", "a.b", "--headless"], "cannot be used with"),
             (&["myapp", "--port", "80", "--algorithm", "best"], "one of random, weighted, maglev, least"),

@@ -11,6 +11,7 @@ use clap::{ArgGroup, Args};
 use weft_api::{ClientError, Code, Precondition, ServiceCreated, ServiceSpec, ServiceView};
 use weft_model::check::Check;
 use weft_model::ids::ServiceName;
+use weft_model::passive::Passive;
 use weft_model::policy::{Affinity, Algorithm, Prefer};
 use weft_model::record::Proto;
 use weft_model::selector::Selector;
@@ -63,6 +64,9 @@ pub struct SetArgs {
     /// How its endpoints are asked whether they are well, as service create has it, with options behind commas; 'none' ends that
     #[arg(long, value_name = "CHECK|none", group = "changes", value_parser = or_none::<Check>)]
     check: Option<Choice<Check>>,
+    /// When hosts ask other backends first because connections to one fail, as service create has it; 'none' ends that
+    #[arg(long, value_name = "failures=5,within=10s,for=30s|none", group = "changes", value_parser = or_none::<Passive>)]
+    passive: Option<Choice<Passive>>,
     /// How a backend is chosen: random, weighted, maglev or least. Kept; this version chooses at random
     #[arg(long, value_name = "HOW", group = "changes")]
     algorithm: Option<Algorithm>,
@@ -180,6 +184,7 @@ impl SetArgs {
         if let Some(choice) = &self.check {
             spec.check.clone_from(&choice.0);
         }
+        spec.passive = self.passive.map_or(spec.passive, |choice| choice.0);
         spec.algorithm = self.algorithm.or(spec.algorithm);
         spec.affinity = self.affinity.map_or(spec.affinity, |choice| choice.0);
         spec.prefer = self.prefer.map_or(spec.prefer, |choice| choice.0);
@@ -236,6 +241,9 @@ mod tests {
         let checked = Some("tcp,fall=3".parse().unwrap());
         assert_eq!(changed(&["--check", "tcp,fall=3"]), ServiceSpec { check: checked, ..before.clone() });
         assert_eq!(changed(&["--check", "none"]), before);
+        let passive = Some(Passive { failures: 3, ..Passive::default() });
+        assert_eq!(changed(&["--passive", "failures=3"]), ServiceSpec { passive, ..before.clone() });
+        assert_eq!(changed(&["--passive", "none"]), before);
         assert_eq!(changed(&["--prefer", "none"]), ServiceSpec { prefer: None, ..before.clone() });
         assert_eq!(changed(&["--algorithm", "maglev"]).algorithm, Some(Algorithm::Maglev));
         assert_eq!(changed(&["--headless"]), ServiceSpec { headless: true, ..before.clone() });

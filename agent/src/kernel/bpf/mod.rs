@@ -26,6 +26,7 @@ pub mod maps;
 pub mod mounts;
 pub mod netns;
 mod object;
+pub mod passive;
 mod pins;
 pub mod run;
 mod sys;
@@ -42,6 +43,7 @@ pub use links::LinkState;
 pub use maps::{Maps, Table};
 pub use netns::{netns_cookie, netns_cookie_of};
 pub use object::{BUILT_WITH, Program};
+pub use passive::Passive;
 
 use links::Links;
 use object::Object;

@@ -19,6 +19,7 @@ const BPF_LINK_UPDATE: libc::c_long = 29;
 
 /// Attach types (enum bpf_attach_type).
 pub(super) mod attach {
+    pub(crate) const CGROUP_SOCK_OPS: u32 = 3;
     pub(crate) const CGROUP_INET4_CONNECT: u32 = 10;
     pub(crate) const CGROUP_INET6_CONNECT: u32 = 11;
     pub(crate) const CGROUP_UDP4_SENDMSG: u32 = 14;

@@ -2,6 +2,7 @@
 //! service, by name and by label selector. In this process: neither a store nor a kernel takes part.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -121,7 +122,7 @@ impl World {
         ensure!(snapshot.bad().next().is_none(), "a value of the benchmark does not parse");
         ensure!(snapshot.endpoints().count() == ENDPOINTS, "endpoints are missing");
         let mut resolver = Resolver::default();
-        resolver.update(&snapshot);
+        resolver.update(&snapshot, &Arc::default());
         let maps = Rows::default();
         let ids = Ids::seeded(&maps);
         let mut world = Self { snapshot, resolver, revision: 1, maps, ids };
@@ -147,7 +148,7 @@ impl World {
         let before = self.snapshot.clone();
         let begun = Instant::now();
         self.snapshot.apply(Revision(self.revision), changes);
-        let changed = self.resolver.update(&self.snapshot);
+        let changed = self.resolver.update(&self.snapshot, &Arc::default());
         let took = begun.elapsed().as_secs_f64() * 1e3;
         drop(before);
         let Changed::Some(names) = changed else { anyhow::bail!("all was resolved anew") };
@@ -179,7 +180,7 @@ impl World {
     fn anew(&self) -> f64 {
         let begun = Instant::now();
         let mut resolver = Resolver::default();
-        resolver.update(&self.snapshot);
+        resolver.update(&self.snapshot, &Arc::default());
         begun.elapsed().as_secs_f64() * 1e3
     }
 }
