@@ -8,7 +8,7 @@
 //! Seen on 6.18: `TCP_CONNECT_CB` comes when the first SYN is about to go. A refused connection, one that the kernel gave up and one that the
 //! application closed while it waited all come as the same transition, `SYN_SENT` to `CLOSE`, once each; and a program of sockets' operations
 //! cannot read `sk_err`. So refused is what a segment came for (`segs_in`): in `SYN_SENT` the only one that ends it is a reset. What
-//! nothing came for counts if it was tried for [`PATIENCE_NS`]: by then it is no client that found another address faster. An ICMP
+//! nothing came for counts if it was tried for [`PATIENCE_NS`](weft_abi::passive::PATIENCE_NS): by then it is no client that found another address faster. An ICMP
 //! error that is faster than that is not told from such a client, and not counted.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
 
