@@ -107,8 +107,10 @@ async fn a_frozen_etcd_holds_nobody_for_ever() {
             ..server.config()
         };
         let store: Arc<dyn Store> = Arc::new(EtcdStore::connect(config).await.unwrap());
-        let lease = store.grant(Duration::from_secs(60)).await.unwrap();
-        assert!(store.keep_alive(lease).await.unwrap().is_some());
+        // A store with more patience: on a busy host etcd may take a second for its disk before it is frozen.
+        let patient = EtcdStore::connect(server.config()).await.unwrap();
+        let lease = patient.grant(Duration::from_secs(60)).await.unwrap();
+        assert!(patient.keep_alive(lease).await.unwrap().is_some());
         let mut watch = store.watch(&below(&["/a/"]), Revision(1)).await.unwrap();
         let mut following = follow(store.clone(), below(&["/a/"]));
         let mut known = Known::default();
